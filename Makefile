@@ -1,0 +1,39 @@
+# Every target works from a fresh clone: install.sh sets up what is missing, in the active environment or in .venv.
+
+PYTHON_OF_ENV = "$$(bash install.sh --print-python)"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types format clean
+
+help: ## show this help
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+
+setup: ## install everything that is needed to use it
+	bash install.sh
+
+demo: ## set up, then run a small federated training on this machine
+	bash install.sh
+	$(PYTHON_OF_ENV) -m fednnunet demo $(ARGS)
+
+test: ## set up, then run the tests (some of them: make test ARGS="-k name")
+	bash install.sh --dev
+	$(PYTHON_OF_ENV) -m pytest $(ARGS)
+
+lint: ## check style and format
+	bash install.sh --dev
+	$(PYTHON_OF_ENV) -m ruff check .
+	$(PYTHON_OF_ENV) -m ruff format --check .
+
+types: ## check the types
+	bash install.sh --dev
+	$(PYTHON_OF_ENV) -m mypy
+
+format: ## put the code into its format
+	bash install.sh --dev
+	$(PYTHON_OF_ENV) -m ruff check --fix .
+	$(PYTHON_OF_ENV) -m ruff format .
+
+clean: ## remove caches and build leftovers (not .venv, not results)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find fednnunet tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""Command lines: every flag is declared here, once."""

@@ -1,0 +1,172 @@
+"""The parsers of ``server``, ``client`` and ``run``.
+
+Each task has a parser of its own, because nnU-Net's commands use one spelling for different things (``-np``, ``-c``).
+TASK is the first word that names one; everything else may stand in any order.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fednnunet.channel.messages import TASKS, Task
+from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.folds import FOLDS_HELP
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+_TASK_HELP = {
+    "extract_fingerprint": "one common fingerprint from all sites",
+    "plan_and_preprocess": "fingerprint, common plans, preprocessing",
+    "train": "federated training",
+}
+
+
+def positive_int(text: str) -> int:
+    """Return `text` as an integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def port_number(text: str) -> int:
+    """Return `text` as a TCP port, for argparse."""
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is no port, give one from 1 to 65535")
+    return value
+
+
+HOST = Flag("--host", f"address of the coordinator (default: {DEFAULT_HOST})", {"default": DEFAULT_HOST})
+PORT = Flag("--port", "port of the coordinator (default: %(default)s)", {"type": port_number, "default": DEFAULT_PORT})
+
+SCHEDULE_FLAGS = (
+    Flag("--rounds", "rounds of a fold (default: the trainer's number of epochs / local_epochs)",
+         {"type": positive_int, "default": None}),
+    Flag("--local_epochs", "epochs between two exchanges of weights (default: %(default)s)",
+         {"type": positive_int, "default": 1}),
+    Flag("--iterations_per_epoch", "training iterations of an epoch (default: the trainer's, 250)",
+         {"type": positive_int, "default": None}),
+    Flag("--val_iterations_per_epoch", "validation iterations of an epoch (default: the trainer's, 50)",
+         {"type": positive_int, "default": None}),
+)  # fmt: skip
+"""The coordinator's numbers for a training; they hold for every node."""
+
+_PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
+                      {"type": Path, "default": None})  # fmt: skip
+
+
+def server_flags(task: Task) -> tuple[Flag, ...]:
+    """Return the flags of the coordinator for `task`, apart from where it listens."""
+    return (*(SCHEDULE_FLAGS if task == "train" else ()), _PROGRESS_FILE)
+
+
+def client_flags(task: Task) -> tuple[Flag, ...]:
+    """Return the flags of a node for `task`, apart from where its coordinator is."""
+    return FLAGS_OF_TASK[task]
+
+
+def parse_server(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of the coordinator."""
+    task, rest = _take_task("server", "The coordinator: aggregates what the sites send.", argv)
+    parser = _task_parser("server", task)
+    parser.add_argument("--num_clients", type=positive_int, required=True, help="number of sites in the federation")
+    parser.add_argument("fold", metavar="FOLD", nargs="?", help=f"{FOLDS_HELP} (default: the nodes')")
+    add_flags(parser, (HOST, PORT, *server_flags(task)))
+    return parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+
+
+def parse_client(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of a node."""
+    task, rest = _take_task("client", "The node of one site: works on its data, sends no data.", argv)
+    parser = _task_parser("client", task)
+    _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
+    add_flags(parser, (HOST, PORT))
+    add_flags(parser.add_argument_group("nnU-Net's own flags"), client_flags(task))
+    arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    if task != "train":
+        _merge_spellings(parser, arguments)
+    return arguments
+
+
+def parse_run(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of a federation on one machine."""
+    task, rest = _take_task("run", "A whole federation on one machine: one coordinator, one node per dataset.", argv)
+    parser = _task_parser("run", task)
+    _add_site_positionals(parser, task, "DATASET_IDS", 'the datasets of all sites, in quotes: "511 512 513"')
+    parser.add_argument("--port", type=port_number, default=None, help="port of the coordinator (default: a free one)")
+    parser.add_argument("--gpus", default=None, help='GPU of each site: "0 1 1" (default: round robin)')
+    parser.add_argument(
+        "--gpu_memory_target",
+        dest="gpu_memory_targets",
+        default=None,
+        help='-gpu_memory_target of each site: "8 11 8"',
+    )
+    parser.add_argument("--log_dir", type=Path, default=None, help="folder for the log files (default: a new one)")
+    add_flags(parser, (HOST,))
+    add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))
+    add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), client_flags(task))
+    arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    if task != "train":
+        _merge_spellings(parser, arguments)
+    arguments.dataset = arguments.dataset.split()
+    if not arguments.dataset:
+        parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
+    for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
+        values = getattr(arguments, name)
+        if values is not None:
+            setattr(arguments, name, values.split())
+            if len(values.split()) != len(arguments.dataset):
+                parser.error(f"{option} needs one value for each of the {len(arguments.dataset)} datasets: '{values}'")
+    return arguments
+
+
+def _take_task(command: str, description: str, argv: Sequence[str]) -> tuple[Task, list[str]]:
+    """Return the task that `argv` names and `argv` without it; without a task, print help or an error and exit."""
+    for position, word in enumerate(argv):
+        for task in TASKS:
+            if word == task:
+                return task, [*argv[:position], *argv[position + 1 :]]
+    tasks = "\n".join(f"  {task:<22}{_TASK_HELP[task]}" for task in TASKS)
+    parser = argparse.ArgumentParser(
+        prog=f"fednnunet {command}",
+        description=f"{description}\n\ntasks:\n{tasks}",
+        epilog=f"'fednnunet {command} TASK --help' lists the flags of a task.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"fednnunet {command} TASK ...",
+    )
+    parser.parse_known_args(argv)  # prints the help and exits, if that was asked for
+    parser.error(f"no TASK given: name one of {', '.join(TASKS)}")
+
+
+def _task_parser(command: str, task: Task) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"fednnunet {command} {task}", description=_TASK_HELP[task], allow_abbrev=False)
+
+
+def _add_site_positionals(parser: argparse.ArgumentParser, task: Task, dataset_name: str, dataset_help: str) -> None:
+    optional = None if task == "train" else "?"
+    parser.add_argument("dataset", metavar=dataset_name, help=dataset_help, nargs=optional)
+    parser.add_argument(
+        "configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres …", nargs=optional
+    )
+    parser.add_argument("fold", metavar="FOLD", help=FOLDS_HELP, nargs=optional)
+
+
+def _merge_spellings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Fold ``-d ID`` and ``-c CONFIG`` into one dataset and, for planning, into the list of configurations."""
+    if arguments.d is not None:
+        # with -d, what stands in the place of DATASET_ID is CONFIGURATION
+        if arguments.configuration is not None:
+            parser.error("the dataset is given twice, by position and with -d")
+        arguments.configuration, arguments.dataset = arguments.dataset, " ".join(str(i) for i in arguments.d)
+        if parser.prog.startswith("fednnunet client") and len(arguments.d) > 1:
+            parser.error(f"a node works on one dataset, not on {arguments.dataset}: start one client for each")
+    if arguments.dataset is None:
+        parser.error("no dataset given: name its id")
+    if arguments.task == "plan_and_preprocess":
+        named_with_c = [] if arguments.c is parser.get_default("c") else arguments.c
+        named = list(dict.fromkeys(filter(None, [arguments.configuration, *named_with_c])))
+        # nnU-Net skips what the plans do not have, if it was only the default; what a user names must exist
+        arguments.explicit_configurations = bool(named)
+        arguments.c = named or list(DEFAULT_CONFIGURATIONS)

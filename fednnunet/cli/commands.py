@@ -1,0 +1,147 @@
+"""The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from fednnunet import __version__
+from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+from fednnunet.errors import FednnUNetError
+from fednnunet.folds import parse_folds
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
+    commands: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+        "server": ("the coordinator", server_main),
+        "client": ("the node of one site", client_main),
+        "run": ("a whole federation on one machine", run_main),
+        "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
+    }
+    parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, _) in commands.items():
+        subparsers.add_parser(name, help=summary, add_help=False)
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = parser.parse_args(words[:1])
+    _, command = commands[chosen.command]
+    return command(words[1:])
+
+
+def server_main(argv: Sequence[str] | None = None) -> int:
+    """Run the coordinator and return its exit status."""
+    return _run(_serve, parse_server, argv)
+
+
+def client_main(argv: Sequence[str] | None = None) -> int:
+    """Run a node and return its exit status."""
+    return _run(_join, parse_client, argv)
+
+
+def run_main(argv: Sequence[str] | None = None) -> int:
+    """Run a federation on one machine and return its exit status."""
+    return _run(_simulate, parse_run, argv)
+
+
+def demo_main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit status."""
+    from fednnunet.demo.demo import add_arguments, run_demo
+
+    def parse(words: Sequence[str]) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(prog="fednnunet demo", description="Three made-up hospitals train together.")
+        add_arguments(parser)
+        return parser.parse_args(words)
+
+    return _run(run_demo, parse, argv)
+
+
+def _run(
+    command: Callable[[argparse.Namespace], int],
+    parse: Callable[[Sequence[str]], argparse.Namespace],
+    argv: Sequence[str] | None,
+) -> int:
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_time=False, show_level=False)],
+    )
+    logging.getLogger("fednnunet").setLevel(logging.INFO)
+    try:
+        return command(arguments)
+    except FednnUNetError as error:
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return _INTERRUPTED
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from fednnunet.channel.address import check_can_listen, join_address
+
+    if arguments.fold is not None:
+        parse_folds(arguments.fold)
+    check_can_listen(arguments.host, arguments.port)
+
+    from fednnunet.channel.long_lived import serve
+    from fednnunet.coordinator.federation import Federation
+    from fednnunet.report.events import EventFile, Tee
+    from fednnunet.report.progress import progress_for
+
+    address = join_address(arguments.host, arguments.port)
+    console = Console()
+    console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
+    with progress_for(console) as progress:
+        files = [EventFile(arguments.progress_file)] if arguments.progress_file else []
+        federation = Federation(arguments, Tee(progress, *files))
+        serve(address, federation)
+    if federation.error is not None:
+        raise federation.error
+    return 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    if arguments.fold is not None:
+        parse_folds(arguments.fold)
+
+    from fednnunet.channel.address import join_address
+    from fednnunet.channel.long_lived import join
+    from fednnunet.node.dataset import planning_hello, training_hello
+    from fednnunet.node.planning import PlanningClient
+    from fednnunet.node.training import TrainingClient
+
+    client: PlanningClient | TrainingClient
+    if arguments.task == "train":
+        client = TrainingClient(arguments, *training_hello(arguments))
+    else:
+        client = PlanningClient(arguments, *planning_hello(arguments))
+    try:
+        join(join_address(arguments.host, arguments.port), client)
+    finally:
+        client.close()
+    if client.failure is not None:
+        raise FednnUNetError(client.failure)
+    if client.farewell is None:
+        raise FednnUNetError("The coordinator ended the federation without a word: see what the coordinator says.")
+    if client.farewell.error is not None:
+        raise FednnUNetError(f"The coordinator ended the federation: {client.farewell.error}")
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    if arguments.fold is not None:
+        parse_folds(arguments.fold)
+
+    from fednnunet.launcher.simulation import run_simulation
+
+    return run_simulation(arguments)

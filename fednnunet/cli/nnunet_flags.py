@@ -1,0 +1,122 @@
+"""nnU-Net's own flags, spelled as nnU-Net 2.8.1 spells them: same name, same default, same meaning.
+
+The sources are ``nnunetv2/run/run_training.py`` and
+``nnunetv2/experiment_planning/plan_and_preprocess_entrypoints.py``;
+``tests/cli/test_nnunet_flags.py`` compares these lists with nnU-Net's parsers.
+"""
+
+import argparse
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One optional argument, as ``ArgumentParser.add_argument`` takes it."""
+
+    name: str
+    help: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dest(self) -> str:
+        """The attribute that argparse stores the value in."""
+        return self.name.lstrip("-")
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no value."""
+        return self.settings.get("action") == "store_true"
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Declare the flag on `parser`."""
+        parser.add_argument(self.name, help=self.help, **self.settings)
+
+    def to_argv(self, arguments: argparse.Namespace) -> list[str]:
+        """Return the words of a command line that give this flag the value it has in `arguments`."""
+        value = getattr(arguments, self.dest)
+        if value == self.settings.get("default", False if self.is_switch else None):
+            return []
+        if self.is_switch:
+            return [self.name]
+        return [self.name, *(str(word) for word in value)] if isinstance(value, list) else [self.name, str(value)]
+
+
+def _switch(name: str, help: str) -> Flag:
+    return Flag(name, help, {"action": "store_true"})
+
+
+def _value(name: str, help: str, **settings: Any) -> Flag:
+    return Flag(name, help, settings)
+
+
+TRAIN_FLAGS = (
+    _value("-tr", "trainer class (default: %(default)s)", type=str, default="nnUNetTrainer"),
+    _value("-p", "plans identifier (default: %(default)s)", type=str, default="nnUNetPlans"),
+    _value("-pretrained_weights", "nnU-Net checkpoint to start from", type=str, default=None),
+    _value("-num_gpus", "GPUs per site; more than one is not supported yet", type=int, default=1),
+    _switch("--npz", "final validation also saves softmax probabilities"),
+    _switch("--c", "continue from the latest checkpoint"),
+    _switch("--val", "only run the final validation of a finished training"),
+    _switch("--val_best", "run the final validation with checkpoint_best instead of checkpoint_final"),
+    _switch("--disable_checkpointing", "write no checkpoints"),
+    _value("-device", "cuda, cpu or mps (default: %(default)s); choose a GPU with CUDA_VISIBLE_DEVICES", type=str,
+           default="cuda"),
+)  # fmt: skip
+
+_DATASET = _value("-d", "dataset id, nnU-Net's spelling of the positional one", nargs="+", type=int, default=None)
+_EXTRACTOR = _value("-fpe", "fingerprint extractor class (default: %(default)s)", type=str,
+                    default="DatasetFingerprintExtractor")  # fmt: skip
+_VERIFY = _switch("--verify_dataset_integrity", "check the dataset first; recommended once per dataset")
+_CLEAN = _switch("--clean", "extract the local fingerprint again even if there is one")
+_LOGGING = (_switch("--verbose", "say more"), _switch("--no_pbar", "no progress bars"))
+
+EXTRACT_FINGERPRINT_FLAGS = (
+    _DATASET,
+    _EXTRACTOR,
+    _value("-np", "processes for the extraction (default: %(default)s)", type=int,
+           default=int(os.environ.get("nnUNet_def_n_proc", "8"))),
+    _VERIFY,
+    _CLEAN,
+    *_LOGGING,
+)  # fmt: skip
+
+PLANNER_FLAGS = (
+    _value("-pl", "experiment planner class (default: %(default)s)", type=str, default="ExperimentPlanner"),
+    _value("-gpu_memory_target", "GPU memory that the plans may use, in GB", default=None, type=float),
+    _value("-preprocessor_name", "preprocessor class (default: %(default)s)", default="DefaultPreprocessor", type=str),
+    _value("-overwrite_target_spacing", "target spacing of 3d_fullres, three numbers in mm", default=None, nargs="+"),
+    _value("-overwrite_plans_name", "name of the plans, where the default is not wanted", default=None),
+)
+"""The flags that shape the plans: they must be the same at every site."""
+
+PLAN_AND_PREPROCESS_FLAGS = (
+    _DATASET,
+    _EXTRACTOR,
+    _value("-npfp", "processes for the fingerprint extraction (default: %(default)s)", type=int, default=8),
+    _VERIFY,
+    _switch("--no_pp", "fingerprint and plans only, no preprocessing"),
+    _CLEAN,
+    *PLANNER_FLAGS,
+    _value("-c", "configurations to preprocess (default: 2d 3d_fullres 3d_lowres)", nargs="+",
+           default=list(DEFAULT_CONFIGURATIONS)),
+    _value("-np", "preprocessing processes: one number, or one for each configuration (default: 8 for 2d and "
+           "3d_lowres, 4 for the others)", type=int, nargs="+", default=None),
+    *_LOGGING,
+)  # fmt: skip
+
+FLAGS_OF_TASK = {
+    "extract_fingerprint": EXTRACT_FINGERPRINT_FLAGS,
+    "plan_and_preprocess": PLAN_AND_PREPROCESS_FLAGS,
+    "train": TRAIN_FLAGS,
+}
+
+
+def add_flags(parser: argparse._ActionsContainer, flags: Iterable[Flag]) -> None:
+    """Declare each of `flags` on `parser`."""
+    for flag in flags:
+        flag.add_to(parser)

@@ -1,0 +1,1 @@
+"""The program that aggregates: Flower strategies, and the checks before any work starts."""

@@ -1,0 +1,1 @@
+"""Hospitals made up for trying the program out."""

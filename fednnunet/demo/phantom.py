@@ -1,0 +1,244 @@
+"""Made-up patients and the scanners that image them, in two or three dimensions.
+
+A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on whatever grid it has. So the
+same patient would look different at each hospital, as it does in life. Everything is drawn from the generator that is
+passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+ORGAN, LESION = 1, 2
+LABELS = {"background": 0, "organ": ORGAN, "lesion": LESION}
+
+AIR = 0.02
+"""Signal of air; tissues lie between it and 1."""
+
+
+class SmoothNoise:
+    """A random field without pixels: a sum of plane waves, of mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    rng
+        Where directions, wavelengths and phases come from.
+    dimensions
+        2 or 3.
+    wavelengths
+        Shortest and longest wavelength, in mm.
+    """
+
+    WAVES = 12
+
+    def __init__(self, rng: np.random.Generator, dimensions: int, wavelengths: tuple[float, float]) -> None:
+        directions = rng.normal(size=(self.WAVES, dimensions))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        self._wave_vectors = 2 * np.pi * directions / rng.uniform(*wavelengths, size=(self.WAVES, 1))
+        self._phases = rng.uniform(0, 2 * np.pi, size=self.WAVES)
+
+    def at(self, points: Array) -> Array:
+        """Return the field at `points`, shape (dimensions, ...) in mm, as an array of shape (...)."""
+        field = np.zeros(points.shape[1:])
+        for wave_vector, phase in zip(self._wave_vectors, self._phases, strict=True):
+            field += np.cos(np.tensordot(wave_vector, points, axes=1) + phase)
+        return field * np.sqrt(2 / self.WAVES)
+
+
+class Blob:
+    """An ellipse (in 3D an ellipsoid) with an uneven outline, turned at random.
+
+    Parameters
+    ----------
+    rng
+        Where the rotation and the outline come from.
+    centre
+        In mm.
+    radii
+        Semi-axes in mm.
+    unevenness
+        Standard deviation of the outline, as a fraction of the radius.
+    """
+
+    def __init__(self, rng: np.random.Generator, centre: Array, radii: Array, unevenness: float) -> None:
+        self.centre = centre
+        self.radii = radii
+        self._axes, _ = np.linalg.qr(rng.normal(size=(len(centre), len(centre))))
+        size = float(radii.mean())
+        self._outline = SmoothNoise(rng, len(centre), (1.5 * size, 4 * size))
+        self._unevenness = unevenness
+
+    def depth(self, points: Array) -> Array:
+        """Return how deep inside each point lies, in mm (about: exact for a circle); negative outside."""
+        offsets = points - self.centre.reshape(-1, *(1,) * (points.ndim - 1))
+        scaled = np.tensordot(self._axes.T, offsets, axes=1) / self.radii.reshape(-1, *(1,) * (points.ndim - 1))
+        distance = np.linalg.norm(scaled, axis=0) - self._unevenness * self._outline.at(points)
+        return np.asarray((1 - distance) * self.radii.min())
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A blob and the signal of what fills it."""
+
+    blob: Blob
+    signal: float
+
+
+class Patient:
+    """A body with an organ, a lesion inside of it, and loops of bowel that look like both.
+
+    A loop has a wall like the organ and a content like the lesion, so intensity alone tells neither apart: size and
+    surroundings do.
+
+    Parameters
+    ----------
+    rng
+        Where the anatomy comes from.
+    dimensions
+        2 or 3.
+    """
+
+    def __init__(self, rng: np.random.Generator, dimensions: int) -> None:
+        def radii(low: float, high: float) -> Array:
+            return rng.uniform(low, high, size=dimensions)
+
+        def blob(centre: Array, radii: Array, unevenness: float) -> Blob:
+            return Blob(rng, centre, radii, unevenness)
+
+        self.body = blob(rng.normal(0, 1.5, size=dimensions), radii(50, 58), 0.03)
+        self.fat_mm = rng.uniform(3, 8)
+        self.texture = SmoothNoise(rng, dimensions, (6, 30))
+        self.organ = Tissue(
+            blob(_inside_ball(rng, dimensions, 18), radii(15, 25), rng.uniform(0.05, 0.12)), rng.uniform(0.5, 0.64)
+        )
+        self.capsule_mm = rng.uniform(1.5, 3)
+        organ = self.organ.blob
+        self.lesion = Tissue(
+            blob(
+                organ.centre + _inside_ball(rng, dimensions, 0.5) * organ.radii.min(),
+                radii(0.35, 0.6) * organ.radii.min(),
+                rng.uniform(0.05, 0.12),
+            ),
+            _lesion_signal(rng, self.organ.signal),
+        )
+        self.distractors: list[Tissue] = []
+        for _ in range(rng.integers(1, 5)):
+            centre = _inside_ball(rng, dimensions, 42)
+            size = radii(7, 12)
+            wall = rng.uniform(0.5, 0.64)
+            self.distractors.append(Tissue(blob(centre, size, 0.05), wall))
+            if rng.random() < 0.6:
+                self.distractors.append(Tissue(blob(centre, 0.55 * size, 0.05), _lesion_signal(rng, wall)))
+
+    def labels(self, points: Array) -> npt.NDArray[np.uint8]:
+        """Return the label of each of `points`, shape (dimensions, ...) in mm; the lesion never leaves the organ."""
+        organ = self.organ.blob.depth(points) > 0
+        lesion = organ & (self.lesion.blob.depth(points) > 0)
+        return np.where(lesion, LESION, np.where(organ, ORGAN, 0)).astype(np.uint8)
+
+    def signal(self, points: Array, blur: float) -> Array:
+        """Return the tissue's signal at `points`, between 0 and about 1.
+
+        Parameters
+        ----------
+        points
+            Shape (dimensions, ...), in mm.
+        blur
+            Width of the transition from one tissue to the next, in mm.
+        """
+        depth = self.body.depth(points)
+        signal = np.full(points.shape[1:], AIR)
+        signal = _blend(signal, 0.85, depth, blur)
+        signal = _blend(signal, 0.36, depth - self.fat_mm, blur)
+        for tissue in self.distractors:
+            # bowel ends at the fat under the skin
+            signal = _blend(signal, tissue.signal, np.minimum(tissue.blob.depth(points), depth - self.fat_mm - 1), blur)
+        organ_depth = self.organ.blob.depth(points)
+        signal = _blend(signal, 0.3, organ_depth + self.capsule_mm, blur)
+        signal = _blend(signal, self.organ.signal, organ_depth, blur)
+        signal = _blend(signal, self.lesion.signal, np.minimum(self.lesion.blob.depth(points), organ_depth), blur)
+        return np.maximum(signal * (1 + 0.06 * self.texture.at(points)), AIR / 2)
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How a scanner shows tissue.
+
+    Parameters
+    ----------
+    gain, offset
+        The number for the brightest tissue, and for none.
+    contrast
+        Exponent of the signal: below 1 the dark tissues come out brighter, above 1 darker.
+    bias
+        Standard deviation of the coil's slowly varying sensitivity, as a fraction.
+    noise
+        Standard deviation of the noise, as a fraction of the gain.
+    blur
+        Width of an edge, in mm.
+    """
+
+    gain: float
+    offset: float
+    contrast: float
+    bias: float
+    noise: float
+    blur: float
+
+    def scan(self, patient: Patient, points: Array, rng: np.random.Generator) -> npt.NDArray[np.int16]:
+        """Return the image of `patient` at `points`, shape (dimensions, ...) in mm.
+
+        No two scans have the same settings: gain, contrast and the coil's sensitivity vary a little from one to the next.
+        """
+        gain = self.gain * rng.uniform(0.85, 1.15)
+        contrast = self.contrast * rng.uniform(0.85, 1.15)
+        sensitivity = 1 + self.bias * SmoothNoise(rng, len(points), (100, 250)).at(points)
+        signal = patient.signal(points, self.blur) ** contrast * np.maximum(sensitivity, 0.2)
+        # the magnitude of a complex signal with noise in both parts, as in MRI: never negative, not zero in air
+        real, imaginary = self.noise * rng.normal(size=(2, *signal.shape))
+        magnitude = np.hypot(signal + real, imaginary)
+        return np.rint(self.offset + gain * magnitude).clip(0, 32767).astype(np.int16)
+
+
+def grid(size: Sequence[int], spacing: Sequence[float]) -> Array:
+    """Return the voxel centres of an image, in mm from its middle.
+
+    Parameters
+    ----------
+    size
+        Voxels per axis.
+    spacing
+        Distance of neighbouring voxels per axis, in mm.
+
+    Returns
+    -------
+    points
+        Shape (axes, \\*size).
+    """
+    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(size, spacing, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"))
+
+
+def _lesion_signal(rng: np.random.Generator, surroundings: float) -> float:
+    """Return the signal of a lesion in `surroundings`: most are brighter, the rarer ones darker."""
+    return (
+        surroundings
+        + (-0.22 if rng.random() < 0.3 else 1) * 1.0 * (1 if False else 1) * 0
+        + (-rng.uniform(0.2, 0.28) if rng.random() < 0.35 else rng.uniform(0.2, 0.32))
+    )
+
+
+def _inside_ball(rng: np.random.Generator, dimensions: int, radius: float) -> Array:
+    """Return a random point at most `radius` from the origin, evenly distributed."""
+    direction = rng.normal(size=dimensions)
+    return np.asarray(direction / np.linalg.norm(direction) * radius * rng.random() ** (1 / dimensions))
+
+
+def _blend(signal: Array, inside: float, depth: Array, blur: float) -> Array:
+    """Return `signal` outside and `inside` where `depth` is positive, with a transition of width `blur` (mm)."""
+    share = 0.5 * (1 + np.tanh(depth / blur))
+    return signal + share * (inside - signal)

@@ -1,0 +1,1 @@
+"""Fingerprints: what a site measures and how measurements merge. Pure: no Flower, no network, no torch."""

@@ -1,0 +1,1 @@
+"""A federation on one machine: its processes, and the devices they share."""

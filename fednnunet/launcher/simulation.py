@@ -1,0 +1,262 @@
+"""A whole federation on one machine: one coordinator and one node per dataset, each the command that hospitals run."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fednnunet.channel.address import check_can_listen, find_free_port, join_address
+from fednnunet.cli.arguments import client_flags, server_flags
+from fednnunet.errors import FednnUNetError
+from fednnunet.launcher import devices
+from fednnunet.launcher.processes import Process
+from fednnunet.launcher.supervision import SEPARATOR, run_together
+
+_NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed")
+_COORDINATOR = "coordinator"
+
+
+def run_simulation(arguments: argparse.Namespace) -> int:
+    """Run the federation that a command line of ``run`` asks for, and return the exit status.
+
+    Parameters
+    ----------
+    arguments
+        What `fednnunet.cli.arguments.parse_run` returns.
+
+    Returns
+    -------
+    int
+        0 if all processes did their work, 1 if one failed, 128 + the signal's number if a signal ended the run.
+
+    Raises
+    ------
+    FednnUNetError
+        If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs.
+    """
+    _refuse_flags_without_effect(arguments)
+    sites = site_names(arguments.dataset, os.environ)
+    shares = _shares(arguments, len(sites))
+    arguments = argparse.Namespace(**{**vars(arguments), "port": _port(arguments)})
+    log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
+    progress_file = arguments.progress_file or log_dir / "events.jsonl"
+
+    console = _console()
+    width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
+    columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
+    coordinator = Process(
+        _COORDINATOR,
+        server_command(arguments, progress_file),
+        log_dir / "server.log",
+        columns,
+        join_address(arguments.host, arguments.port),
+    )
+    nodes = [
+        Process(
+            name,
+            client_command(arguments, index),
+            log_dir / f"{_file_name(name)}.log",
+            {**columns, **share.environment},
+            share.description,
+        )
+        for index, (name, share) in enumerate(zip(sites, shares, strict=True))
+    ]
+    for process in (coordinator, *nodes):
+        console.print(Text(f"{process.name}: {process.description}"), soft_wrap=True)
+    try:
+        return run_together(coordinator, nodes, console, progress_file)
+    finally:
+        console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
+
+
+def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[str]:
+    """Return the command line of the coordinator.
+
+    Parameters
+    ----------
+    arguments
+        What `fednnunet.cli.arguments.parse_run` returns, with a port.
+    progress_file
+        File for the coordinator's events.
+    """
+    task = arguments.task
+    words = [sys.executable, "-m", "fednnunet", "server", task, "--num_clients", str(len(arguments.dataset))]
+    if task == "train" and arguments.fold is not None:
+        words.append(arguments.fold)
+    words += ["--host", arguments.host, "--port", str(arguments.port)]
+    for flag in server_flags(task):
+        if flag.dest != "progress_file":
+            words += flag.to_argv(arguments)
+    return [*words, "--progress_file", str(progress_file)]
+
+
+def client_command(arguments: argparse.Namespace, index: int, cores: int | None = None) -> list[str]:
+    """Return the command line of the node of one site.
+
+    Parameters
+    ----------
+    arguments
+        What `fednnunet.cli.arguments.parse_run` returns, with a port.
+    index
+        Which of the sites.
+    cores
+        CPU cores of the machine; by default, those that this process may use.
+    """
+    task = arguments.task
+    words = [sys.executable, "-m", "fednnunet", "client", task, arguments.dataset[index]]
+    if task == "train":
+        words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
+    words += ["--host", arguments.host, "--port", str(arguments.port)]
+    own = _words_of_site(arguments, index, cores or devices.available_cores())
+    for flag in client_flags(task):
+        words += own[flag.dest] if flag.dest in own else flag.to_argv(arguments)
+    return words
+
+
+def _words_of_site(arguments: argparse.Namespace, index: int, cores: int) -> dict[str, list[str]]:
+    """Return, by flag, the words that a site gets instead of those of the launcher's command line."""
+    words: dict[str, list[str]] = {}
+    share = devices.cores_per_site(cores, len(arguments.dataset))
+    if arguments.task == "extract_fingerprint":
+        words["d"] = []  # the dataset stands in the command line by position
+        if arguments.np == _default("np", arguments):
+            by_user = "nnUNet_def_n_proc" in os.environ
+            words["np"] = ["-np", str(arguments.np if by_user else min(arguments.np, share))]
+    if arguments.task == "plan_and_preprocess":
+        words["d"] = []
+        words["c"] = ["-c", *arguments.c] if arguments.explicit_configurations else []
+        if arguments.npfp == _default("npfp", arguments):
+            words["npfp"] = ["-npfp", str(min(arguments.npfp, share))]
+        if arguments.np is None:
+            words["np"] = ["-np", *(str(count) for count in devices.planning_processes(arguments.c, share))]
+        if arguments.gpu_memory_targets is not None:
+            words["gpu_memory_target"] = ["-gpu_memory_target", arguments.gpu_memory_targets[index]]
+    return words
+
+
+def _default(dest: str, arguments: argparse.Namespace) -> object:
+    return next(flag.settings["default"] for flag in client_flags(arguments.task) if flag.dest == dest)
+
+
+def site_names(datasets: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return what the sites are called: the full name of the dataset where nnU-Net's folders tell it.
+
+    Parameters
+    ----------
+    datasets
+        An id or a name for each site.
+    environment
+        Where ``nnUNet_raw`` and ``nnUNet_preprocessed`` are looked up.
+
+    Raises
+    ------
+    FednnUNetError
+        If two sites have the same dataset.
+    """
+    names = [_site_name(dataset, environment) for dataset in datasets]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise FednnUNetError(f"{name} is named twice: every site of the federation needs a dataset of its own.")
+    return names
+
+
+def _site_name(dataset: str, environment: Mapping[str, str]) -> str:
+    if not dataset.isdecimal():
+        return dataset
+    for variable in _NNUNET_FOLDERS:
+        folder = environment.get(variable)
+        if folder:
+            for found in sorted(Path(folder).glob(f"Dataset{int(dataset):03d}_*")):
+                return found.name
+    return f"site {int(dataset)}"
+
+
+def _file_name(name: str) -> str:
+    return "".join(character if character.isalnum() or character in " _-." else "_" for character in name)
+
+
+def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str]) -> Path:
+    """Make the folder for the log files and return it.
+
+    Parameters
+    ----------
+    wanted
+        The user's choice. Without one it is a new folder in ``fednnunet_runs`` beside nnU-Net's results, or
+        beside what is preprocessed, or here.
+    task
+        The task, a part of a new folder's name.
+    environment
+        Where nnU-Net's folders are looked up.
+
+    Raises
+    ------
+    FednnUNetError
+        If the folder cannot be made.
+    """
+    try:
+        if wanted is not None:
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted.absolute()
+        root = environment.get("nnUNet_results") or environment.get("nnUNet_preprocessed") or "."
+        parent = Path(root).absolute() / "fednnunet_runs"
+        parent.mkdir(parents=True, exist_ok=True)
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{task}"
+        attempt = 1
+        while True:
+            folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                attempt += 1
+    except OSError as error:
+        raise FednnUNetError(
+            f"The log folder {error.filename} cannot be made ({error.strerror}): name another one with --log_dir."
+        ) from error
+
+
+def _port(arguments: argparse.Namespace) -> int:
+    check_can_listen(arguments.host, arguments.port or 0)  # with port 0, it is the host that is checked
+    return int(arguments.port or find_free_port(arguments.host))
+
+
+def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
+    cores = devices.available_cores()
+    if arguments.task != "train":
+        return [devices.planning_share(sites, cores, os.environ)] * sites
+    gpus = None
+    if arguments.device == "cuda":
+        import torch  # takes seconds, so only who trains on GPUs waits for it
+
+        visible = devices.visible_gpus(os.environ, torch.cuda.device_count())
+        gpus = devices.deal_gpus(visible, sites, arguments.gpus)
+    return devices.training_shares(arguments.device, gpus, sites, cores, os.environ)
+
+
+def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
+    if arguments.gpus is not None and getattr(arguments, "device", None) != "cuda":
+        where = f"-device {arguments.device}" if arguments.task == "train" else arguments.task
+        raise FednnUNetError(f"--gpus has no effect with {where}, which uses no CUDA GPU: leave it out.")
+    if arguments.gpu_memory_targets is None:
+        return
+    if arguments.task != "plan_and_preprocess":
+        raise FednnUNetError(f"--gpu_memory_target has no effect on {arguments.task}: give it to plan_and_preprocess.")
+    if arguments.gpu_memory_target is not None:
+        raise FednnUNetError("Give either --gpu_memory_target, one value for each site, or -gpu_memory_target.")
+    for value in arguments.gpu_memory_targets:
+        try:
+            float(value)
+        except ValueError:
+            raise FednnUNetError(f"--gpu_memory_target: '{value}' is no number of gigabytes.") from None
+
+
+def _console() -> Console:
+    # What the processes write may hold any character; a terminal with an old encoding must not end the run over one.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False)

@@ -1,0 +1,1 @@
+"""The program at a site: Flower clients that wrap nnU-Net."""

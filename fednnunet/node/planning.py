@@ -1,0 +1,161 @@
+"""The node of the tasks ``extract_fingerprint`` and ``plan_and_preprocess``."""
+
+import argparse
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import nnunetv2
+from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from flwr.common import NDArrays, Scalar
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+from fednnunet.channel.messages import CommonPlans, Hello, Installed
+from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.fingerprint import Fingerprint
+from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.site_client import SiteClient
+
+logger = logging.getLogger(__name__)
+
+COMMON_FINGERPRINT = "dataset_fingerprint.json"
+LOCAL_FINGERPRINT = "dataset_fingerprint_local.json"
+
+_DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
+_OTHER_DEFAULT_PROCESSES = 4
+"""nnU-Net's preprocessing processes per configuration (``plan_and_preprocess_entry``)."""
+
+_CASCADE = "3d_cascade_fullres"
+
+
+class PlanningClient(SiteClient):
+    """Extracts the site's fingerprint, installs the common one and the common plans, and preprocesses.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the client.
+    dataset
+        The site's dataset.
+    hello
+        How the site introduces itself.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
+        super().__init__(hello)
+        self._arguments = arguments
+        self._dataset = dataset
+
+    def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
+        """Return the site's own fingerprint, as `Fingerprint.to_arrays` gives it, and its number of cases."""
+        fingerprint = local_fingerprint(self._arguments, self._dataset, self.hello.cases)
+        return fingerprint.to_arrays(), fingerprint.cases
+
+    def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> Installed:
+        """Install the common fingerprint and, where there are any, the common plans; then preprocess."""
+        common = CommonPlans.from_json(str(config["body"]))
+        _write_json(Fingerprint.from_arrays(parameters).to_nnunet(), self._dataset.preprocessed / COMMON_FINGERPRINT)
+        if common.plans is None:
+            return Installed()
+        install_plans(common.plans, self._dataset)
+        if not self._arguments.no_pp:
+            preprocess(self._arguments, self._dataset, common.plans)
+        return Installed(plans_digest=plans_digest(common.plans))
+
+
+def local_fingerprint(arguments: argparse.Namespace, dataset: SiteDataset, cases: int) -> Fingerprint:
+    """Return the site's own fingerprint, extracted by nnU-Net's extractor unless an earlier one can be used.
+
+    It is kept as ``dataset_fingerprint_local.json`` and used again, as nnU-Net does with its own, unless ``--clean``
+    is given or the number of cases has changed.
+    """
+    kept = dataset.preprocessed / LOCAL_FINGERPRINT
+    if kept.is_file() and not arguments.clean:
+        fingerprint = Fingerprint.from_nnunet(load_json(str(kept)))
+        if fingerprint.cases == cases:
+            logger.info("Using the local fingerprint %s; --clean extracts it again", kept)
+            return fingerprint
+    extractor = recursive_find_python_class(
+        str(Path(nnunetv2.__path__[0]) / "experiment_planning"), arguments.fpe, "nnunetv2.experiment_planning"
+    )
+    extract_fingerprint_dataset(
+        dataset.id,
+        extractor,
+        arguments.npfp if arguments.task == "plan_and_preprocess" else arguments.np,
+        check_dataset_integrity=arguments.verify_dataset_integrity,
+        clean=True,  # what stands there may be the common one of an earlier federation
+        verbose=arguments.verbose,
+        show_progress_bar=not arguments.no_pbar,
+    )
+    os.replace(dataset.preprocessed / COMMON_FINGERPRINT, kept)
+    return Fingerprint.from_nnunet(load_json(str(kept)))
+
+
+def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
+    """Put common plans, ``dataset.json`` and, if the site brings one, its split where nnU-Net looks for them.
+
+    Nothing in the plans changes but the name of the dataset.
+
+    Raises
+    ------
+    FednnUNetError
+        If the split in the raw folder is not the one that preprocessing has used before.
+    """
+    _write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{plans['plans_name']}.json")
+    shutil.copyfile(dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json")
+    brought, used = dataset.raw / "splits_final.json", dataset.preprocessed / "splits_final.json"
+    if not brought.is_file():
+        return
+    if not used.is_file():
+        shutil.copyfile(brought, used)
+    elif load_json(str(brought)) != load_json(str(used))[: len(load_json(str(brought)))]:
+        raise FednnUNetError(f"{brought} and {used} name different folds: delete the one that is out of date.")
+
+
+def preprocess(arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, object]) -> None:
+    """Run nnU-Net's preprocessing for the configurations that were asked for.
+
+    Raises
+    ------
+    FednnUNetError
+        If the user named a configuration that the plans do not have.
+    """
+    available: dict[str, object] = plans["configurations"]  # type: ignore[assignment]
+    missing = [name for name in arguments.c if name not in available]
+    if missing and arguments.explicit_configurations:
+        raise FednnUNetError(
+            f"The common plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
+        )
+    configurations = _with_stages_of_cascade([name for name in arguments.c if name in available])
+    processes = arguments.np
+    if processes is None:
+        processes = [_DEFAULT_PROCESSES.get(name, _OTHER_DEFAULT_PROCESSES) for name in configurations]
+    elif len(processes) not in (1, len(configurations)):
+        raise FednnUNetError(f"-np takes one number, or one for each of {', '.join(configurations)}.")
+    preprocess_dataset(
+        dataset.id,
+        str(plans["plans_name"]),
+        configurations,
+        processes,
+        verbose=arguments.verbose,
+        show_progress_bar=not arguments.no_pbar,
+    )
+
+
+def _with_stages_of_cascade(configurations: list[str]) -> list[str]:
+    """Replace the cascade, which has no data of its own, by the two configurations that it is made of."""
+    named = [name for name in configurations if name != _CASCADE]
+    if _CASCADE in configurations:
+        named += [name for name in ("3d_lowres", "3d_fullres") if name not in named]
+    return named
+
+
+def _write_json(content: dict[str, object], path: Path) -> None:
+    """Write a file that nnU-Net reads, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_json(content, str(temporary), sort_keys=False)
+    os.replace(temporary, path)

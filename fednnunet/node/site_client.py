@@ -1,0 +1,95 @@
+"""What every node does: introduce itself, answer questions, report failures, take leave."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from flwr.client import NumPyClient
+from flwr.common import NDArrays, Scalar
+
+from fednnunet.channel.messages import Farewell, Hello, Message
+from fednnunet.errors import FednnUNetError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Answer = Callable[[str], Message]
+"""Answers one kind of question; takes the question's JSON body."""
+
+
+class SiteClient(NumPyClient):
+    """A node. Whatever goes wrong in an answer travels to the coordinator as this site's failure.
+
+    Questions come as Flower's ``get_properties`` with ``{"ask": KIND, "body": JSON}``; answers, metrics of ``fit`` and
+    metrics of ``evaluate`` are ``{"body": JSON}``, or ``{"failure": TEXT}``.
+
+    Parameters
+    ----------
+    hello
+        How the site introduces itself.
+    """
+
+    def __init__(self, hello: Hello) -> None:
+        self.hello = hello
+        self.farewell: Farewell | None = None
+        self.failure: str | None = None
+        self._answers: dict[str, Answer] = {"hello": lambda _: hello, "farewell": self._take_leave}
+
+    def answer(self, kind: str, answer: Answer) -> None:
+        """Declare how this node answers questions of a kind."""
+        self._answers[kind] = answer
+
+    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """Answer a question of the coordinator (Flower's entry point)."""
+
+        def respond() -> dict[str, Scalar]:
+            kind = str(config.get("ask"))
+            if kind not in self._answers:
+                raise FednnUNetError(
+                    f"the coordinator asks for '{kind}', which a node for {self.hello.task} does not answer"
+                )
+            return {"body": self._answers[kind](str(config.get("body", "{}"))).to_json()}
+
+        return self._or_failure(respond, lambda failure: failure)
+
+    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        """Do a round's work (Flower's entry point); see `work`."""
+
+        def respond() -> tuple[NDArrays, int, dict[str, Scalar]]:
+            arrays, weight = self.work(parameters, config)
+            return arrays, weight, {}
+
+        return self._or_failure(respond, lambda failure: ([], 0, failure))
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
+        """Take what the coordinator made of the round's work (Flower's entry point); see `receive`."""
+
+        def respond() -> tuple[float, int, dict[str, Scalar]]:
+            return 0.0, 1, {"body": self.receive(parameters, config).to_json()}
+
+        return self._or_failure(respond, lambda failure: (0.0, 0, failure))
+
+    def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
+        """Return the arrays that leave the site in this round, and the site's weight in cases."""
+        raise NotImplementedError
+
+    def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> Message:
+        """Take the round's common result and say what came of it here."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what the node holds; called once, however the federation ends."""
+
+    def _take_leave(self, body: str) -> Farewell:
+        self.farewell = Farewell.from_json(body)
+        return self.farewell
+
+    def _or_failure(self, respond: Callable[[], Result], as_result: Callable[[dict[str, Scalar]], Result]) -> Result:
+        try:
+            return respond()
+        except FednnUNetError as error:
+            self.failure = str(error)
+        except Exception as error:
+            logger.exception("This site failed")
+            self.failure = f"{type(error).__name__}: {error}"
+        return as_result({"failure": self.failure})

@@ -1,0 +1,114 @@
+"""What happens during a run, as events: the coordinator emits them, displays and files take them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field, TypeAdapter
+
+from fednnunet.channel.messages import Message, RoundReport, ValidationReport
+
+
+class SiteJoined(Message):
+    """A site was admitted."""
+
+    event: Literal["site_joined"] = "site_joined"
+    site: str
+    cases: int
+    joined: int
+    expected: int
+
+
+class StageStarted(Message):
+    """A stage of the task begins, for example ``fingerprint``, ``preprocessing`` or ``training fold 0``.
+
+    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued.
+    """
+
+    event: Literal["stage_started"] = "stage_started"
+    title: str
+    rounds: int | None = None
+    first_round: int = 1
+
+
+class RoundCompleted(Message):
+    """All sites have validated the global model of a round."""
+
+    event: Literal["round_completed"] = "round_completed"
+    round: int
+    rounds: int
+    seconds: float
+    sites: dict[str, RoundReport]
+
+
+class FoldValidated(Message):
+    """All sites have run nnU-Net's full validation of a fold's final model."""
+
+    event: Literal["fold_validated"] = "fold_validated"
+    fold: str
+    sites: dict[str, ValidationReport]
+
+
+class Finished(Message):
+    """The task is done."""
+
+    event: Literal["finished"] = "finished"
+    seconds: float
+
+
+Event = SiteJoined | StageStarted | RoundCompleted | FoldValidated | Finished
+_ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+class EventSink(Protocol):
+    """Anything that wants to know what happens."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+class Tee:
+    """Hands every event to several sinks."""
+
+    def __init__(self, *sinks: EventSink) -> None:
+        self._sinks = sinks
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` on."""
+        for sink in self._sinks:
+            sink.emit(event)
+
+
+class EventFile:
+    """Appends events to a file, one JSON line each, so that another process can follow a run."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def emit(self, event: Event) -> None:
+        """Write `event`, visible to readers at once."""
+        self._file.write(event.to_json() + "\n")
+        self._file.flush()
+
+
+class EventReader:
+    """Reads the events that an `EventFile` of another process appends.
+
+    The file need not exist yet; a line that is not complete yet is left for the next call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new_events(self) -> Iterator[Event]:
+        """Yield the events that were appended since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                yield _ANY_EVENT.validate_json(line)

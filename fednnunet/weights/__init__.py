@@ -1,0 +1,1 @@
+"""Weights: layout, packing, averaging. Pure: no Flower, no network."""

@@ -1,0 +1,77 @@
+import pytest
+
+from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train 511 3d_fullres 0 --port 9000 -device cpu",
+        "--port 9000 train 511 3d_fullres 0 -device cpu",
+        "train --port 9000 -device cpu 511 3d_fullres 0",
+        "train 511 --port 9000 3d_fullres -device cpu 0",
+    ],
+)
+def test_port_and_flags_may_stand_anywhere(words: str) -> None:
+    arguments = parse_client(words.split())
+    assert (arguments.task, arguments.dataset, arguments.configuration, arguments.fold) == (
+        "train",
+        "511",
+        "3d_fullres",
+        "0",
+    )
+    assert (arguments.port, arguments.device, arguments.host) == (9000, "cpu", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("words", "dataset", "configurations", "explicit"),
+    [
+        ("511 3d_fullres", "511", ["3d_fullres"], True),
+        ("511 --port 1 3d_fullres", "511", ["3d_fullres"], True),
+        ("511", "511", ["2d", "3d_fullres", "3d_lowres"], False),
+        ("-d 511 -c 2d 3d_lowres", "511", ["2d", "3d_lowres"], True),
+        ("-d 511", "511", ["2d", "3d_fullres", "3d_lowres"], False),
+        ("511 2d -c 3d_lowres", "511", ["2d", "3d_lowres"], True),
+    ],
+)
+def test_both_spellings_of_planning_mean_the_same(
+    words: str, dataset: str, configurations: list[str], explicit: bool
+) -> None:
+    arguments = parse_client(["plan_and_preprocess", *words.split()])
+    assert (arguments.dataset, arguments.c, arguments.explicit_configurations) == (dataset, configurations, explicit)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan_and_preprocess", "-d", "511", "512"],
+        ["plan_and_preprocess"],
+        ["train", "511", "3d_fullres"],
+        ["train", "511", "3d_fullres", "0", "--port", "0"],
+        ["train", "511", "3d_fullres", "0", "--unknown"],
+        ["fly", "511"],
+        [],
+    ],
+)
+def test_wrong_client_command_lines_are_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_client(words)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_server_takes_the_fold_before_or_after_its_flags() -> None:
+    for words in ("train --num_clients 3 0 --port 9000", "train 0 --port 9000 --num_clients 3"):
+        arguments = parse_server(words.split())
+        assert (arguments.fold, arguments.num_clients, arguments.port, arguments.rounds) == ("0", 3, 9000, None)
+    assert parse_server(["train", "--num_clients", "2"]).fold is None
+
+
+def test_run_takes_one_value_per_site() -> None:
+    words = ["plan_and_preprocess", "511 512 513", "2d", "--gpu_memory_target", "8 11 8", "-gpu_memory_target", "4"]
+    arguments = parse_run(words)
+    assert arguments.dataset == ["511", "512", "513"]
+    assert arguments.gpu_memory_targets == ["8", "11", "8"]
+    assert arguments.gpu_memory_target == 4.0
+    with pytest.raises(SystemExit):
+        parse_run(["train", "511 512 513", "2d", "0", "--gpus", "0 1"])

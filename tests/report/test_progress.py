@@ -1,0 +1,233 @@
+# ruff: noqa: RUF001 (the dash that stands for a missing number)
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from fednnunet.channel.messages import RoundReport, ValidationReport
+from fednnunet.report.events import Finished, FoldValidated, RoundCompleted, SiteJoined, StageStarted
+from fednnunet.report.progress import (
+    LiveProgress,
+    PlainProgress,
+    RoundTimes,
+    duration,
+    mean,
+    number,
+    progress_for,
+    validation_table,
+)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def plain_console(width=200):
+    return Console(file=io.StringIO(), width=width)
+
+
+def live_console(width=120, **options):
+    return Console(file=io.StringIO(), width=width, height=30, force_terminal=True, **options)
+
+
+def written(console):
+    return console.file.getvalue()
+
+
+def report(dice=0.8, train=-0.5, val=-0.4, **labels):
+    return RoundReport(train_loss=train, val_loss=val, mean_dice=dice, dice=labels)
+
+
+def completed(number, rounds, seconds, **sites):
+    return RoundCompleted(round=number, rounds=rounds, seconds=seconds, sites=sites)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (84, "0:01:24"), (90_000, "25:00:00"), (-3, "0:00:00")]
+)
+def test_duration_is_hours_minutes_seconds(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_a_dash(value):
+    assert number(value, 2) == "–"
+
+
+def test_mean_leaves_out_what_is_missing():
+    assert mean([0.5, None, math.nan, 1.0]) == 0.75
+    assert mean([None, math.nan]) is None
+
+
+def test_remaining_time_is_the_median_of_the_last_rounds():
+    times = RoundTimes()
+    assert times.remaining(5) is None
+    for seconds in (100.0, 10.0, 12.0):
+        times.add(seconds)
+    assert times.remaining(5) == 60.0
+    for _ in range(10):
+        times.add(3.0)
+    assert times.remaining(5) == 15.0
+
+
+def test_plain_round_is_one_line_with_eta_losses_and_dice():
+    console = plain_console(width=40)
+    progress = PlainProgress(console)
+    progress.emit(SiteJoined(site="A", cases=12, joined=2, expected=3))
+    progress.emit(StageStarted(title="training fold 0", rounds=10, first_round=3))
+    progress.emit(completed(3, 10, 12.1, A=report(0.81, train=-0.5, tumour=0.7, liver=0.92), B=report(0.79, None)))
+    assert written(console).splitlines() == [
+        "site A joined, 12 cases (2/3)",
+        "training fold 0: 10 rounds, from round 3",
+        "round 3/10 · 12.1 s · ETA 0:01:25 · loss -0.5000, val -0.4000 "
+        "· pseudo Dice A 0.81 (tumour 0.70, liver 0.92) B 0.79",
+    ]
+
+
+def test_plain_round_shows_dashes_and_no_eta_at_the_end():
+    console = plain_console()
+    progress = PlainProgress(console)
+    progress.emit(completed(10, 10, 5.0, A=report(None, math.nan, math.nan, a=None, b=math.nan)))
+    progress.emit(Finished(seconds=75))
+    assert written(console).splitlines() == [
+        "round 10/10 · 5.0 s · loss –, val – · pseudo Dice A – (a –, b –)",
+        "finished after 0:01:15",
+    ]
+
+
+def test_a_new_stage_forgets_how_long_the_rounds_of_the_last_one_took():
+    console = plain_console()
+    progress = PlainProgress(console)
+    progress.emit(completed(1, 2, 1000.0, A=report()))
+    progress.emit(StageStarted(title="training fold 1", rounds=3))
+    progress.emit(completed(1, 3, 4.0, A=report()))
+    assert "ETA 0:00:08" in written(console).splitlines()[-1]
+
+
+def test_what_a_site_calls_itself_cannot_steer_the_terminal():
+    console = plain_console()
+    PlainProgress(console).emit(SiteJoined(site="[red]A\x1b[2J\n", cases=1, joined=1, expected=1))
+    assert written(console) == "site [red]A?[2J? joined, 1 case (1/1)\n"
+
+
+def test_validation_table_has_every_label_and_the_mean_of_the_sites():
+    console = plain_console()
+    event = FoldValidated(
+        fold="0",
+        sites={
+            "A": ValidationReport(mean_dice=0.8, dice={"liver": 0.9, "tumour": 0.7}),
+            "B": ValidationReport(mean_dice=0.6, dice={"liver": 0.6, "tumour": None}),
+        },
+    )
+    console.print(validation_table(event))
+    rows = [line.replace("│", " ").replace("┃", " ").split() for line in written(console).splitlines()]
+    assert ["site", "liver", "tumour", "mean"] in rows
+    assert ["A", "0.9000", "0.7000", "0.8000"] in rows
+    assert ["B", "0.6000", "–", "0.6000"] in rows
+    assert ["mean", "0.7500", "0.7000", "0.7000"] in rows
+
+
+def test_no_number_of_a_validation_is_cut_off_however_many_there_are():
+    console = plain_console(width=40)
+    dice = {f"organ {i}": i / 100 for i in range(60)}
+    PlainProgress(console).emit(FoldValidated(fold="0", sites={"A": ValidationReport(mean_dice=0.5, dice=dice)}))
+    for label, value in dice.items():
+        assert label in written(console)
+        assert f"{value:.4f}" in written(console)
+    assert "…" not in written(console)
+
+
+def last_frame(console, progress):
+    """What stands in the region now."""
+    console.file.seek(0)
+    console.file.truncate()
+    progress._live.refresh()
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", written(console))
+
+
+def test_live_region_shows_rounds_elapsed_time_and_eta_that_runs_down():
+    clock = Clock()
+    console = live_console(no_color=True)
+    with LiveProgress(console, history=False, clock=clock) as progress:
+        progress.emit(StageStarted(title="training fold 0", rounds=10))
+        clock.now += 30
+        assert "0/10 0:00:30 ETA –" in last_frame(console, progress)
+        progress.emit(completed(1, 10, 30.0, A=report()))
+        clock.now += 12
+        assert "1/10 0:00:42 ETA 0:04:18" in last_frame(console, progress)
+        progress.emit(completed(10, 10, 30.0, A=report()))
+        frame = last_frame(console, progress)
+        assert "10/10" in frame
+        assert "ETA" not in frame
+
+
+def test_live_table_gives_labels_while_they_fit_and_dashes_for_missing_numbers():
+    event = completed(
+        1, 2, 1.0, A=report(0.81, math.nan, None, liver=0.9, tumour=None), B=report(0.7, liver=0.8, tumour=0.6)
+    )
+    console = live_console(no_color=True)
+    with LiveProgress(console, history=False) as progress:
+        progress.emit(event)
+        rows = [line.split() for line in last_frame(console, progress).splitlines()]
+        assert ["A", "–", "–", "0.8100", "0.9000", "–"] in rows
+        assert ["B", "-0.5000", "-0.4000", "0.7000", "0.8000", "0.6000"] in rows
+    narrow = live_console(width=44, no_color=True)
+    with LiveProgress(narrow, history=False) as progress:
+        progress.emit(event)
+        frame = last_frame(narrow, progress)
+        assert "liver" not in frame
+        assert ["B", "-0.5000", "-0.4000", "0.7000"] in [line.split() for line in frame.splitlines()]
+    narrower = live_console(width=24, no_color=True)
+    with LiveProgress(narrower, history=False) as progress:
+        progress.emit(event)
+        assert ["B", "0.7000"] in [line.split() for line in last_frame(narrower, progress).splitlines()]
+
+
+@pytest.mark.parametrize("width", [10, 20, 44, 80])
+def test_live_region_is_never_wider_than_the_terminal(width):
+    console = live_console(width=width, no_color=True)
+    with LiveProgress(console, history=False) as progress:
+        progress.emit(StageStarted(title="training fold 0 of Dataset511_Hospital", rounds=1000))
+        progress.emit(completed(1, 1000, 1.0, Dataset511_Hospital_A=report(a=0.1, b=0.2)))
+        segments = console.render_lines(progress._view, pad=False)
+    assert all(sum(segment.cell_length for segment in line) <= width for line in segments)
+
+
+def test_history_stands_above_the_region_and_can_be_left_out():
+    for history in (True, False):
+        console = live_console(no_color=True)
+        with LiveProgress(console, history=history) as progress:
+            progress.emit(completed(1, 2, 1.0, A=report()))
+            progress.console.print("a line of its own")
+        assert ("round 1/2 · 1.0 s" in written(console)) is history
+        assert "a line of its own" in written(console)
+
+
+def test_no_color_is_respected(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = live_console(color_system="truecolor")
+    with LiveProgress(console) as progress:
+        progress.emit(StageStarted(title="fingerprint", rounds=2))
+        progress.emit(completed(1, 2, 1.0, A=report()))
+    assert "\x1b[3" not in written(console).replace("\x1b[3m", "")
+
+
+def test_a_pipe_gets_plain_lines_even_where_colour_is_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = Console(file=io.StringIO())
+    assert console.is_terminal
+    with progress_for(console) as progress:
+        assert isinstance(progress, PlainProgress)
+
+
+def test_a_terminal_gets_the_live_display(monkeypatch):
+    console = live_console()
+    monkeypatch.setattr(console.file, "isatty", lambda: True, raising=False)
+    with progress_for(console) as progress:
+        assert isinstance(progress, LiveProgress)
