@@ -5,7 +5,7 @@ class FednnUNetError(Exception):
     """Something a user can mend: the message names the site, the thing and the remedy."""
 
 
-class SiteFailure(FednnUNetError):  # noqa: N818 – what Flower calls it, too
+class SiteFailure(FednnUNetError):  # noqa: N818, named for what it is
     """A site could not do what the coordinator asked of it.
 
     Parameters

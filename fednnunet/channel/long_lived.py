@@ -68,5 +68,6 @@ def _reason(error: grpc.RpcError) -> str:
 
 
 def _silence_flower() -> None:
-    """Keep Flower's own narration, deprecation notices included, out of ours; errors still show."""
+    """Keep Flower's own narration, deprecation notices included, out of ours, and gRPC's about connections that end."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)

@@ -6,15 +6,26 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+from fednnunet.cli.arguments import DEFAULT_HOST, parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 
 _INTERRUPTED = 130
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes log records above a live display, if there is one, and does not break their lines."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write `record`."""
+        self._console.print(escape(self.format(record)), soft_wrap=True, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,11 +81,7 @@ def _run(
 ) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False, show_time=False, show_level=False)],
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
     logging.getLogger("fednnunet").setLevel(logging.INFO)
     try:
         return command(arguments)
@@ -99,6 +106,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from fednnunet.report.progress import progress_for
 
     address = join_address(arguments.host, arguments.port)
+    if arguments.host not in {DEFAULT_HOST, "localhost", "::1"}:
+        logging.getLogger(__name__).warning("%s: connections are not encrypted, stay inside of a VPN.", address)
     console = Console()
     console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
     with progress_for(console) as progress:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import time
 
 from flwr.common import ReconnectIns
@@ -37,7 +38,7 @@ class Federation(Server):
     Attributes
     ----------
     error
-        What ended the federation before its task was done, if anything did.
+        What ended the federation before its task was done, if anything did; KeyboardInterrupt if a signal did.
     """
 
     def __init__(self, arguments: argparse.Namespace, sink: EventSink) -> None:
@@ -45,24 +46,29 @@ class Federation(Server):
         super().__init__(client_manager=self._roster)
         self._arguments = arguments
         self._sink = sink
-        self.error: Exception | None = None
+        self.error: Exception | KeyboardInterrupt | None = None
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the whole task (called by the channel once nodes can connect); errors are kept in `error`."""
         started = time.monotonic()
+        # Flower's own handlers would end the process here and now, without a farewell
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             self._admit_sites()
             for stage in self._stages():
                 self._run(stage)
             self._sink.emit(Finished(seconds=time.monotonic() - started))
-        except Exception as error:  # the channel must close in good order whatever happened
+        except (Exception, KeyboardInterrupt) as error:  # the channel must close in good order whatever happened
             self.error = error
         return History(), time.monotonic() - started
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Tell every node that can be reached why the federation ends, and let it go (called by the channel)."""
+        stopped = isinstance(self.error, KeyboardInterrupt)
+        reason = "It was stopped by hand." if stopped else None if self.error is None else str(self.error)
         for proxy in self._client_manager.all().copy().values():
-            self._take_leave(proxy, None if self.error is None else str(self.error))
+            self._take_leave(proxy, reason)
 
     def _admit_sites(self) -> None:
         while not self._roster.is_complete:

@@ -1,7 +1,9 @@
 """Three small hospitals, as nnU-Net's raw datasets.
 
-They image patients of the same kind with different scanners: other intensities, contrast, noise, resolution, image size.
-Each case depends on the seed, the hospital and its own number only, so the first cases are the same however many are asked for.
+Their scanners differ in intensities, contrast, noise, resolution and image size, and so do the patients whom they have
+seen: of the two kinds of lesion, the smallest hospital has only met one. Who comes next, the test cases, may have
+either. A case depends on the seed, the hospital and its own number only, so the first ones are the same however many
+are asked for.
 """
 
 import json
@@ -17,18 +19,33 @@ from fednnunet.demo.phantom import LABELS, Patient, Scanner, grid
 
 FILE_ENDING = ".nii.gz"
 FIRST_DATASET_ID = 901
+DARK_LESIONS_IN_TEST_CASES = 0.5
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital: its name, its scanner and how many patients it has.
+    """A hospital: its name, its scanner and its patients.
 
-    Sizes and spacings (mm) are those of numpy arrays: (y, x) and (z, y, x).
+    Parameters
+    ----------
+    name
+        One word.
+    scanner
+        What it images its patients with.
+    training_cases, test_cases
+        How many patients it has.
+    dark_lesions
+        Share of the training cases with a dark lesion; among the test cases it is `DARK_LESIONS_IN_TEST_CASES`.
+    size_2d, spacing_2d
+        Shape of its 2D images as arrays (y, x), and the distance of the pixels in mm.
+    size_3d, spacing_3d
+        The same for volumes (z, y, x).
     """
 
     name: str
     scanner: Scanner
     training_cases: int
+    dark_lesions: float
     test_cases: int
     size_2d: tuple[int, int]
     spacing_2d: tuple[float, float]
@@ -41,31 +58,34 @@ HOSPITALS = (
         name="HospitalA",
         scanner=Scanner(gain=900, offset=0, contrast=1.0, bias=0.08, noise=0.04, blur=1.6),
         training_cases=20,
+        dark_lesions=0.5,
         test_cases=10,
-        size_2d=(64, 64),
-        spacing_2d=(2.0, 2.0),
-        size_3d=(32, 40, 40),
-        spacing_3d=(4.0, 3.2, 3.2),
+        size_2d=(56, 56),
+        spacing_2d=(2.2, 2.2),
+        size_3d=(24, 32, 32),
+        spacing_3d=(5.2, 4.0, 4.0),
     ),
     Hospital(
         name="HospitalB",
-        scanner=Scanner(gain=240, offset=30, contrast=0.75, bias=0.15, noise=0.04, blur=1.2),
+        scanner=Scanner(gain=240, offset=30, contrast=0.75, bias=0.12, noise=0.04, blur=1.2),
         training_cases=10,
+        dark_lesions=0.3,
         test_cases=10,
-        size_2d=(76, 72),
-        spacing_2d=(1.7, 1.7),
-        size_3d=(36, 44, 44),
-        spacing_3d=(3.5, 2.9, 2.9),
+        size_2d=(68, 64),
+        spacing_2d=(1.9, 1.9),
+        size_3d=(28, 36, 36),
+        spacing_3d=(4.5, 3.5, 3.5),
     ),
     Hospital(
         name="HospitalC",
         scanner=Scanner(gain=2200, offset=200, contrast=1.4, bias=0.1, noise=0.05, blur=2.0),
-        training_cases=5,
+        training_cases=6,
+        dark_lesions=0.0,
         test_cases=10,
-        size_2d=(52, 56),
-        spacing_2d=(2.4, 2.4),
-        size_3d=(16, 40, 40),
-        spacing_3d=(8.0, 3.2, 3.2),
+        size_2d=(48, 52),
+        spacing_2d=(2.5, 2.5),
+        size_3d=(10, 32, 32),
+        spacing_3d=(12.5, 3.9, 3.9),
     ),
 )
 
@@ -184,9 +204,12 @@ def _write_hospital(
     for subset in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / subset).mkdir(parents=True, exist_ok=True)
     for is_test, cases in enumerate((dataset.training_cases, dataset.test_cases)):
+        share = DARK_LESIONS_IN_TEST_CASES if is_test else hospital.dark_lesions
         for number, case in enumerate(cases):
             rng = np.random.default_rng([*seed, is_test, number])
-            patient = Patient(rng, len(dataset.size))
+            # spread evenly, not drawn: with so few cases, chance would decide the comparison
+            dark_lesion = int((number + 1) * share) > int(number * share)
+            patient = Patient(rng, len(dataset.size), dark_lesion=dark_lesion)
             points = grid(dataset.size, dataset.spacing)
             _write(dataset.image(case), hospital.scanner.scan(patient, points, rng), dataset.spacing)
             _write(dataset.labels(case), patient.labels(points), dataset.spacing)
@@ -204,6 +227,7 @@ def _write_hospital(
 def _write(path: Path, array: npt.NDArray[np.int16] | npt.NDArray[np.uint8], spacing: tuple[float, ...]) -> None:
     """Write `array` with its `spacing`, both in numpy's order of axes, the middle of the image at the origin."""
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing[::-1])
-    image.SetOrigin([-(n - 1) / 2 * step for n, step in zip(array.shape[::-1], spacing[::-1], strict=True)])
+    image.SetSpacing(spacing[::-1])  # type: ignore[no-untyped-call]
+    origin = [-(n - 1) / 2 * step for n, step in zip(array.shape, spacing, strict=True)]
+    image.SetOrigin(origin[::-1])  # type: ignore[no-untyped-call]
     sitk.WriteImage(image, str(path), useCompression=True)

@@ -1,12 +1,13 @@
 """Made-up patients and the scanners that image them, in two or three dimensions.
 
-A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on whatever grid it has. So the
-same patient would look different at each hospital, as it does in life. Everything is drawn from the generator that is
+A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on whatever grid it has.
+So the same patient would look different at each hospital, as in life. All chance comes from the generator that is
 passed in.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ Array = npt.NDArray[np.float64]
 ORGAN, LESION = 1, 2
 LABELS = {"background": 0, "organ": ORGAN, "lesion": LESION}
 
-AIR = 0.02
-"""Signal of air; tissues lie between it and 1."""
+AIR, CAPSULE, MUSCLE, FAT = 0.02, 0.3, 0.36, 0.85
+"""Signals; organ, lesion and bowel lie between the capsule and about 1."""
 
 
 class SmoothNoise:
@@ -46,7 +47,7 @@ class SmoothNoise:
         field = np.zeros(points.shape[1:])
         for wave_vector, phase in zip(self._wave_vectors, self._phases, strict=True):
             field += np.cos(np.tensordot(wave_vector, points, axes=1) + phase)
-        return field * np.sqrt(2 / self.WAVES)
+        return np.asarray(field * np.sqrt(2 / self.WAVES))
 
 
 class Blob:
@@ -100,39 +101,42 @@ class Patient:
         Where the anatomy comes from.
     dimensions
         2 or 3.
+    dark_lesion
+        Whether the lesion is of the kind that is darker than the organ, not brighter.
     """
 
-    def __init__(self, rng: np.random.Generator, dimensions: int) -> None:
+    ORGAN_RADII: ClassVar = {2: (17.0, 26.0), 3: (21.0, 30.0)}
+    """In mm, by dimensions; volumes have coarser voxels, so what is to be found in them is larger."""
+    LESION_RADII: ClassVar = {2: (0.4, 0.62), 3: (0.5, 0.7)}
+    """In fractions of the organ's smallest radius, by dimensions."""
+
+    def __init__(self, rng: np.random.Generator, dimensions: int, *, dark_lesion: bool) -> None:
         def radii(low: float, high: float) -> Array:
             return rng.uniform(low, high, size=dimensions)
 
-        def blob(centre: Array, radii: Array, unevenness: float) -> Blob:
-            return Blob(rng, centre, radii, unevenness)
+        def unevenness() -> float:
+            return rng.uniform(0.05, 0.12)
 
-        self.body = blob(rng.normal(0, 1.5, size=dimensions), radii(50, 58), 0.03)
+        self.body = Blob(rng, rng.normal(0, 1.5, size=dimensions), radii(50, 58), 0.03)
         self.fat_mm = rng.uniform(3, 8)
         self.texture = SmoothNoise(rng, dimensions, (6, 30))
-        self.organ = Tissue(
-            blob(_inside_ball(rng, dimensions, 18), radii(15, 25), rng.uniform(0.05, 0.12)), rng.uniform(0.5, 0.64)
-        )
+        organ = Blob(rng, _inside_ball(rng, dimensions, 18), radii(*self.ORGAN_RADII[dimensions]), unevenness())
+        self.organ = Tissue(organ, rng.uniform(0.5, 0.64))
         self.capsule_mm = rng.uniform(1.5, 3)
-        organ = self.organ.blob
-        self.lesion = Tissue(
-            blob(
-                organ.centre + _inside_ball(rng, dimensions, 0.5) * organ.radii.min(),
-                radii(0.35, 0.6) * organ.radii.min(),
-                rng.uniform(0.05, 0.12),
-            ),
-            _lesion_signal(rng, self.organ.signal),
+        lesion = Blob(
+            rng,
+            organ.centre + _inside_ball(rng, dimensions, 0.5) * organ.radii.min(),
+            radii(*self.LESION_RADII[dimensions]) * organ.radii.min(),
+            unevenness(),
         )
-        self.distractors: list[Tissue] = []
+        self.lesion = Tissue(lesion, self.organ.signal + _contrast(rng, dark_lesion))
+        self.bowel: list[Tissue] = []
         for _ in range(rng.integers(1, 5)):
-            centre = _inside_ball(rng, dimensions, 42)
-            size = radii(7, 12)
-            wall = rng.uniform(0.5, 0.64)
-            self.distractors.append(Tissue(blob(centre, size, 0.05), wall))
+            centre, size, wall = _inside_ball(rng, dimensions, 42), radii(7, 11), rng.uniform(0.5, 0.64)
+            self.bowel.append(Tissue(Blob(rng, centre, size, 0.05), wall))
             if rng.random() < 0.6:
-                self.distractors.append(Tissue(blob(centre, 0.55 * size, 0.05), _lesion_signal(rng, wall)))
+                content = wall + _contrast(rng, rng.random() < 0.5)
+                self.bowel.append(Tissue(Blob(rng, centre, 0.55 * size, 0.05), content))
 
     def labels(self, points: Array) -> npt.NDArray[np.uint8]:
         """Return the label of each of `points`, shape (dimensions, ...) in mm; the lesion never leaves the organ."""
@@ -152,13 +156,13 @@ class Patient:
         """
         depth = self.body.depth(points)
         signal = np.full(points.shape[1:], AIR)
-        signal = _blend(signal, 0.85, depth, blur)
-        signal = _blend(signal, 0.36, depth - self.fat_mm, blur)
-        for tissue in self.distractors:
+        signal = _blend(signal, FAT, depth, blur)
+        signal = _blend(signal, MUSCLE, depth - self.fat_mm, blur)
+        for tissue in self.bowel:
             # bowel ends at the fat under the skin
             signal = _blend(signal, tissue.signal, np.minimum(tissue.blob.depth(points), depth - self.fat_mm - 1), blur)
         organ_depth = self.organ.blob.depth(points)
-        signal = _blend(signal, 0.3, organ_depth + self.capsule_mm, blur)
+        signal = _blend(signal, CAPSULE, organ_depth + self.capsule_mm, blur)
         signal = _blend(signal, self.organ.signal, organ_depth, blur)
         signal = _blend(signal, self.lesion.signal, np.minimum(self.lesion.blob.depth(points), organ_depth), blur)
         return np.maximum(signal * (1 + 0.06 * self.texture.at(points)), AIR / 2)
@@ -192,7 +196,7 @@ class Scanner:
     def scan(self, patient: Patient, points: Array, rng: np.random.Generator) -> npt.NDArray[np.int16]:
         """Return the image of `patient` at `points`, shape (dimensions, ...) in mm.
 
-        No two scans have the same settings: gain, contrast and the coil's sensitivity vary a little from one to the next.
+        No two scans are alike: gain, contrast and the coil's sensitivity vary a little from one to the next.
         """
         gain = self.gain * rng.uniform(0.85, 1.15)
         contrast = self.contrast * rng.uniform(0.85, 1.15)
@@ -201,7 +205,7 @@ class Scanner:
         # the magnitude of a complex signal with noise in both parts, as in MRI: never negative, not zero in air
         real, imaginary = self.noise * rng.normal(size=(2, *signal.shape))
         magnitude = np.hypot(signal + real, imaginary)
-        return np.rint(self.offset + gain * magnitude).clip(0, 32767).astype(np.int16)
+        return np.asarray(np.rint(self.offset + gain * magnitude).clip(0, 32767), dtype=np.int16)
 
 
 def grid(size: Sequence[int], spacing: Sequence[float]) -> Array:
@@ -216,20 +220,16 @@ def grid(size: Sequence[int], spacing: Sequence[float]) -> Array:
 
     Returns
     -------
-    points
-        Shape (axes, \\*size).
+    Array
+        Shape (axes, size of each axis ...).
     """
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(size, spacing, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
-def _lesion_signal(rng: np.random.Generator, surroundings: float) -> float:
-    """Return the signal of a lesion in `surroundings`: most are brighter, the rarer ones darker."""
-    return (
-        surroundings
-        + (-0.22 if rng.random() < 0.3 else 1) * 1.0 * (1 if False else 1) * 0
-        + (-rng.uniform(0.2, 0.28) if rng.random() < 0.35 else rng.uniform(0.2, 0.32))
-    )
+def _contrast(rng: np.random.Generator, dark: bool) -> float:
+    """Return how much more signal a lesion has than its surroundings."""
+    return -rng.uniform(0.2, 0.28) if dark else rng.uniform(0.2, 0.32)
 
 
 def _inside_ball(rng: np.random.Generator, dimensions: int, radius: float) -> Array:

@@ -153,10 +153,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         )
     _check_folds(dataset, folds, len(cases))
     _check_previous_stage(dataset, arguments, configuration)
-    try:
-        recursive_find_trainer_class_by_name(arguments.tr)
-    except RuntimeError as error:
-        raise FednnUNetError(f"There is no trainer '{arguments.tr}': correct -tr, or set nnUNet_extTrainer.") from error
+    _check_trainer(arguments.tr)
     options = {
         "-tr": arguments.tr,
         "-p": arguments.p,
@@ -216,6 +213,17 @@ def _check_class_exists(name: str, flag: str) -> None:
     folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
     if recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning") is None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
+
+
+def _check_trainer(name: str) -> None:
+    try:
+        recursive_find_trainer_class_by_name(name)
+    except Exception as error:  # looking for a trainer, nnU-Net imports modules that may fail in any way
+        reason = str(error).partition("\n")[0][:200]
+        raise FednnUNetError(
+            f"nnU-Net finds no trainer '{name}' ({type(error).__name__}: {reason}): "
+            "correct -tr, or set nnUNet_extTrainer."
+        ) from error
 
 
 def _check_device(device: str) -> None:

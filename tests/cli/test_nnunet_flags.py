@@ -13,18 +13,18 @@ from nnunetv2.run.run_training import run_training_entry
 from fednnunet.cli.nnunet_flags import FLAGS_OF_TASK, Flag, add_flags
 
 
-class _Captured(Exception):
+class _CapturedError(Exception):
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.parser = parser
 
 
 def _parser_of(entry: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
     def capture(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        raise _Captured(parser)
+        raise _CapturedError(parser)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", capture)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", capture)
-    with pytest.raises(_Captured) as caught:
+    with pytest.raises(_CapturedError) as caught:
         entry()
     monkeypatch.undo()
     return caught.value.parser

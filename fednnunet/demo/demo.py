@@ -1,0 +1,330 @@
+"""``fednnunet demo``: three made-up hospitals, from raw images to predictions.
+
+It runs the commands that a consortium would run, compares the federated model with the model that each hospital
+would have trained alone, and leaves ordinary nnU-Net folders behind.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fednnunet.cli.arguments import positive_int
+from fednnunet.demo import evaluation
+from fednnunet.demo.hospitals import Dataset, write_hospitals
+from fednnunet.demo.steps import Job, Steps
+from fednnunet.errors import FednnUNetError
+from fednnunet.launcher import devices
+
+_FOLD = "0"
+_VAL_ITERATIONS = "4"
+_TEST_CASES_3D = 6
+_EXAMPLES = 3
+"""Test cases in a picture."""
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long to train, so that the demo takes minutes on two CPU cores."""
+
+    rounds: int
+    iterations_per_epoch: int
+
+
+_LENGTH_2D = _Length(rounds=12, iterations_per_epoch=40)
+_LENGTH_3D = _Length(rounds=10, iterations_per_epoch=12)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the demo keeps what; all below one folder.
+
+    Parameters
+    ----------
+    out
+        That folder.
+    """
+
+    out: Path
+
+    @property
+    def raw(self) -> Path:
+        """nnU-Net's folder of raw datasets."""
+        return self.out / "nnUNet_raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        """nnU-Net's folder of preprocessed datasets and plans."""
+        return self.out / "nnUNet_preprocessed"
+
+    @property
+    def federated(self) -> Path:
+        """nnU-Net's results folder of the federated model."""
+        return self.out / "nnUNet_results"
+
+    @property
+    def own(self) -> Path:
+        """nnU-Net's results folder of the models that the hospitals trained alone."""
+        return self.out / "own_models"
+
+    @property
+    def predictions(self) -> Path:
+        """The predictions of the test cases."""
+        return self.out / "predictions"
+
+    @property
+    def pictures(self) -> Path:
+        """One picture for each hospital."""
+        return self.out / "pictures"
+
+    @property
+    def logs(self) -> Path:
+        """What the commands said."""
+        return self.out / "logs"
+
+    def make(self) -> None:
+        """Make the folders.
+
+        Raises
+        ------
+        FednnUNetError
+            If there is something already, or the folders cannot be made.
+        """
+        try:
+            if self.out.is_dir() and any(self.out.iterdir()):
+                raise FednnUNetError(f"{self.out} is not empty: remove it, or name another folder with --out.")
+            for folder in (self.raw, self.preprocessed, self.federated, self.own, self.logs, self.pictures):
+                folder.mkdir(parents=True)
+        except OSError as error:
+            raise FednnUNetError(
+                f"The folder {error.filename} cannot be made ({error.strerror}): name another one with --out."
+            ) from error
+
+    def environment(self, results: Path) -> dict[str, str]:
+        """Return the variables that tell nnU-Net where its folders are."""
+        return {
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(results),
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the demo's arguments."""
+    parser.add_argument("--3d", dest="three_dimensional", action="store_true", help="volumes, not 2D images; slower")
+    parser.add_argument(
+        "--out", type=Path, default=Path("fednnunet_demo"), help="a new folder for everything (default: ./%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="other patients for another seed (default: %(default)s)")
+    for name, what in (("rounds", "rounds of the federation"), ("iterations_per_epoch", "iterations of a round")):
+        in_2d, in_3d = getattr(_LENGTH_2D, name), getattr(_LENGTH_3D, name)
+        parser.add_argument(
+            f"--{name}", type=positive_int, default=None, help=f"{what} (default: {in_2d}; in 3D: {in_3d})"
+        )
+    parser.add_argument(
+        "-device", choices=("cpu", "cuda", "mps"), default=None, help="default: cuda if there is a GPU, else cpu"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what the commands say")
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Run the demo and return its exit status.
+
+    Parameters
+    ----------
+    arguments
+        What a parser with `add_arguments` returns.
+
+    Raises
+    ------
+    FednnUNetError
+        If the folder is taken or cannot be written, or a step fails.
+    """
+    # a file of its own, because nnU-Net's output is redirected while the console's spinner turns
+    console = Console(file=sys.stdout, highlight=False)
+    steps = Steps(console, verbose=arguments.verbose)
+    with steps.step("Three hospitals are made up"):
+        demo = _Demo(arguments)  # refuses what cannot work, so it comes before the folders are made
+        folders = demo.folders
+        folders.make()
+        demo.make_hospitals()
+    with steps.step("They agree on a fingerprint and plans, and preprocess") as step:
+        step.run(demo.planning())
+    with steps.step("They train one model together") as step:
+        step.run(demo.training())
+    with steps.step("For comparison, each trains a model of its own, as long as that") as step:
+        step.run(*demo.own_trainings())
+    with steps.step("Both models predict the test cases"):
+        scores = demo.evaluate()
+
+    sites = evaluation.score_sites(scores)
+    rows = evaluation.rows(sites, {dataset.hospital.name: len(dataset.training_cases) for dataset in demo.datasets})
+    evaluation.write_results(folders.out, scores, rows)
+    demo.draw(scores)
+    console.print()
+    console.print(evaluation.table(rows))
+    _say_where(console, demo, folders)
+    return 0
+
+
+class _Demo:
+    """What each step does."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        length = _LENGTH_3D if arguments.three_dimensional else _LENGTH_2D
+        self.configuration = "3d_fullres" if arguments.three_dimensional else "2d"
+        self.device = _device(arguments.device)
+        self.folders = Folders(arguments.out.absolute())
+        self.datasets: list[Dataset] = []
+        self._three_dimensional = arguments.three_dimensional
+        self._seed = arguments.seed
+        self._schedule = (
+            *("-device", self.device),
+            *("--rounds", str(arguments.rounds or length.rounds)),
+            *("--iterations_per_epoch", str(arguments.iterations_per_epoch or length.iterations_per_epoch)),
+            *("--val_iterations_per_epoch", _VAL_ITERATIONS),
+        )
+
+    def make_hospitals(self) -> None:
+        """Write the raw datasets."""
+        self.datasets = write_hospitals(
+            self.folders.raw,
+            three_dimensional=self._three_dimensional,
+            seed=self._seed,
+            test_cases=_TEST_CASES_3D if self._three_dimensional else None,  # volumes take their time
+        )
+
+    def planning(self) -> Job:
+        """Return the job that federates fingerprint and plans."""
+        return Job(
+            "Planning",
+            ("plan_and_preprocess", self._all_ids(), self.configuration),
+            self.folders.logs / "plan_and_preprocess",
+            self.folders.environment(self.folders.federated),
+        )
+
+    def training(self) -> Job:
+        """Return the job that trains the federated model."""
+        return Job(
+            "Training",
+            ("train", self._all_ids(), self.configuration, _FOLD, *self._schedule),
+            self.folders.logs / "train",
+            {**self.folders.environment(self.folders.federated), **self._without_compiling()},
+        )
+
+    def own_trainings(self) -> list[Job]:
+        """Return the jobs, to be run at once, that train one model for each hospital.
+
+        A federation of one site is plain nnU-Net; with the federation's plans and schedule, all that differs is
+        whose images the model has learnt from.
+        """
+        cores, sites = devices.available_cores(), len(self.datasets)
+        gpus = None
+        if self.device == "cuda":
+            import torch
+
+            gpus = devices.deal_gpus(devices.visible_gpus(os.environ, torch.cuda.device_count()), sites)
+        shares = devices.training_shares(self.device, gpus, sites, cores, os.environ)
+        return [
+            Job(
+                dataset.hospital.name,
+                ("train", str(dataset.dataset_id), self.configuration, _FOLD, *self._schedule),
+                self.folders.logs / f"train_{dataset.hospital.name}_alone",
+                {**self.folders.environment(self.folders.own), **self._without_compiling(), **share.environment},
+            )
+            for dataset, share in zip(self.datasets, shares, strict=True)
+        ]
+
+    def evaluate(self) -> list[evaluation.CaseScore]:
+        """Predict every hospital's test cases with both models and return the Dice of each case and label."""
+        scores = []
+        for dataset in self.datasets:
+            for results, output in (
+                (self.folders.federated, self.federated_predictions(dataset)),
+                (self.folders.own, self.folders.predictions / "own" / dataset.name),
+            ):
+                model = results / dataset.name / f"nnUNetTrainer__nnUNetPlans__{self.configuration}"
+                evaluation.predict(model, _FOLD, dataset, output, self.device, self.folders.logs / "predict.log")
+            scores += evaluation.score_cases(
+                dataset, self.federated_predictions(dataset), self.folders.predictions / "own" / dataset.name
+            )
+        return scores
+
+    def federated_predictions(self, dataset: Dataset) -> Path:
+        """Return the folder with the federated model's predictions of a hospital's test cases."""
+        return self.folders.predictions / "federated" / dataset.name
+
+    def draw(self, scores: Sequence[evaluation.CaseScore]) -> None:
+        """Save one picture for each hospital, of its first test cases."""
+        from fednnunet.report.pictures import Example, save_picture  # matplotlib takes a second
+
+        dice_of_site = {site.site: site.federated for site in evaluation.score_sites(scores)}
+        for dataset in self.datasets:
+            examples = []
+            for case in dataset.test_cases[:_EXAMPLES]:
+                (score,) = evaluation.score_sites([score for score in scores if score.case == case])
+                prediction = evaluation.read(self.federated_predictions(dataset) / dataset.labels(case).name)
+                examples.append(
+                    Example(
+                        f"Dice {score.federated:.2f}",
+                        evaluation.read(dataset.image(case)),
+                        evaluation.read(dataset.labels(case)),
+                        prediction,
+                        dataset.spacing,
+                    )
+                )
+            name = dataset.hospital.name
+            save_picture(
+                self.folders.pictures / f"{name}.png",
+                f"{name}: federated model, mean Dice {dice_of_site[name]:.2f}",
+                examples,
+            )
+
+    def _all_ids(self) -> str:
+        return " ".join(str(dataset.dataset_id) for dataset in self.datasets)
+
+    def _without_compiling(self) -> dict[str, str]:
+        # compiling such a small network takes longer than training it
+        return {} if "nnUNet_compile" in os.environ else {"nnUNet_compile": "f"}
+
+
+def _device(wanted: str | None) -> str:
+    """Return the device to train on; a GPU that is wanted but not there is told before any work is done."""
+    if wanted not in (None, "cuda"):
+        return wanted
+    import torch  # takes seconds
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted is not None:
+        raise FednnUNetError("No GPU is visible to PyTorch: check the driver, or run the demo with -device cpu.")
+    return "cpu"
+
+
+def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
+    smallest = demo.datasets[-1]
+    variables = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in folders.environment(folders.federated).items()
+    )
+    images = shlex.quote(str(smallest.folder / "imagesTs"))
+    by_hand = shlex.quote(str(folders.predictions / "by_hand"))
+    lines = (
+        f"Pictures            {folders.pictures}",
+        f"Dice of every case  {folders.out / 'results.csv'}",
+        f"Logs                {folders.logs}",
+        f"Federated model     {folders.federated}",
+        f"Own models          {folders.own}",
+        "",
+        f"These are ordinary nnU-Net folders. To predict {smallest.hospital.name}'s test cases by hand:",
+        f"  export {variables}",
+        f"  nnUNetv2_predict -d {smallest.dataset_id} -c {demo.configuration} -f {_FOLD} -device {demo.device} "
+        f"-i {images} -o {by_hand}",
+    )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

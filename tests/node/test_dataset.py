@@ -1,0 +1,163 @@
+"""What a node refuses before it connects: each in one sentence that names the remedy."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fednnunet.cli.arguments import parse_client
+from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import planning_hello, training_hello
+
+SITE = "Dataset901_HospitalA"
+_PLANS = {
+    "plans_name": "nnUNetPlans",
+    "configurations": {
+        "2d": {"data_identifier": "nnUNetPlans_2d"},
+        "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres"},
+        "3d_cascade_fullres": {"inherits_from": "2d", "previous_stage": "3d_lowres"},
+    },
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site with five raw cases, and what preprocessing would leave: plans, dataset.json, five cases."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        (tmp_path / variable).mkdir()
+    write_hospitals(tmp_path / "nnUNet_raw", hospitals=HOSPITALS[:1], training_cases=5, test_cases=1, resolution=0.2)
+    preprocessed = tmp_path / "nnUNet_preprocessed" / SITE
+    (preprocessed / "nnUNetPlans_2d").mkdir(parents=True)
+    (preprocessed / "nnUNetPlans.json").write_text(json.dumps(_PLANS))
+    content = (tmp_path / "nnUNet_raw" / SITE / "dataset.json").read_text()
+    (preprocessed / "dataset.json").write_text(content)
+    for case in range(5):
+        (preprocessed / "nnUNetPlans_2d" / f"case_{case}.pkl").touch()
+    return tmp_path
+
+
+def _arguments(words: str) -> argparse.Namespace:
+    return parse_client(words.split())
+
+
+def test_a_site_that_is_ready_introduces_itself_without_any_case(site: Path) -> None:
+    _, planning = planning_hello(_arguments("plan_and_preprocess 901 2d -gpu_memory_target 6"))
+    assert (planning.site, planning.cases, planning.image_reader) == (SITE, 5, "SimpleITKIO")
+    assert planning.planner is not None
+    assert planning.planner.gpu_memory_target == 6
+    _, training = training_hello(_arguments(f"train {SITE} 2d fold_all -device cpu"))
+    assert (training.site, training.cases, training.fold) == (SITE, 5, "fold_all")
+    assert training.plans_digest is not None
+    assert "HospitalA_0" not in planning.to_json() + training.to_json()
+    assert str(site) not in planning.to_json() + training.to_json()
+
+
+def _remove(*parts: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    return lambda site, _: site.joinpath(*parts).unlink()
+
+
+def _unset(variable: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    return lambda _, monkeypatch: monkeypatch.delenv(variable)
+
+
+def _nothing(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the site as it is."""
+
+
+def _one_case_less(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next((site / "nnUNet_raw" / SITE / "imagesTr").iterdir()).unlink()
+
+
+def _no_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (site / "nnUNet_raw" / SITE / "imagesTr").iterdir():
+        path.unlink()
+
+
+def _broken_json(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "nnUNet_raw" / SITE / "dataset.json").write_text("{")
+
+
+def _second_dataset(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "nnUNet_raw" / "Dataset901_Other").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("words", "damage", "what", "remedy"),
+    [
+        ("901", _unset("nnUNet_raw"), "nnUNet_raw is not set", "export nnUNet_raw="),
+        ("901", _unset("nnUNet_preprocessed"), "nnUNet_preprocessed is not set", "export nnUNet_preprocessed="),
+        ("902", _nothing, "no dataset with id 902", "check the id"),
+        ("lungs", _nothing, "'lungs' is no dataset", "give its id"),
+        ("901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
+        ("901", _one_case_less, "4 training cases.*numTraining = 5", "correct dataset.json"),
+        ("901", _no_cases, "no training cases", "imagesTr"),
+        ("901", _broken_json, "not valid JSON", "correct it"),
+        ("901", _remove("nnUNet_raw", SITE, "dataset.json"), "There is no .*dataset.json", "raw format"),
+        ("901 -pl Nobody", _nothing, "no class 'Nobody'", "correct -pl"),
+        ("901 -fpe Nobody", _nothing, "no class 'Nobody'", "correct -fpe"),
+        ("901 -overwrite_target_spacing 1 a 1", _nothing, "three numbers", "-overwrite_target_spacing"),
+    ],
+)
+def test_what_planning_refuses(
+    words: str,
+    damage: Callable[[Path, pytest.MonkeyPatch], None],
+    what: str,
+    remedy: str,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damage(site, monkeypatch)
+    with pytest.raises(FednnUNetError, match=what) as caught:
+        planning_hello(_arguments(f"plan_and_preprocess {words}"))
+    assert remedy in str(caught.value)
+
+
+def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans_2d" / "case_4.pkl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "damage", "what", "remedy"),
+    [
+        ("901 2d 0", _unset("nnUNet_results"), "nnUNet_results is not set", "export nnUNet_results="),
+        ("901 2d 0", _remove("nnUNet_preprocessed", SITE, "nnUNetPlans.json"), "no plans file", "plan_and_preprocess"),
+        ("901 2d 0 -p Other", _nothing, "no plans file .*Other.json", "correct -p"),
+        ("901 4d 0", _nothing, "no configuration '4d'", "choose one of 2d, 3d_cascade_fullres, 3d_fullres"),
+        ("901 3d_fullres 0", _nothing, "no preprocessed data for 3d_fullres", "plan_and_preprocess"),
+        ("901 3d_cascade_fullres 0", _nothing, "no predictions of 3d_lowres", "train 3d_lowres first"),
+        ("901 2d 5", _nothing, "'5' is no fold", "fold_all"),
+        ("901 2d 0", _few_cases, "4 cases, too few", "fold_all"),
+        ("901 2d 0 -num_gpus 2", _nothing, "-num_gpus above 1 is not supported yet", "leave the flag out"),
+        ("901 2d 0 -tr Nobody", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
+        ("901 2d 0 --c --val", _nothing, "--c goes with neither", "leave one"),
+        ("901 2d 0 -pretrained_weights none.pth", _nothing, "no file none.pth", "correct -pretrained_weights"),
+        ("901 2d 0 --val_best --disable_checkpointing", _nothing, "--val_best needs", "drop one"),
+        ("901 2d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
+    ],
+)
+def test_what_training_refuses(
+    words: str,
+    damage: Callable[[Path, pytest.MonkeyPatch], None],
+    what: str,
+    remedy: str,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damage(site, monkeypatch)
+    words += "" if "-device" in words else " -device cpu"
+    with pytest.raises(FednnUNetError, match=what) as caught:
+        training_hello(_arguments(f"train {words}"))
+    assert remedy in str(caught.value)
+
+
+def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few_cases(site, monkeypatch)
+    training_hello(_arguments("train 901 2d fold_all -device cpu"))
+    (site / "nnUNet_preprocessed" / SITE / "splits_final.json").write_text("[]")
+    training_hello(_arguments("train 901 2d 0 -device cpu"))

@@ -1,0 +1,55 @@
+"""Trainers for the tests, found by nnU-Net through nnUNet_extTrainer."""
+
+import os
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class SeededTrainer(nnUNetTrainer):
+    """Draws everything from one seed, so that two trainings on the same data are the same; three short epochs."""
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device):
+        # nnU-Net reads the names of these parameters, so they cannot be *args
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 3
+        self.num_iterations_per_epoch = 2
+        self.num_val_iterations_per_epoch = 1
+
+    def initialize(self):
+        torch.set_num_threads(1)  # nnUNetv2_train takes all cores on CPU, and sums come out differently then
+        torch.manual_seed(7)
+        np.random.seed(7)
+        super().initialize()
+
+
+class RecordingTrainer(nnUNetTrainer):
+    """Writes down its weights at the end of each epoch's training, before anything could average them."""
+
+    def on_train_epoch_end(self, train_outputs):
+        super().on_train_epoch_end(train_outputs)
+        arrays = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
+        np.savez(os.path.join(self.output_folder, f"update_{self.current_epoch}.npz"), **arrays)
+
+
+class OftenSavingTrainer(nnUNetTrainer):
+    """Saves checkpoint_latest after three epochs instead of fifty, and then not for long."""
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.save_every = 3 if self.current_epoch == 0 else 50
+
+    def on_epoch_start(self):
+        super().on_epoch_start()
+        if self.current_epoch == 3:
+            self.save_every = 50
+
+
+class FailingTrainer(nnUNetTrainer):
+    """Fails in its second epoch, at one site only."""
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 1 and "HospitalB" in self.output_folder:
+            raise RuntimeError("the augmentation ran out of memory")
