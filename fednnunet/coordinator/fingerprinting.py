@@ -18,14 +18,12 @@ from flwr.server.client_proxy import ClientProxy
 from fednnunet.channel.messages import CommonPlans, Installed, Task
 from fednnunet.coordinator.planning import make_plans
 from fednnunet.coordinator.roster import Roster, site_name
-from fednnunet.coordinator.stage import Stage
+from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import SiteFailure
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.merge import merge
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.report.events import EventSink, StageStarted
-
-_NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
 
 
 class FingerprintStage(Stage):
@@ -56,14 +54,14 @@ class FingerprintStage(Stage):
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """Return nothing: sites start from their own data."""
-        return _NOTHING
+        return NOTHING
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Ask every site for its fingerprint."""
         self._sink.emit(StageStarted(title="local fingerprints"))
-        return [(proxy, FitIns(_NOTHING, {})) for proxy in self._roster.sites]
+        return [(proxy, FitIns(NOTHING, {})) for proxy in self._roster.sites]
 
     def aggregate_fit(
         self,

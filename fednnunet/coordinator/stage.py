@@ -7,6 +7,9 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import Strategy
 
+NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
+"""What travels where no arrays do."""
+
 
 class Stage(Strategy):
     """A Flower strategy that knows its title, its rounds, and what to do at the end.

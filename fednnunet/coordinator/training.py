@@ -20,13 +20,11 @@ from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.channel.messages import FoldRequest, Ready, RoundReport, Schedule, TrainingOffer, ValidationReport
 from fednnunet.coordinator.roster import Roster, ask_all, fetch_model, site_name
-from fednnunet.coordinator.stage import Stage
+from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import Fold
 from fednnunet.report.events import EventSink, FoldValidated, RoundCompleted, StageStarted
 from fednnunet.weights.average import weighted_mean
-
-_NOTHING = Parameters(tensors=[], tensor_type="numpy.ndarray")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class TrainingStage(Stage):
         _check_layouts(ready)
         self._cases = {site: answer.training_cases for site, answer in ready.items()}
         if self._validation_only:
-            return _NOTHING
+            return NOTHING
         self._rounds = _rounds_left(schedule, ready)
         self._sink.emit(
             StageStarted(title=f"training {self.title}", rounds=schedule.rounds, first_round=self._rounds.start)
@@ -126,7 +124,7 @@ class TrainingStage(Stage):
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Let every site train, from the model that it has or, in the first round, from the first global one."""
         self._round_started = time.monotonic()
-        start_from = parameters if server_round == self._rounds.start else _NOTHING
+        start_from = parameters if server_round == self._rounds.start else NOTHING
         return [(proxy, FitIns(start_from, {})) for proxy in self._roster.sites]
 
     def aggregate_fit(

@@ -132,7 +132,10 @@ class Patient:
         self.lesion = Tissue(lesion, self.organ.signal + _contrast(rng, dark_lesion))
         self.bowel: list[Tissue] = []
         for _ in range(rng.integers(1, 5)):
-            centre, size, wall = _inside_ball(rng, dimensions, 42), radii(7, 11), rng.uniform(0.5, 0.64)
+            size, wall = radii(7, 11), rng.uniform(0.5, 0.64)
+            centre = _inside_ball(rng, dimensions, 42)
+            while organ.depth(centre) > -size.max():  # beside the organ, not in it
+                centre = _inside_ball(rng, dimensions, 42)
             self.bowel.append(Tissue(Blob(rng, centre, size, 0.05), wall))
             if rng.random() < 0.6:
                 content = wall + _contrast(rng, rng.random() < 0.5)
@@ -165,7 +168,7 @@ class Patient:
         signal = _blend(signal, CAPSULE, organ_depth + self.capsule_mm, blur)
         signal = _blend(signal, self.organ.signal, organ_depth, blur)
         signal = _blend(signal, self.lesion.signal, np.minimum(self.lesion.blob.depth(points), organ_depth), blur)
-        return np.maximum(signal * (1 + 0.06 * self.texture.at(points)), AIR / 2)
+        return np.maximum(signal * (1 + 0.05 * self.texture.at(points)), AIR / 2)
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def grid(size: Sequence[int], spacing: Sequence[float]) -> Array:
 
 def _contrast(rng: np.random.Generator, dark: bool) -> float:
     """Return how much more signal a lesion has than its surroundings."""
-    return -rng.uniform(0.2, 0.28) if dark else rng.uniform(0.2, 0.32)
+    return -rng.uniform(0.22, 0.3) if dark else rng.uniform(0.24, 0.34)
 
 
 def _inside_ball(rng: np.random.Generator, dimensions: int, radius: float) -> Array:

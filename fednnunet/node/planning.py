@@ -12,7 +12,7 @@ from flwr.common import NDArrays, Scalar
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from fednnunet.channel.messages import CommonPlans, Hello, Installed
+from fednnunet.channel.messages import CommonPlans, Installed
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import plans_digest
@@ -32,37 +32,22 @@ _CASCADE = "3d_cascade_fullres"
 
 
 class PlanningClient(SiteClient):
-    """Extracts the site's fingerprint, installs the common one and the common plans, and preprocesses.
-
-    Parameters
-    ----------
-    arguments
-        Command line of the client.
-    dataset
-        The site's dataset.
-    hello
-        How the site introduces itself.
-    """
-
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
-        super().__init__(hello)
-        self._arguments = arguments
-        self._dataset = dataset
+    """Extracts the site's fingerprint, installs the common one and the common plans, and preprocesses."""
 
     def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
         """Return the site's own fingerprint, as `Fingerprint.to_arrays` gives it, and its number of cases."""
-        fingerprint = local_fingerprint(self._arguments, self._dataset, self.hello.cases)
+        fingerprint = local_fingerprint(self.arguments, self.dataset, self.hello.cases)
         return fingerprint.to_arrays(), fingerprint.cases
 
     def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> Installed:
         """Install the common fingerprint and, where there are any, the common plans; then preprocess."""
         common = CommonPlans.from_json(str(config["body"]))
-        _write_json(Fingerprint.from_arrays(parameters).to_nnunet(), self._dataset.preprocessed / COMMON_FINGERPRINT)
+        _write_json(Fingerprint.from_arrays(parameters).to_nnunet(), self.dataset.preprocessed / COMMON_FINGERPRINT)
         if common.plans is None:
             return Installed()
-        install_plans(common.plans, self._dataset)
-        if not self._arguments.no_pp:
-            preprocess(self._arguments, self._dataset, common.plans)
+        install_plans(common.plans, self.dataset)
+        if not self.arguments.no_pp:
+            preprocess(self.arguments, self.dataset, common.plans)
         return Installed(plans_digest=plans_digest(common.plans))
 
 

@@ -1,5 +1,6 @@
 """What every node does: introduce itself, answer questions, report failures, take leave."""
 
+import argparse
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,6 +10,7 @@ from flwr.common import NDArrays, Scalar
 
 from fednnunet.channel.messages import Farewell, Hello, Message
 from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import SiteDataset
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,17 @@ class SiteClient(NumPyClient):
 
     Parameters
     ----------
+    arguments
+        Command line of the client.
+    dataset
+        The site's dataset.
     hello
         How the site introduces itself.
     """
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
+        self.arguments = arguments
+        self.dataset = dataset
         self.hello = hello
         self.farewell: Farewell | None = None
         self.failure: str | None = None

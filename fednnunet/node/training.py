@@ -21,22 +21,10 @@ from fednnunet.node.site_client import SiteClient
 
 
 class TrainingClient(SiteClient):
-    """Trains with the trainer that the user named, fold after fold, as the coordinator asks.
-
-    Parameters
-    ----------
-    arguments
-        Command line of the client.
-    dataset
-        The site's dataset.
-    hello
-        How the site introduces itself.
-    """
+    """Trains with the trainer that the user named, fold after fold, as the coordinator asks."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
-        super().__init__(hello)
-        self._arguments = arguments
-        self._dataset = dataset
+        super().__init__(arguments, dataset, hello)
         self._rounds_of_fold: FederatedRounds | None = None
         self._training_cases = 0
         self.answer("offer", self._offer)
@@ -71,7 +59,7 @@ class TrainingClient(SiteClient):
 
     def _offer(self, body: str) -> TrainingOffer:
         self.close()
-        self._rounds_of_fold = FederatedRounds(self._arguments, self._dataset, FoldRequest.from_json(body).fold)
+        self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, FoldRequest.from_json(body).fold)
         return self._rounds.offer()
 
     def _start(self, body: str) -> Ready:

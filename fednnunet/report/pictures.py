@@ -50,7 +50,7 @@ def save_picture(path: Path, title: str, examples: Sequence[Example]) -> None:
     examples
         At least one.
     """
-    figure = Figure(figsize=(7.5, 2.6 * len(examples) + 0.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.45 * len(examples) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     axes = figure.subplots(len(examples), len(_COLUMNS), squeeze=False)

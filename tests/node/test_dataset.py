@@ -85,37 +85,6 @@ def _second_dataset(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "nnUNet_raw" / "Dataset901_Other").mkdir()
 
 
-@pytest.mark.parametrize(
-    ("words", "damage", "what", "remedy"),
-    [
-        ("901", _unset("nnUNet_raw"), "nnUNet_raw is not set", "export nnUNet_raw="),
-        ("901", _unset("nnUNet_preprocessed"), "nnUNet_preprocessed is not set", "export nnUNet_preprocessed="),
-        ("902", _nothing, "no dataset with id 902", "check the id"),
-        ("lungs", _nothing, "'lungs' is no dataset", "give its id"),
-        ("901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
-        ("901", _one_case_less, "4 training cases.*numTraining = 5", "correct dataset.json"),
-        ("901", _no_cases, "no training cases", "imagesTr"),
-        ("901", _broken_json, "not valid JSON", "correct it"),
-        ("901", _remove("nnUNet_raw", SITE, "dataset.json"), "There is no .*dataset.json", "raw format"),
-        ("901 -pl Nobody", _nothing, "no class 'Nobody'", "correct -pl"),
-        ("901 -fpe Nobody", _nothing, "no class 'Nobody'", "correct -fpe"),
-        ("901 -overwrite_target_spacing 1 a 1", _nothing, "three numbers", "-overwrite_target_spacing"),
-    ],
-)
-def test_what_planning_refuses(
-    words: str,
-    damage: Callable[[Path, pytest.MonkeyPatch], None],
-    what: str,
-    remedy: str,
-    site: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    damage(site, monkeypatch)
-    with pytest.raises(FednnUNetError, match=what) as caught:
-        planning_hello(_arguments(f"plan_and_preprocess {words}"))
-    assert remedy in str(caught.value)
-
-
 def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans_2d" / "case_4.pkl").unlink()
 
@@ -123,23 +92,75 @@ def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "damage", "what", "remedy"),
     [
-        ("901 2d 0", _unset("nnUNet_results"), "nnUNet_results is not set", "export nnUNet_results="),
-        ("901 2d 0", _remove("nnUNet_preprocessed", SITE, "nnUNetPlans.json"), "no plans file", "plan_and_preprocess"),
-        ("901 2d 0 -p Other", _nothing, "no plans file .*Other.json", "correct -p"),
-        ("901 4d 0", _nothing, "no configuration '4d'", "choose one of 2d, 3d_cascade_fullres, 3d_fullres"),
-        ("901 3d_fullres 0", _nothing, "no preprocessed data for 3d_fullres", "plan_and_preprocess"),
-        ("901 3d_cascade_fullres 0", _nothing, "no predictions of 3d_lowres", "train 3d_lowres first"),
-        ("901 2d 5", _nothing, "'5' is no fold", "fold_all"),
-        ("901 2d 0", _few_cases, "4 cases, too few", "fold_all"),
-        ("901 2d 0 -num_gpus 2", _nothing, "-num_gpus above 1 is not supported yet", "leave the flag out"),
-        ("901 2d 0 -tr Nobody", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
-        ("901 2d 0 --c --val", _nothing, "--c goes with neither", "leave one"),
-        ("901 2d 0 -pretrained_weights none.pth", _nothing, "no file none.pth", "correct -pretrained_weights"),
-        ("901 2d 0 --val_best --disable_checkpointing", _nothing, "--val_best needs", "drop one"),
-        ("901 2d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
+        ("plan_and_preprocess 901", _unset("nnUNet_raw"), "nnUNet_raw is not set", "export nnUNet_raw="),
+        (
+            "plan_and_preprocess 901",
+            _unset("nnUNet_preprocessed"),
+            "nnUNet_preprocessed is not set",
+            "export nnUNet_preprocessed=",
+        ),
+        ("plan_and_preprocess 902", _nothing, "no dataset with id 902", "check the id"),
+        ("plan_and_preprocess lungs", _nothing, "'lungs' is no dataset", "give its id"),
+        ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
+        ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", "correct dataset.json"),
+        ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
+        ("plan_and_preprocess 901", _broken_json, "not valid JSON", "correct it"),
+        (
+            "plan_and_preprocess 901",
+            _remove("nnUNet_raw", SITE, "dataset.json"),
+            "There is no .*dataset.json",
+            "raw format",
+        ),
+        ("plan_and_preprocess 901 -pl Nobody", _nothing, "no class 'Nobody'", "correct -pl"),
+        ("plan_and_preprocess 901 -fpe Nobody", _nothing, "no class 'Nobody'", "correct -fpe"),
+        (
+            "plan_and_preprocess 901 -overwrite_target_spacing 1 a 1",
+            _nothing,
+            "three numbers",
+            "-overwrite_target_spacing",
+        ),
+        ("train 901 2d 0 -device cpu", _unset("nnUNet_results"), "nnUNet_results is not set", "export nnUNet_results="),
+        (
+            "train 901 2d 0 -device cpu",
+            _remove("nnUNet_preprocessed", SITE, "nnUNetPlans.json"),
+            "no plans file",
+            "plan_and_preprocess",
+        ),
+        ("train 901 2d 0 -p Other -device cpu", _nothing, "no plans file .*Other.json", "correct -p"),
+        (
+            "train 901 4d 0 -device cpu",
+            _nothing,
+            "no configuration '4d'",
+            "choose one of 2d, 3d_cascade_fullres, 3d_fullres",
+        ),
+        ("train 901 3d_fullres 0 -device cpu", _nothing, "no preprocessed data for 3d_fullres", "plan_and_preprocess"),
+        (
+            "train 901 3d_cascade_fullres 0 -device cpu",
+            _nothing,
+            "no predictions of 3d_lowres",
+            "train 3d_lowres first",
+        ),
+        ("train 901 2d 5 -device cpu", _nothing, "'5' is no fold", "fold_all"),
+        ("train 901 2d 0 -device cpu", _few_cases, "4 cases, too few", "fold_all"),
+        (
+            "train 901 2d 0 -num_gpus 2 -device cpu",
+            _nothing,
+            "-num_gpus above 1 is not supported yet",
+            "leave the flag out",
+        ),
+        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
+        ("train 901 2d 0 --c --val -device cpu", _nothing, "--c goes with neither", "leave one"),
+        (
+            "train 901 2d 0 -pretrained_weights none.pth -device cpu",
+            _nothing,
+            "no file none.pth",
+            "correct -pretrained_weights",
+        ),
+        ("train 901 2d 0 --val_best --disable_checkpointing -device cpu", _nothing, "--val_best needs", "drop one"),
+        ("train 901 2d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
     ],
 )
-def test_what_training_refuses(
+def test_what_is_wrong_at_a_site_is_told_before_it_connects(
     words: str,
     damage: Callable[[Path, pytest.MonkeyPatch], None],
     what: str,
@@ -148,9 +169,9 @@ def test_what_training_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     damage(site, monkeypatch)
-    words += "" if "-device" in words else " -device cpu"
+    introduce = training_hello if words.startswith("train") else planning_hello
     with pytest.raises(FednnUNetError, match=what) as caught:
-        training_hello(_arguments(f"train {words}"))
+        introduce(_arguments(words))
     assert remedy in str(caught.value)
 
 
