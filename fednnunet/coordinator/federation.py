@@ -86,6 +86,8 @@ class Federation(Server):
             self._roster.admit(proxy, hello)
             joined = len(self._roster.sites)
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self._roster.places))
+        for proxy in self._roster.remaining_newcomers():
+            self._take_leave(proxy, f"All {self._roster.places} places are taken: raise --num_clients to take more.")
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments.task, self._arguments.fold)

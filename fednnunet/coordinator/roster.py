@@ -86,6 +86,12 @@ class Roster(SimpleClientManager):
             self._changed.wait_for(lambda: self._newcomers)
             return self._newcomers.pop(0)
 
+    def remaining_newcomers(self) -> list[ClientProxy]:
+        """Return the nodes that have not been greeted yet, and forget that they are new."""
+        with self._changed:
+            remaining, self._newcomers = self._newcomers, []
+            return remaining
+
     def admit(self, proxy: ClientProxy, hello: Hello) -> None:
         """Make a node one of the federation's sites."""
         with self._changed:

@@ -1,0 +1,195 @@
+"""The coordinator with nodes that live in this process: who is let in, who is told what, and how it ends."""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.common import (
+    Code,
+    DisconnectRes,
+    EvaluateIns,
+    EvaluateRes,
+    FitIns,
+    FitRes,
+    GetParametersIns,
+    GetParametersRes,
+    GetPropertiesIns,
+    GetPropertiesRes,
+    ReconnectIns,
+    Status,
+    ndarrays_to_parameters,
+    parameters_to_ndarrays,
+)
+from flwr.server.client_proxy import ClientProxy
+
+from fednnunet.channel.messages import Hello, Installed
+from fednnunet.coordinator.federation import Federation
+from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.fingerprint.fingerprint import Fingerprint
+from fednnunet.report.events import Event, Finished, SiteJoined
+
+OK = Status(Code.OK, "")
+
+
+class FakeNode(ClientProxy):
+    """A node of the task extract_fingerprint."""
+
+    def __init__(self, site: str, cases: int = 2, on_fit: Callable[[], None] = lambda: None, **facts: Any) -> None:
+        super().__init__(cid=f"connection of {site} {id(self)}")
+        defaults: dict[str, Any] = {
+            "task": "extract_fingerprint",
+            "versions": {"nnunetv2": "2.8.1"},
+            "labels": {"background": 0, "x": 1},
+            "channels": {"0": "CT"},
+        }
+        self.hello = Hello(site=site, cases=cases, **{**defaults, **facts})
+        self.on_fit = on_fit
+        self.farewell: str | None = "none was said"
+        self.common: Fingerprint | None = None
+        self.disconnected = False
+        self.end_connection: Callable[[], None] = lambda: None
+
+    def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
+        if ins.config["ask"] == "farewell":
+            self.farewell = json.loads(str(ins.config["body"]))["error"]
+            return GetPropertiesRes(OK, {"body": str(ins.config["body"])})
+        return GetPropertiesRes(OK, {"body": self.hello.to_json()})
+
+    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
+        try:
+            self.on_fit()
+        except FednnUNetError as error:
+            return FitRes(OK, ndarrays_to_parameters([]), 0, {"failure": str(error)})
+        own = Fingerprint(
+            spacings=np.full((self.hello.cases, 3), 1.5),
+            shapes=np.full((self.hello.cases, 3), 20),
+            intensities=np.full((1, 7), float(self.hello.cases)),
+            relative_size=1.0,
+        )
+        return FitRes(OK, ndarrays_to_parameters(own.to_arrays()), self.hello.cases, {})
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
+        self.common = Fingerprint.from_arrays(parameters_to_ndarrays(ins.parameters))
+        return EvaluateRes(OK, 0.0, 1, {"body": Installed().to_json()})
+
+    def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
+        self.disconnected = True
+        self.end_connection()
+        return DisconnectRes("")
+
+    def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
+        raise NotImplementedError
+
+
+class _Events:
+    def __init__(self) -> None:
+        self.seen: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.seen.append(event)
+
+
+def _connect(node: FakeNode, federation: Federation) -> None:
+    federation.client_manager().register(node)
+    node.end_connection = lambda: federation.client_manager().unregister(node)
+
+
+def _run(num_clients: int, *nodes: FakeNode) -> tuple[Federation, list[Event]]:
+    """Let `nodes` connect in order, and run the federation to its end."""
+    events = _Events()
+    arguments = argparse.Namespace(num_clients=num_clients, task="extract_fingerprint", fold=None)
+    federation = Federation(arguments, events)
+    for node in nodes:
+        _connect(node, federation)
+    federation.fit(0, None)
+    federation.disconnect_all_clients(None)
+    return federation, events.seen
+
+
+def test_all_sites_get_the_fingerprint_of_all_and_a_farewell_without_error() -> None:
+    nodes = [FakeNode("C", 1), FakeNode("A", 2), FakeNode("B", 3)]
+    federation, events = _run(3, *nodes)
+    assert federation.error is None
+    assert [event.site for event in events if isinstance(event, SiteJoined)] == ["C", "A", "B"]
+    assert isinstance(events[-1], Finished)
+    for node in nodes:
+        assert node.farewell is None
+        assert node.disconnected
+        assert node.common is not None
+        assert node.common.cases == 6
+        assert node.common.intensities[0, 0] == (1 * 1 + 2 * 2 + 3 * 3) / 6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (FakeNode("B", labels={"background": 0, "y": 1}), "labels"),
+        (FakeNode("B", channels={"0": "MRI"}), "channels"),
+        (FakeNode("A"), "takes part already"),
+        (FakeNode("B", task="plan_and_preprocess"), "started for plan_and_preprocess"),
+    ],
+)
+def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wrong: FakeNode, why: str) -> None:
+    first, right = FakeNode("A"), FakeNode("B")
+    federation, _ = _run(2, first, wrong, right)
+    assert federation.error is None
+    assert wrong.farewell is not None
+    assert why in wrong.farewell
+    assert wrong.disconnected
+    assert wrong.common is None
+    assert right.common is not None
+
+
+def test_a_node_too_many_is_turned_away() -> None:
+    nodes = [FakeNode("A"), FakeNode("B"), FakeNode("C")]
+    federation, _ = _run(2, *nodes)
+    assert federation.error is None
+    assert nodes[2].farewell == "All 2 places are taken: raise --num_clients to take more."
+    assert nodes[2].common is None
+    assert not federation.client_manager().register(FakeNode("D"))
+
+
+def test_a_reported_failure_names_the_site_and_reaches_all() -> None:
+    def fail() -> None:
+        raise FednnUNetError("disk is full")
+
+    nodes = [FakeNode("A"), FakeNode("B", on_fit=fail)]
+    federation, events = _run(2, *nodes)
+    assert isinstance(federation.error, SiteFailure)
+    assert federation.error.site == "B"
+    assert [node.farewell for node in nodes] == ["Site B failed: disk is full"] * 2
+    assert not any(isinstance(event, Finished) for event in events)
+
+
+def test_a_broken_connection_is_a_failure_of_that_site() -> None:
+    def vanish() -> None:
+        raise ConnectionResetError
+
+    federation, _ = _run(2, FakeNode("A"), FakeNode("B", on_fit=vanish))
+    assert isinstance(federation.error, SiteFailure)
+    assert federation.error.site == "B"
+    assert "ConnectionResetError" in str(federation.error)
+
+
+def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
+    events = _Events()
+    federation = Federation(argparse.Namespace(num_clients=2, task="extract_fingerprint", fold=None), events)
+    roster = federation.client_manager()
+    gone, back, other = FakeNode("A"), FakeNode("A"), FakeNode("B")
+    for node in (gone, back, other):
+        _connect(node, federation)
+    said_hello = gone.get_properties
+
+    def leave_after_hello(ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
+        answer = said_hello(ins, timeout, group_id)
+        roster.unregister(gone)
+        return answer
+
+    gone.get_properties = leave_after_hello  # type: ignore[method-assign]
+    federation.fit(0, None)
+    assert federation.error is None
+    assert gone.common is None
+    assert back.common is not None
