@@ -37,7 +37,7 @@ class _Length:
     iterations_per_epoch: int
 
 
-_LENGTH_2D = _Length(rounds=12, iterations_per_epoch=40)
+_LENGTH_2D = _Length(rounds=10, iterations_per_epoch=45)
 _LENGTH_3D = _Length(rounds=10, iterations_per_epoch=12)
 
 

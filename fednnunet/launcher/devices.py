@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.nnunet_defaults import preprocessing_processes
 
-PLANNING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
-"""nnU-Net's preprocessing processes per configuration (``plan_and_preprocess_entrypoints.py``, ``default_np``)."""
-OTHER_PLANNING_PROCESSES = 4
 DEFAULT_PROCESSES = 8
 """nnU-Net's ``default_num_processes`` (``configuration.py``)."""
 AUGMENTATION_PROCESSES = 12
@@ -160,7 +158,7 @@ def planning_share(sites: int, cores: int, environment: Mapping[str, str]) -> Sh
 
 def planning_processes(configurations: Sequence[str], share: int) -> list[int]:
     """Return the preprocessing processes of one site for each configuration: nnU-Net's, but no more than its cores."""
-    return [min(PLANNING_PROCESSES.get(name, OTHER_PLANNING_PROCESSES), share) for name in configurations]
+    return [min(preprocessing_processes(name), share) for name in configurations]
 
 
 def _unless_set(wanted: Mapping[str, int], environment: Mapping[str, str]) -> dict[str, str]:

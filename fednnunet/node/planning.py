@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nnunetv2
@@ -16,6 +17,7 @@ from fednnunet.channel.messages import CommonPlans, Installed
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.nnunet_defaults import preprocessing_processes
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.site_client import SiteClient
 
@@ -24,11 +26,8 @@ logger = logging.getLogger(__name__)
 COMMON_FINGERPRINT = "dataset_fingerprint.json"
 LOCAL_FINGERPRINT = "dataset_fingerprint_local.json"
 
-_DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
-_OTHER_DEFAULT_PROCESSES = 4
-"""nnU-Net's preprocessing processes per configuration (``plan_and_preprocess_entry``)."""
-
-_CASCADE = "3d_cascade_fullres"
+_STAGES = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
+"""The cascade has no data of its own, it works on that of two other configurations."""
 
 
 class PlanningClient(SiteClient):
@@ -114,28 +113,40 @@ def preprocess(arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[
         raise FednnUNetError(
             f"The common plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
         )
-    configurations = _with_stages_of_cascade([name for name in arguments.c if name in available])
-    processes = arguments.np
-    if processes is None:
-        processes = [_DEFAULT_PROCESSES.get(name, _OTHER_DEFAULT_PROCESSES) for name in configurations]
-    elif len(processes) not in (1, len(configurations)):
-        raise FednnUNetError(f"-np takes one number, or one for each of {', '.join(configurations)}.")
+    processes = {name: count for name, count in processes_of(arguments.c, arguments.np).items() if name in available}
     preprocess_dataset(
         dataset.id,
         str(plans["plans_name"]),
-        configurations,
-        processes,
+        list(processes),
+        list(processes.values()),
         verbose=arguments.verbose,
         show_progress_bar=not arguments.no_pbar,
     )
 
 
-def _with_stages_of_cascade(configurations: list[str]) -> list[str]:
-    """Replace the cascade, which has no data of its own, by the two configurations that it is made of."""
-    named = [name for name in configurations if name != _CASCADE]
-    if _CASCADE in configurations:
-        named += [name for name in ("3d_lowres", "3d_fullres") if name not in named]
-    return named
+def processes_of(configurations: Sequence[str], counts: Sequence[int] | None) -> dict[str, int]:
+    """Return the processes that preprocess each configuration, with the cascade replaced by its two stages.
+
+    Parameters
+    ----------
+    configurations
+        As given with ``-c``.
+    counts
+        As given with ``-np``: one for all, or one for each; ``None`` for nnU-Net's own.
+
+    Raises
+    ------
+    FednnUNetError
+        If there are neither one nor as many counts as configurations.
+    """
+    if counts is not None and len(counts) not in (1, len(configurations)):
+        raise FednnUNetError(f"-np takes one number, or one for each of {', '.join(configurations)}.")
+    processes: dict[str, int] = {}
+    for index, configuration in enumerate(configurations):
+        for stage in _STAGES.get(configuration, (configuration,)):
+            count = preprocessing_processes(stage) if counts is None else counts[index % len(counts)]
+            processes.setdefault(stage, count)
+    return processes
 
 
 def _write_json(content: dict[str, object], path: Path) -> None:

@@ -63,7 +63,10 @@ def test_regions_two_channels_3d_and_a_site_of_one_case(tmp_path: Path) -> None:
     for site, cases in zip(sites, (4, 1), strict=True):
         _write_site(workspace.raw / site, cases, seed=cases)
         _write_local_fingerprint(workspace.preprocessed / site, cases)
-    workspace.succeed("run", "plan_and_preprocess", "21 22", "3d_fullres", "--verify_dataset_integrity")
+    # no CONFIGURATION: 2d, 3d_fullres and, which these plans do not have, 3d_lowres
+    workspace.succeed("run", "plan_and_preprocess", "21 22", "--verify_dataset_integrity")
+    for configuration in ("2d", "3d_fullres"):
+        assert len(list((workspace.preprocessed / sites[0] / f"nnUNetPlans_{configuration}").glob("*.pkl"))) == 4
     plans = workspace.json(sites[1], "nnUNetPlans.json")
     assert plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] == [12.0, 24.0, 24.0]
 
