@@ -1,9 +1,11 @@
 """The coordinator: admits the sites, runs the stages of the task, takes leave."""
 
 import argparse
+import contextlib
 import logging
 import signal
 import time
+from collections.abc import Iterator
 
 from flwr.common import ReconnectIns
 from flwr.server import Server
@@ -51,13 +53,11 @@ class Federation(Server):
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the whole task (called by the channel once nodes can connect); errors are kept in `error`."""
         started = time.monotonic()
-        # Flower's own handlers would end the process here and now, without a farewell
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
         try:
-            self._admit_sites()
-            for stage in self._stages():
-                self._run(stage)
+            with _interruptible():
+                self._admit_sites()
+                for stage in self._stages():
+                    self._run(stage)
             self._sink.emit(Finished(seconds=time.monotonic() - started))
         except (Exception, KeyboardInterrupt) as error:  # the channel must close in good order whatever happened
             self.error = error
@@ -127,3 +127,15 @@ class Federation(Server):
             proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
         except Exception as problem:  # it has gone, or is still at work and will see the connection end
             logger.debug("A node could not be told farewell: %s", problem)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt; Flower's handlers would end the process without a farewell."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
