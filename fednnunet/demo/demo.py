@@ -24,9 +24,8 @@ from fednnunet.launcher import devices
 
 _FOLD = "0"
 _VAL_ITERATIONS = "4"
-_TEST_CASES_3D = 6
-_EXAMPLES = 3
-"""Test cases in a picture."""
+_TEST_CASES_3D = 6  # of each hospital: predicting volumes takes its time
+_EXAMPLES = 3  # test cases in a picture
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class _Length:
     iterations_per_epoch: int
 
 
-_LENGTH_2D = _Length(rounds=10, iterations_per_epoch=45)
-_LENGTH_3D = _Length(rounds=10, iterations_per_epoch=12)
+_LENGTH_2D = _Length(rounds=12, iterations_per_epoch=45)
+_LENGTH_3D = _Length(rounds=10, iterations_per_epoch=20)
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ class _Demo:
             self.folders.raw,
             three_dimensional=self._three_dimensional,
             seed=self._seed,
-            test_cases=_TEST_CASES_3D if self._three_dimensional else None,  # volumes take their time
+            test_cases=_TEST_CASES_3D if self._three_dimensional else None,
         )
 
     def planning(self) -> Job:

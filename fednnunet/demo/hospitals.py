@@ -67,7 +67,7 @@ HOSPITALS = (
     ),
     Hospital(
         name="HospitalB",
-        scanner=Scanner(gain=240, offset=30, contrast=0.75, bias=0.12, noise=0.04, blur=1.2),
+        scanner=Scanner(gain=240, offset=30, contrast=0.85, bias=0.12, noise=0.04, blur=1.2),
         training_cases=10,
         dark_lesions=0.3,
         test_cases=10,
