@@ -4,6 +4,39 @@
 class FednnUNetError(Exception):
     """Something a user can mend: the message names the site, the thing and the remedy."""
 
+    @property
+    def shareable(self) -> str:
+        """The message as it may leave a site."""
+        return str(self)
+
+
+class CaseError(FednnUNetError):
+    """Something is wrong with one case of a site. Which one, only the site's own output tells.
+
+    Parameters
+    ----------
+    case
+        Identifier of the case.
+    problem
+        What it does, as in "has NaN voxels".
+    remedy
+        What to do about it.
+    """
+
+    def __init__(self, case: str, problem: str, remedy: str) -> None:
+        super().__init__(case, problem, remedy)  # as given, so that a worker process can send it
+        self._case = case
+        self._problem = problem
+        self._remedy = remedy
+
+    def __str__(self) -> str:
+        return f"case {self._case} {self._problem}: {self._remedy}"
+
+    @property
+    def shareable(self) -> str:
+        """The message without the case."""
+        return f"one of its cases {self._problem}: {self._remedy} (the node's own output names the case)"
+
 
 class SiteFailure(FednnUNetError):  # noqa: N818, named for what it is
     """A site could not do what the coordinator asked of it.

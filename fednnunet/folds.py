@@ -7,6 +7,9 @@ from fednnunet.errors import FednnUNetError
 Fold = int | Literal["all"]
 """A fold as nnU-Net's trainer takes it: 0-4, or ``"all"`` for its own fold in which every case trains."""
 
+FOLDS_OF_NNUNET = 5
+"""Folds into which nnU-Net splits a dataset that brings no split of its own; each needs a case."""
+
 FOLDS_HELP = "0-4; 'all' = the five folds, one after the other; 'fold_all' = nnU-Net's fold 'all', every case trains"
 
 

@@ -1,9 +1,40 @@
-"""Numbers that nnU-Net 2.8.1 keeps inside of its command line, for those who call what is below it."""
+"""Facts that nnU-Net 2.8.1 keeps inside of its commands, for those who call what is below them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
 
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
+
+_STAGES = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
 
 
 def preprocessing_processes(configuration: str) -> int:
     """Return the processes that preprocess a configuration (``plan_and_preprocess_entry``)."""
     return _PREPROCESSING_PROCESSES.get(configuration, _PREPROCESSING_PROCESSES_OTHERWISE)
+
+
+def stages_of(configuration: str) -> tuple[str, ...]:
+    """Return the configurations whose data a configuration needs: the cascade has none of its own, others have."""
+    return _STAGES.get(configuration, (configuration,))
+
+
+@contextlib.contextmanager
+def planner_environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for a planner, and put them back afterwards.
+
+    Planners take ``nnUNet_n_proc_DA`` for torch's number of threads (``static_estimate_VRAM_usage``), which must not be
+    0; it is 1 meanwhile.
+    """
+    values = {"nnUNet_n_proc_DA": "1", **variables}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -3,40 +3,22 @@
 Every message is JSON made by one of these classes; unknown fields and wrong types are refused on arrival.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.questions import Question
+from fednnunet.message import Message
 
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
 TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
 
+Method = Literal["FFE", "AsymFedAvg"]
+"""One fingerprint and one set of plans for all sites, or a set of its own for each."""
 
-class Message(BaseModel):
-    """Base of all messages: immutable, and strict about its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-    def to_json(self) -> str:
-        """Return the message as JSON text; NaN and infinities become ``null``."""
-        return self.model_dump_json()
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the message that `text` holds.
-
-        Raises
-        ------
-        FednnUNetError
-            If `text` is not a message of this class.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "message"
-            raise FednnUNetError(f"A {cls.__name__} message is malformed: {where}: {first['msg']}.") from error
+FingerprintMode = Literal["exact", "shared-cases"]
+FINGERPRINT_MODES: tuple[FingerprintMode, ...] = ("exact", "shared-cases")
+"""Whether sites answer counts only, or also tell spacing and shape of each case."""
 
 
 class PlannerOptions(Message):
@@ -44,7 +26,7 @@ class PlannerOptions(Message):
 
     planner: str = Field(title="-pl")
     gpu_memory_target: float | None = Field(default=None, title="-gpu_memory_target")
-    preprocessor: str = Field(title="-preprocessor_name")
+    preprocessor: str = Field(default="DefaultPreprocessor", title="-preprocessor_name")
     target_spacing: list[float] | None = Field(
         default=None, min_length=3, max_length=3, title="-overwrite_target_spacing"
     )
@@ -56,28 +38,87 @@ class Hello(Message):
 
     site: str = Field(min_length=1)
     task: Task
+    method: Method
     fold: str | None = None
     cases: int = Field(ge=1, description="training cases at the site")
     versions: dict[str, str]
     labels: dict[str, int | list[int]]
     regions_class_order: list[int] | None = None
     channels: dict[str, str]
+    has_own_splits: bool = Field(default=False, description="whether the site brings its folds")
     image_reader: str | None = None
     planner: PlannerOptions | None = None
-    plans_digest: str | None = None
+    fingerprint: FingerprintMode | None = Field(default=None, description="what a site tells for a common fingerprint")
+    plans_digest: str | None = Field(default=None, description="digest of the plans that training will use")
+    plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
     options: dict[str, str | bool | None] = Field(
         default_factory=dict, description="further flags that must be the same at every site"
     )
 
 
+class WorkReport(Message):
+    """How far a site is with work that takes long; what came of it follows when it is finished."""
+
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    finished: bool = False
+
+
+class Measure(Message):
+    """The coordinator announces the federation's number of cases, on which depends how many voxels are sampled."""
+
+    cases: int = Field(ge=1)
+
+
+class Measured(WorkReport):
+    """A site has looked at all of its cases, or is about to."""
+
+    is_two_dimensional: bool | None = None
+
+
+class Query(Message):
+    """A question about what was measured; the answer is one vector of int64."""
+
+    question: Question
+
+
+class SharedCases(Message):
+    """Spacing (mm) and shape (voxels) of each case, only sent with ``--fingerprint shared-cases``."""
+
+    spacings: list[tuple[float, float, float]] = Field(min_length=1)
+    shapes: list[tuple[int, int, int]] = Field(min_length=1)
+
+
+class FederationRecord(Message):
+    """How plans came about; every site keeps it beside them, as ``federation.json``."""
+
+    method: Method
+    sites: list[str] = Field(min_length=1)
+    cases: int = Field(ge=1, description="cases in the federation")
+    plans_digest: str
+    versions: dict[str, str]
+    preprocessed: list[str] | None = Field(
+        default=None, description="configurations preprocessed for these plans; none: left to nnU-Net's own command"
+    )
+
+
 class CommonPlans(Message):
-    """The common plans, as nnU-Net's planner wrote them at the coordinator; absent if no plans were asked for."""
+    """The common fingerprint and plans, as nnU-Net writes them; without plans if none were asked for."""
 
+    fingerprint: dict[str, Any]
     plans: dict[str, Any] | None = None
+    record: FederationRecord | None = None
 
 
-class Installed(Message):
-    """A site has installed the common fingerprint and plans; the digest proves which."""
+class PlanAlone(Message):
+    """Every site shall plan for itself; the coordinator tells who takes part."""
+
+    sites: list[str] = Field(min_length=1)
+    cases: int = Field(ge=1, description="cases in the federation")
+
+
+class Installed(WorkReport):
+    """A site has installed fingerprint and plans and preprocessed its cases; the digest proves which plans."""
 
     plans_digest: str | None = None
 

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.messages import TASKS, Task
+from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
 from fednnunet.folds import FOLDS_HELP
 
@@ -53,6 +53,22 @@ SCHEDULE_FLAGS = (
 )  # fmt: skip
 """The coordinator's numbers for a training; they hold for every node."""
 
+ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
+            {"action": "store_true"})  # fmt: skip
+FINGERPRINT = Flag(
+    "--fingerprint",
+    "what sites tell: exact = counts and sums only (default); shared-cases = also spacing and shape of each case, "
+    "for planners other than nnU-Net's own",
+    {"choices": FINGERPRINT_MODES, "default": "exact"},
+)
+
+FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
+    "extract_fingerprint": (FINGERPRINT,),
+    "plan_and_preprocess": (FINGERPRINT, ASYM),
+    "train": (),
+}
+"""How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
+
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 
@@ -64,7 +80,7 @@ def server_flags(task: Task) -> tuple[Flag, ...]:
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of a node for `task`, apart from where its coordinator is."""
-    return FLAGS_OF_TASK[task]
+    return (*FEDERATION_FLAGS[task], *FLAGS_OF_TASK[task])
 
 
 def parse_server(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,6 +90,10 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--num_clients", type=positive_int, required=True, help="number of sites in the federation")
     parser.add_argument("fold", metavar="FOLD", nargs="?", help=f"{FOLDS_HELP} (default: the nodes')")
     add_flags(parser, (HOST, PORT, *server_flags(task)))
+    if FEDERATION_FLAGS[task]:
+        checked = parser.add_argument_group("what the nodes must have been started with (default: whatever they were)")
+        add_flags(checked, FEDERATION_FLAGS[task])
+        parser.set_defaults(fingerprint=None)
     return parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
 
 
@@ -82,8 +102,8 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     task, rest = _take_task("client", "The node of one site: works on its data, sends no data.", argv)
     parser = _task_parser("client", task)
     _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
-    add_flags(parser, (HOST, PORT))
-    add_flags(parser.add_argument_group("nnU-Net's own flags"), client_flags(task))
+    add_flags(parser, (HOST, PORT, *FEDERATION_FLAGS[task]))
+    add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     if task != "train":
         _merge_spellings(parser, arguments)
@@ -104,9 +124,9 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
         help='-gpu_memory_target of each site: "8 11 8"',
     )
     parser.add_argument("--log_dir", type=Path, default=None, help="folder for the log files (default: a new one)")
-    add_flags(parser, (HOST,))
+    add_flags(parser, (HOST, *FEDERATION_FLAGS[task]))
     add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))
-    add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), client_flags(task))
+    add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     if task != "train":
         _merge_spellings(parser, arguments)

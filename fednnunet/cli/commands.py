@@ -125,7 +125,7 @@ def _join(arguments: argparse.Namespace) -> int:
 
     from fednnunet.channel.address import join_address
     from fednnunet.channel.long_lived import join
-    from fednnunet.node.dataset import planning_hello, training_hello
+    from fednnunet.node.hello import planning_hello, training_hello
     from fednnunet.node.planning import PlanningClient
     from fednnunet.node.training import TrainingClient
 

@@ -72,7 +72,7 @@ _DATASET = _value("-d", "dataset id, nnU-Net's spelling of the positional one", 
 _EXTRACTOR = _value("-fpe", "fingerprint extractor class (default: %(default)s)", type=str,
                     default="DatasetFingerprintExtractor")  # fmt: skip
 _VERIFY = _switch("--verify_dataset_integrity", "check the dataset first; recommended once per dataset")
-_CLEAN = _switch("--clean", "extract the local fingerprint again even if there is one")
+_CLEAN = _switch("--clean", "read all images again even if they were measured before")
 _LOGGING = (_switch("--verbose", "say more"), _switch("--no_pbar", "no progress bars"))
 
 EXTRACT_FINGERPRINT_FLAGS = (

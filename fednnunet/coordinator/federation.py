@@ -13,8 +13,9 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 
 from fednnunet.channel.messages import Farewell, Hello
+from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.fingerprinting import FingerprintStage
-from fednnunet.coordinator.preflight import check_agreement, check_name_is_free, check_task
+from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
 from fednnunet.coordinator.roster import Roster, ask, evaluate_all, fit_all
 from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import ScheduleFlags, TrainingStage
@@ -56,6 +57,8 @@ class Federation(Server):
         try:
             with _interruptible():
                 self._admit_sites()
+                for warning in check_federation(self._roster.hellos):
+                    logger.warning("%s", warning)
                 for stage in self._stages():
                     self._run(stage)
             self._sink.emit(Finished(seconds=time.monotonic() - started))
@@ -90,7 +93,7 @@ class Federation(Server):
             self._take_leave(proxy, f"All {self._roster.places} places are taken: raise --num_clients to take more.")
 
     def _check(self, hello: Hello) -> None:
-        check_task(hello, self._arguments.task, self._arguments.fold)
+        check_task(hello, self._arguments)
         admitted = self._roster.hellos
         check_name_is_free(hello, admitted)
         if admitted:
@@ -99,6 +102,8 @@ class Federation(Server):
     def _stages(self) -> list[Stage]:
         task, facts = self._arguments.task, self._roster.hellos[0]
         if task != "train":
+            if facts.method == "AsymFedAvg":
+                return [AsymmetricPlanningStage(self._roster, self._sink)]
             return [FingerprintStage(task, self._roster, self._sink)]
         flags = ScheduleFlags(
             self._arguments.rounds,

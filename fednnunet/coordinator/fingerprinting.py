@@ -1,33 +1,39 @@
 """FFE, federated fingerprint extraction: one fingerprint and, where they are asked for, one set of plans."""
 
-from typing import Any
+from collections.abc import Iterator
 
-from flwr.common import (
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    Parameters,
-    Scalar,
-    ndarrays_to_parameters,
-    parameters_to_ndarrays,
-)
+import numpy as np
+from flwr.common import FitIns, FitRes, Parameters, Scalar, parameters_to_ndarrays
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.messages import CommonPlans, Installed, Task
-from fednnunet.coordinator.planning import make_plans
-from fednnunet.coordinator.roster import Roster, site_name
+from fednnunet.channel.messages import (
+    CommonPlans,
+    FederationRecord,
+    Installed,
+    Measure,
+    Measured,
+    Query,
+    SharedCases,
+    Task,
+)
+from fednnunet.coordinator.planner import FederationPlanner
+from fednnunet.coordinator.preflight import check_dimensions
+from fednnunet.coordinator.roster import Roster, ask_all, site_name, work_all
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import SiteFailure
 from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.fingerprint.merge import merge
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.report.events import EventSink, StageStarted
+from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
+from fednnunet.fingerprint.sampling import samples_per_case
+from fednnunet.report.events import EventSink, FingerprintFound, StageStarted, tell_progress
 
 
 class FingerprintStage(Stage):
-    """Merges the sites' fingerprints, plans for the whole federation, and lets every site install the result.
+    """Finds the common fingerprint, plans for the whole federation, and lets every site install the result.
+
+    Each round is one question of the protocol: the question goes down with ``fit``, the answers come up as one vector
+    of integers each, and only their sum is used.
 
     Parameters
     ----------
@@ -45,23 +51,46 @@ class FingerprintStage(Stage):
         self._task = task
         self._roster = roster
         self._sink = sink
-        self._plans: dict[str, Any] | None = None
+        self._cases = sum(hello.cases for hello in roster.hellos)
+        self._planner = FederationPlanner(roster.hellos[0], self._cases)
+        self._protocol: Protocol
+        self._query: Query | None = None
+        self._fingerprint: Fingerprint | None = None
+        self._answered_bytes: dict[str, int] = {}
+        self._questions = 0
 
     @property
-    def rounds(self) -> range:
-        """One round: fingerprints up, the common one down."""
-        return range(1, 2)
+    def rounds(self) -> Iterator[int]:
+        """One round for each question; how many there are depends on the answers."""
+        while self._query is not None:
+            self._questions += 1
+            yield self._questions
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
-        """Return nothing: sites start from their own data."""
+        """Let every site measure its cases, and prepare the first question."""
+        sites, facts = self._roster.sites, self._roster.hellos[0]
+        self._sink.emit(StageStarted(title="reading images"))
+        samples = samples_per_case(self._cases)
+        measured = work_all(sites, "measure", Measure(cases=self._cases), Measured, tell_progress(self._sink))
+        check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
+        self._sink.emit(StageStarted(title="common fingerprint"))
+        if facts.fingerprint == "shared-cases":
+            shared = ask_all(sites, "cases", None, SharedCases)
+            spacings = np.concatenate([np.array(cases.spacings, np.float64) for cases in shared.values()])
+            shapes = np.concatenate([np.array(cases.shapes, np.int64) for cases in shared.values()])
+            self._protocol = shared_cases_fingerprint(spacings, shapes, len(facts.channels), samples)
+        else:
+            self._protocol = exact_fingerprint(self._cases, len(facts.channels), samples, self._planner.target_spacing)
+        self._query = Query(question=next(self._protocol))
         return NOTHING
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
-        """Ask every site for its fingerprint."""
-        self._sink.emit(StageStarted(title="local fingerprints"))
-        return [(proxy, FitIns(NOTHING, {})) for proxy in self._roster.sites]
+        """Ask every site the question that is due."""
+        assert self._query is not None, "a round without a question"
+        question: dict[str, Scalar] = {"body": self._query.to_json()}
+        return [(proxy, FitIns(NOTHING, question)) for proxy in self._roster.sites]
 
     def aggregate_fit(
         self,
@@ -69,34 +98,44 @@ class FingerprintStage(Stage):
         results: list[tuple[ClientProxy, FitRes]],
         failures: list[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
-        """Merge the sites' fingerprints, and plan."""
-        common = merge([Fingerprint.from_arrays(parameters_to_ndarrays(result.parameters)) for _, result in results])
-        if self._task == "plan_and_preprocess":
-            self._sink.emit(StageStarted(title="common plans"))
-            self._plans = make_plans(common, self._roster.hellos)
-        return ndarrays_to_parameters(common.to_arrays()), {}
-
-    def configure_evaluate(
-        self, server_round: int, parameters: Parameters, client_manager: ClientManager
-    ) -> list[tuple[ClientProxy, EvaluateIns]]:
-        """Hand the common fingerprint and plans to every site."""
-        self._sink.emit(StageStarted(title="installing" if self._plans is None else "preprocessing"))
-        body = CommonPlans(plans=self._plans).to_json()
-        return [(proxy, EvaluateIns(parameters, {"body": body})) for proxy in self._roster.sites]
-
-    def aggregate_evaluate(
-        self,
-        server_round: int,
-        results: list[tuple[ClientProxy, EvaluateRes]],
-        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
-    ) -> tuple[None, dict[str, Scalar]]:
-        """Check that every site has installed what it was sent."""
-        expected = None if self._plans is None else plans_digest(self._plans)
+        """Add up the answers, and let the protocol go on from their sum."""
         for proxy, result in results:
-            installed = Installed.from_json(str(result.metrics["body"]))
-            if installed.plans_digest != expected:
-                raise SiteFailure(site_name(proxy), "it has installed other plans than the common ones")
-        return None, {}
+            size = sum(len(tensor) for tensor in result.parameters.tensors)
+            self._answered_bytes[site_name(proxy)] = self._answered_bytes.get(site_name(proxy), 0) + size
+        total = sum_of_answers([_answer(site_name(proxy), result.parameters) for proxy, result in results])
+        try:
+            self._query = Query(question=self._protocol.send(total))
+        except StopIteration as end:
+            self._query, self._fingerprint = None, end.value
+        return NOTHING, {}
 
     def conclude(self) -> None:
-        """Do nothing more."""
+        """Plan, hand fingerprint and plans to every site, and let it preprocess."""
+        assert self._fingerprint is not None, "the protocol has not ended"
+        self._sink.emit(FingerprintFound(questions=self._questions, answered_bytes=self._answered_bytes))
+        common = CommonPlans(fingerprint=self._fingerprint.to_nnunet())
+        if self._task == "plan_and_preprocess":
+            self._sink.emit(StageStarted(title="common plans"))
+            plans = self._planner.plans(self._fingerprint)
+            facts = self._roster.hellos[0]
+            record = FederationRecord(
+                method="FFE",
+                sites=[hello.site for hello in self._roster.hellos],
+                cases=self._cases,
+                plans_digest=plans_digest(plans),
+                versions=facts.versions,
+            )
+            common = common.model_copy(update={"plans": plans, "record": record})
+        self._sink.emit(StageStarted(title="installing" if common.plans is None else "preprocessing"))
+        installed = work_all(self._roster.sites, "install", common, Installed, tell_progress(self._sink))
+        for site, report in installed.items():
+            if report.plans_digest != (common.record.plans_digest if common.record else None):
+                raise SiteFailure(site, "it has installed other plans than the common ones")
+
+
+def _answer(site: str, parameters: Parameters) -> np.ndarray:
+    """Return the vector that a site has answered."""
+    arrays = parameters_to_ndarrays(parameters)
+    if len(arrays) != 1 or arrays[0].ndim != 1 or arrays[0].dtype != np.int64:
+        raise SiteFailure(site, "its answer is not one vector of int64")
+    return arrays[0]

@@ -1,20 +1,26 @@
 """What must be the same at every site, checked before any work starts."""
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fednnunet.channel.messages import Hello, Task
+from fednnunet.channel.messages import Hello
 from fednnunet.errors import FednnUNetError
+from fednnunet.folds import FOLDS_OF_NNUNET
+
+_FEWEST_CASES = 3
+"""Below this the median of something is always the value of one certain case."""
 
 
-def check_task(hello: Hello, task: Task, fold: str | None) -> None:
+def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
     """Refuse a site that was started for something other than the coordinator.
 
     Raises
     ------
     FednnUNetError
-        If task or fold differ; without a fold of its own the coordinator takes the sites'.
+        If task, fold, method or kind of fingerprint differ; what the coordinator was not told, it takes from the sites.
     """
+    task, fold = arguments.task, arguments.fold
     if hello.task != task:
         raise FednnUNetError(
             f"Site {hello.site} was started for {hello.task}, the coordinator for {task}: start both for one task."
@@ -23,6 +29,13 @@ def check_task(hello: Hello, task: Task, fold: str | None) -> None:
         raise FednnUNetError(
             f"Site {hello.site} was started for fold {hello.fold}, the coordinator for fold {fold}: "
             "start both for one fold."
+        )
+    if task == "plan_and_preprocess" and arguments.asym and hello.method != "AsymFedAvg":
+        raise FednnUNetError(f"Site {hello.site} was started without --asym, the coordinator with: start both alike.")
+    if task != "train" and arguments.fingerprint not in (None, hello.fingerprint):
+        raise FednnUNetError(
+            f"Site {hello.site} was started with --fingerprint {hello.fingerprint}, the coordinator with "
+            f"{arguments.fingerprint}: start both alike."
         )
 
 
@@ -48,25 +61,81 @@ def check_agreement(first: Hello, other: Hello) -> None:
     """
     for package, version in first.versions.items():
         _check(package, version, other.versions.get(package), first, other, "install the same version everywhere")
+    _check("method", first.method, other.method, first, other, "give --asym to all sites or to none, and plan again")
     same_data = "make them equal in both dataset.json"
+    ignored = first.labels.get("ignore"), other.labels.get("ignore")
+    _check("ignore label", *ignored, first, other, same_data)
     _check("labels", first.labels, other.labels, first, other, same_data)
     _check("region order", first.regions_class_order, other.regions_class_order, first, other, same_data)
     if first.regions_class_order is not None:
         _check("order of labels", list(first.labels), list(other.labels), first, other, same_data)
     _check("channels", first.channels, other.channels, first, other, same_data)
-    _check("order of channels", list(first.channels), list(other.channels), first, other, same_data)
     same_flag = "give the same flag to both"
-    _check("image reader", first.image_reader, other.image_reader, first, other, "use one file format everywhere")
     _check("fold", first.fold, other.fold, first, other, same_flag)
+    for name, value in first.options.items():
+        _check(name, value, other.options.get(name), first, other, same_flag)
+    if first.method == "FFE":
+        _check_common_plans(first, other, same_flag)
+
+
+def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
+    """Refuse two sites that cannot have one fingerprint, or that do not have the same plans."""
+    _check("image reader", first.image_reader, other.image_reader, first, other, "use one file format everywhere")
+    _check("--fingerprint", first.fingerprint, other.fingerprint, first, other, same_flag)
     if first.planner is not None and other.planner is not None:
         for name, info in type(first.planner).model_fields.items():
             _check(str(info.title), getattr(first.planner, name), getattr(other.planner, name), first, other, same_flag)
-    for name, value in first.options.items():
-        _check(name, value, other.options.get(name), first, other, same_flag)
     if first.plans_digest != other.plans_digest:
+        changed = [hello.site for hello in (first, other) if not hello.plans_are_as_made]
+        why = f" (at site {changed[0]} they were changed after the federation made them)" if changed else ""
         raise FednnUNetError(
-            f"The plans of site {other.site} are not those of site {first.site}: "
+            f"The plans of site {other.site} are not those of site {first.site}{why}: "
             "run plan_and_preprocess with all sites together, then train."
+        )
+
+
+def check_federation(hellos: Sequence[Hello]) -> list[str]:
+    """Refuse a federation that cannot work although its sites agree; return what its users should know.
+
+    Raises
+    ------
+    FednnUNetError
+        If a common fingerprint would be one of fewer than three cases.
+    """
+    facts = hellos[0]
+    if facts.task == "train":
+        changed = [hello.site for hello in hellos if not hello.plans_are_as_made]
+        return [
+            f"The plans of site {site} were changed after its federation made them; training uses them as they are."
+            for site in changed
+        ]
+    cases = sum(hello.cases for hello in hellos)
+    if facts.method == "FFE" and cases < _FEWEST_CASES:
+        raise FednnUNetError(
+            f"The federation has {cases} case{'' if cases == 1 else 's'}, its fingerprint would describe single ones: "
+            f"{_FEWEST_CASES} are the least."
+        )
+    return [
+        f"Site {hello.site} has {hello.cases} case{'' if hello.cases == 1 else 's'}, too few for nnU-Net's five folds: "
+        "train with FOLD fold_all, or give this site a splits_final.json."
+        for hello in hellos
+        if hello.cases < FOLDS_OF_NNUNET and not hello.has_own_splits
+    ]
+
+
+def check_dimensions(two_dimensional: Mapping[str, bool]) -> None:
+    """Refuse sites with images of one slice together with sites with volumes.
+
+    Raises
+    ------
+    FednnUNetError
+        Names one site of each kind.
+    """
+    flat = [site for site, is_flat in two_dimensional.items() if is_flat]
+    volumes = [site for site, is_flat in two_dimensional.items() if not is_flat]
+    if flat and volumes:
+        raise FednnUNetError(
+            f"Site {flat[0]} has 2D images, site {volumes[0]} has 3D images: one fingerprint describes either."
         )
 
 

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from flwr.common import (
@@ -18,11 +18,14 @@ from flwr.common import (
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.messages import Hello, Message
+from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.message import Message
 
 Reply = TypeVar("Reply")
 AnyMessage = TypeVar("AnyMessage", bound=Message)
+AnyReport = TypeVar("AnyReport", bound=WorkReport)
+OnProgress = Callable[[Mapping[str, WorkReport]], None]
 
 
 def site_name(proxy: ClientProxy) -> str:
@@ -126,6 +129,34 @@ def ask_all(
     return {site_name(proxy): answer for proxy, answer in zip(sites, answers, strict=True)}
 
 
+def work_all(
+    sites: Sequence[ClientProxy], kind: str, body: Message, report: type[AnyReport], progress: OnProgress
+) -> dict[str, AnyReport]:
+    """Let all sites do work that takes long, at the same time; what came of it by site, in the order of `sites`.
+
+    A node answers soon with how far it is, and is asked again until it has finished.
+
+    Parameters
+    ----------
+    progress
+        Called, by one thread at a time, with the last report of each site, once all have made one.
+    """
+    reports: dict[str, WorkReport] = {}
+    reporting = threading.Lock()
+
+    def work(proxy: ClientProxy) -> AnyReport:
+        while True:
+            answer = ask(proxy, kind, body, report)
+            with reporting:
+                reports[site_name(proxy)] = answer
+                if len(reports) == len(sites):
+                    progress({site_name(site): reports[site_name(site)] for site in sites})
+            if answer.finished:
+                return answer
+
+    return {site_name(proxy): answer for proxy, answer in zip(sites, for_all(sites, work), strict=True)}
+
+
 def fetch_model(proxy: ClientProxy) -> Parameters:
     """Return the model that a site holds now."""
     return proxy.get_parameters(GetParametersIns({}), timeout=None, group_id=None).parameters
@@ -164,7 +195,7 @@ def for_all(sites: Sequence[ClientProxy], action: Callable[[ClientProxy], Reply]
         As soon as one site fails, without waiting for the others.
     """
     # not a context manager: its exit would wait for the sites that are still at work
-    executor = concurrent.futures.ThreadPoolExecutor(max_workers=len(sites))
+    executor = concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(sites)))
     pending = {executor.submit(action, proxy): proxy for proxy in sites}
     executor.shutdown(wait=False)
     for future in concurrent.futures.as_completed(pending):

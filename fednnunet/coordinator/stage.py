@@ -1,8 +1,8 @@
 """One stage of a task, as a Flower strategy."""
 
-import abc
+from collections.abc import Iterable
 
-from flwr.common import FitRes, Parameters, Scalar
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import Strategy
@@ -16,16 +16,26 @@ class Stage(Strategy):
 
     The federation calls ``initialize_parameters`` once; for each of `rounds` ``configure_fit``, ``aggregate_fit``,
     ``configure_evaluate`` and ``aggregate_evaluate``; then `conclude`. Sites that fail never get as far as the
-    ``aggregate`` methods.
+    ``aggregate`` methods. Whatever a stage has no use for, it leaves as it is here: doing nothing.
     """
 
     title: str
 
-    @abc.abstractmethod
+    @property
+    def rounds(self) -> Iterable[int]:
+        """Numbers of the rounds to do; known, one by one, once ``initialize_parameters`` has returned."""
+        return ()
+
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """Return what the first round starts from."""
+        return NOTHING
 
-    @abc.abstractmethod
+    def configure_fit(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, FitIns]]:
+        """Return what each site shall work on."""
+        return []
+
     def aggregate_fit(
         self,
         server_round: int,
@@ -33,16 +43,26 @@ class Stage(Strategy):
         failures: list[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
         """Make one result of what the sites sent."""
+        return NOTHING, {}
 
-    @property
-    @abc.abstractmethod
-    def rounds(self) -> range:
-        """Numbers of the rounds to do; known once ``initialize_parameters`` has returned."""
+    def configure_evaluate(
+        self, server_round: int, parameters: Parameters, client_manager: ClientManager
+    ) -> list[tuple[ClientProxy, EvaluateIns]]:
+        """Return what is handed to each site."""
+        return []
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,
+        results: list[tuple[ClientProxy, EvaluateRes]],
+        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
+    ) -> tuple[None, dict[str, Scalar]]:
+        """Take what the sites say of it."""
+        return None, {}
 
     def evaluate(self, server_round: int, parameters: Parameters) -> tuple[float, dict[str, Scalar]] | None:
         """Do nothing: the coordinator has no data to evaluate on."""
         return None
 
-    @abc.abstractmethod
     def conclude(self) -> None:
         """Do what is left after the last round."""

@@ -71,22 +71,3 @@ class Fingerprint:
             },
             "median_relative_size_after_cropping": self.relative_size,
         }
-
-    def to_arrays(self) -> list[np.ndarray]:
-        """Return the fingerprint as the arrays that cross the network."""
-        return [self.spacings, self.shapes, self.intensities, np.array([self.relative_size], dtype=np.float64)]
-
-    @classmethod
-    def from_arrays(cls, arrays: list[np.ndarray]) -> "Fingerprint":
-        """Return the fingerprint that `to_arrays` took apart.
-
-        Raises
-        ------
-        FednnUNetError
-            If number, shapes or dtypes of the arrays are not those of a fingerprint.
-        """
-        dtypes = [array.dtype.name for array in arrays]
-        if dtypes != ["float64", "int64", "float64", "float64"] or arrays[3].shape != (1,):
-            raise FednnUNetError(f"A fingerprint is malformed: its arrays have the dtypes {dtypes}.")
-        spacings, shapes, intensities, relative_size = arrays
-        return cls(spacings, shapes, intensities, float(relative_size[0]))

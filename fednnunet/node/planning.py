@@ -1,81 +1,246 @@
 """The node of the tasks ``extract_fingerprint`` and ``plan_and_preprocess``."""
 
 import argparse
-import logging
-import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nnunetv2
-from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from flwr.common import NDArrays, Scalar
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprint_dataset,
+    plan_experiment_dataset,
+    preprocess_dataset,
+)
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from fednnunet.channel.messages import CommonPlans, Installed
+from fednnunet.channel.messages import (
+    CommonPlans,
+    FederationRecord,
+    Hello,
+    Installed,
+    Measure,
+    Measured,
+    PlanAlone,
+    Query,
+    SharedCases,
+    WorkReport,
+)
 from fednnunet.errors import FednnUNetError
-from fednnunet.fingerprint.fingerprint import Fingerprint
+from fednnunet.fingerprint.coverage import EXTRACTOR
+from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.nnunet_defaults import preprocessing_processes
-from fednnunet.node.dataset import SiteDataset
+from fednnunet.fingerprint.protocol import fingerprint_of
+from fednnunet.fingerprint.sampling import samples_per_case
+from fednnunet.message import Message
+from fednnunet.nnunet_defaults import planner_environment, preprocessing_processes, stages_of
+from fednnunet.node.background import Background, Tracker
+from fednnunet.node.dataset import SiteDataset, case_files
+from fednnunet.node.extraction import (
+    KEPT_MEASUREMENT,
+    Extraction,
+    identity,
+    load_measurement,
+    measure_site,
+    save_measurement,
+)
+from fednnunet.node.files import write_json
+from fednnunet.node.record import read_record, write_record
 from fednnunet.node.site_client import SiteClient
 
-logger = logging.getLogger(__name__)
+FINGERPRINT = "dataset_fingerprint.json"
 
-COMMON_FINGERPRINT = "dataset_fingerprint.json"
-LOCAL_FINGERPRINT = "dataset_fingerprint_local.json"
-
-_STAGES = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
-"""The cascade has no data of its own, it works on that of two other configurations."""
+_ANSWER_WITHIN_SECONDS = 1.0
+"""How long the coordinator waits to hear how far work is."""
 
 
 class PlanningClient(SiteClient):
-    """Extracts the site's fingerprint, installs the common one and the common plans, and preprocesses."""
+    """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses.
+
+    Questions about work that takes long (``measure``, ``install``, ``plan_alone``) begin it when they are first asked,
+    and are answered within a second with how far it is; the coordinator asks again until it is finished.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
+        super().__init__(arguments, dataset, hello)
+        self._measurement: SiteMeasurement | None = None
+        self._work: dict[str, Background[WorkReport]] = {}
+        self.answer("measure", self._in_background("measure", self._measure))
+        self.answer("cases", self._share_cases)
+        self.answer("install", self._in_background("install", self._install))
+        self.answer("plan_alone", self._in_background("plan_alone", self._plan_alone))
 
     def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
-        """Return the site's own fingerprint, as `Fingerprint.to_arrays` gives it, and its number of cases."""
-        fingerprint = local_fingerprint(self.arguments, self.dataset, self.hello.cases)
-        return fingerprint.to_arrays(), fingerprint.cases
+        """Return the vector that answers a question about the measurement."""
+        query = Query.from_json(str(config["body"]))
+        return [self._measured.answer(query.question)], 1
 
-    def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> Installed:
-        """Install the common fingerprint and, where there are any, the common plans; then preprocess."""
-        common = CommonPlans.from_json(str(config["body"]))
-        _write_json(Fingerprint.from_arrays(parameters).to_nnunet(), self.dataset.preprocessed / COMMON_FINGERPRINT)
-        if common.plans is None:
-            return Installed()
+    def close(self) -> None:
+        """Give up work that is still going on."""
+        for work in self._work.values():
+            work.tracker.stop()
+
+    @property
+    def _measured(self) -> SiteMeasurement:
+        if self._measurement is None:
+            raise FednnUNetError("the coordinator asks about cases that it has not let the node measure")
+        return self._measurement
+
+    def _in_background(self, kind: str, work: Callable[[str, Tracker], WorkReport]) -> Callable[[str], Message]:
+        """Return an answer that begins `work` once, and tells how far it is."""
+
+        def answer(body: str) -> WorkReport:
+            if kind not in self._work:
+                self._work[kind] = Background(lambda tracker: work(body, tracker))
+            background = self._work[kind]
+            if background.wait(_ANSWER_WITHIN_SECONDS):
+                return background.result()
+            return WorkReport(done=background.tracker.done, total=background.tracker.total)
+
+        return answer
+
+    def _measure(self, body: str, tracker: Tracker) -> Measured:
+        samples = samples_per_case(Measure.from_json(body).cases)
+        self._measurement = measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+        return Measured(
+            done=self.hello.cases,
+            total=self.hello.cases,
+            finished=True,
+            is_two_dimensional=measurement.is_two_dimensional,
+        )
+
+    def _share_cases(self, body: str) -> SharedCases:
+        if self.hello.fingerprint != "shared-cases":
+            raise FednnUNetError("the coordinator asks for spacing and shape of each case, which is not shared here")
+        return SharedCases(spacings=self._measured.spacings.tolist(), shapes=self._measured.shapes.tolist())
+
+    def _install(self, body: str, tracker: Tracker) -> Installed:
+        common = CommonPlans.from_json(body)
+        write_json(common.fingerprint, self.dataset.preprocessed / FINGERPRINT)
+        if common.plans is None or common.record is None:
+            return Installed(done=0, total=0, finished=True)
+        digest = plans_digest(common.plans)
+        if digest != common.record.plans_digest:
+            raise FednnUNetError("the common plans did not arrive as they were sent: start the task again")
         install_plans(common.plans, self.dataset)
+        return self._preprocess(str(common.plans["plans_name"]), common.record, tracker)
+
+    def _plan_alone(self, body: str, tracker: Tracker) -> Installed:
+        federation = PlanAlone.from_json(body)
+        samples = samples_per_case(self.hello.cases)
+        if self.arguments.fpe == EXTRACTOR:
+            measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+            write_json(fingerprint_of(measurement, samples).to_nnunet(), self.dataset.preprocessed / FINGERPRINT)
+        else:
+            extract_with_nnunet(self.arguments, self.dataset)
+        plans_name = plan_alone(self.hello, self.dataset)
+        record = FederationRecord(
+            method="AsymFedAvg",
+            sites=federation.sites,
+            cases=federation.cases,
+            plans_digest=plans_digest(self._plans(plans_name)),
+            versions=self.hello.versions,
+        )
+        return self._preprocess(plans_name, record, tracker)
+
+    def _preprocess(self, plans_name: str, record: FederationRecord, tracker: Tracker) -> Installed:
+        """Preprocess unless the user does not want it, and keep the record of plans that have just been installed."""
+        before = read_record(self.dataset, plans_name)
+        kept = before.preprocessed if before is not None and before.plans_digest == record.plans_digest else None
+        record = record.model_copy(update={"preprocessed": kept})
+        write_record(self.dataset, plans_name, record)
         if not self.arguments.no_pp:
-            preprocess(self.arguments, self.dataset, common.plans)
-        return Installed(plans_digest=plans_digest(common.plans))
+            done = preprocess(self.arguments, self.dataset, self._plans(plans_name), self.hello.cases, tracker)
+            record = record.model_copy(update={"preprocessed": sorted({*(kept or []), *done})})
+            write_record(self.dataset, plans_name, record)
+        return Installed(
+            done=tracker.done,
+            total=tracker.total,
+            finished=True,
+            plans_digest=plans_digest(self._plans(plans_name)),
+        )
+
+    def _plans(self, name: str) -> dict[str, Any]:
+        plans: dict[str, Any] = load_json(str(self.dataset.preprocessed / f"{name}.json"))
+        return plans
 
 
-def local_fingerprint(arguments: argparse.Namespace, dataset: SiteDataset, cases: int) -> Fingerprint:
-    """Return the site's own fingerprint, extracted by nnU-Net's extractor unless an earlier one can be used.
+def measure(
+    arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello, samples: int, tracker: Tracker
+) -> SiteMeasurement:
+    """Measure all cases of a site, or take what an earlier task has measured on the same files.
 
-    It is kept as ``dataset_fingerprint_local.json`` and used again, as nnU-Net does with its own, unless ``--clean``
-    is given or the number of cases has changed.
+    Raises
+    ------
+    FednnUNetError
+        If a case cannot be used, or the dataset does not pass nnU-Net's check, if that is asked for.
     """
-    kept = dataset.preprocessed / LOCAL_FINGERPRINT
-    if kept.is_file() and not arguments.clean:
-        fingerprint = Fingerprint.from_nnunet(load_json(str(kept)))
-        if fingerprint.cases == cases:
-            logger.info("Using the local fingerprint %s; --clean extracts it again", kept)
-            return fingerprint
-    extractor = recursive_find_python_class(
-        str(Path(nnunetv2.__path__[0]) / "experiment_planning"), arguments.fpe, "nnunetv2.experiment_planning"
-    )
+    processes = arguments.npfp if arguments.task == "plan_and_preprocess" else arguments.np
+    if arguments.verify_dataset_integrity:
+        _verify(dataset, processes)
+    cases = case_files(dataset, load_json(str(dataset.raw / "dataset.json")))
+    extraction = Extraction(str(hello.image_reader), len(hello.channels), samples)
+    measured_on, kept = identity(cases, extraction), dataset.preprocessed / KEPT_MEASUREMENT
+    measurement = None if arguments.clean else load_measurement(kept, measured_on)
+    if measurement is None:
+        measurement = measure_site(cases, extraction, processes, tracker)
+        save_measurement(measurement, kept, measured_on)
+    return measurement
+
+
+def _verify(dataset: SiteDataset, processes: int) -> None:
+    try:
+        verify_dataset_integrity(str(dataset.raw), processes)
+    except Exception as error:  # it raises AssertionError, RuntimeError and what readers raise
+        raise FednnUNetError(
+            "nnU-Net's --verify_dataset_integrity has found a fault, see the node's own output: correct the dataset"
+        ) from error
+
+
+def extract_with_nnunet(arguments: argparse.Namespace, dataset: SiteDataset) -> None:
+    """Let the extractor class that the user named write the fingerprint; never takes one that stands there."""
     extract_fingerprint_dataset(
         dataset.id,
-        extractor,
-        arguments.npfp if arguments.task == "plan_and_preprocess" else arguments.np,
+        _find("experiment_planning", arguments.fpe),
+        arguments.npfp,
         check_dataset_integrity=arguments.verify_dataset_integrity,
-        clean=True,  # what stands there may be the common one of an earlier federation
+        clean=True,
         verbose=arguments.verbose,
         show_progress_bar=not arguments.no_pbar,
     )
-    os.replace(dataset.preprocessed / COMMON_FINGERPRINT, kept)
-    return Fingerprint.from_nnunet(load_json(str(kept)))
+
+
+def plan_alone(hello: Hello, dataset: SiteDataset) -> str:
+    """Let nnU-Net's planner plan for this site's own fingerprint, and return the name of the plans.
+
+    Raises
+    ------
+    FednnUNetError
+        If the planner fails.
+    """
+    options = hello.planner
+    if options is None:
+        raise FednnUNetError("only plan_and_preprocess plans")
+    try:
+        with planner_environment():
+            _, name = plan_experiment_dataset(
+                dataset.id,
+                _find("experiment_planning", options.planner),
+                options.gpu_memory_target,
+                options.preprocessor,
+                options.target_spacing,
+                options.plans_name,
+            )
+    except Exception as error:
+        raise FednnUNetError(
+            f"{options.planner} cannot plan for this site ({type(error).__name__}: {error}): "
+            "check spacings and shapes of its images"
+        ) from error
+    return str(name)
 
 
 def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
@@ -88,7 +253,7 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
     FednnUNetError
         If the split in the raw folder is not the one that preprocessing has used before.
     """
-    _write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{plans['plans_name']}.json")
+    write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{plans['plans_name']}.json")
     shutil.copyfile(dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json")
     brought, used = dataset.raw / "splits_final.json", dataset.preprocessed / "splits_final.json"
     if not brought.is_file():
@@ -99,29 +264,62 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
         raise FednnUNetError(f"{brought} and {used} name different folds: delete the one that is out of date.")
 
 
-def preprocess(arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, object]) -> None:
-    """Run nnU-Net's preprocessing for the configurations that were asked for.
+def preprocess(
+    arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, Any], cases: int, tracker: Tracker
+) -> list[str]:
+    """Run nnU-Net's preprocessing for the configurations that were asked for, and return which.
 
     Raises
     ------
     FednnUNetError
         If the user named a configuration that the plans do not have.
     """
-    available: dict[str, object] = plans["configurations"]  # type: ignore[assignment]
+    available: dict[str, Any] = plans["configurations"]
     missing = [name for name in arguments.c if name not in available]
     if missing and arguments.explicit_configurations:
         raise FednnUNetError(
-            f"The common plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
+            f"The plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
         )
     processes = {name: count for name, count in processes_of(arguments.c, arguments.np).items() if name in available}
-    preprocess_dataset(
-        dataset.id,
-        str(plans["plans_name"]),
-        list(processes),
-        list(processes.values()),
-        verbose=arguments.verbose,
-        show_progress_bar=not arguments.no_pbar,
-    )
+    folders = [dataset.preprocessed / available[name]["data_identifier"] for name in processes]
+    tracker.total, tracker.done = cases * len(folders), 0
+    watch = Background(lambda watcher: _watch(folders, tracker, watcher))
+    try:
+        preprocess_dataset(
+            dataset.id,
+            str(plans["plans_name"]),
+            list(processes),
+            list(processes.values()),
+            verbose=arguments.verbose,
+            show_progress_bar=not arguments.no_pbar,
+        )
+    finally:
+        watch.tracker.stop()
+        watch.wait(_ANSWER_WITHIN_SECONDS)
+    tracker.done = tracker.total
+    return list(processes)
+
+
+def _watch(folders: Sequence[Path], work: Tracker, watcher: Tracker) -> None:
+    """Count the cases that nnU-Net has preprocessed since now."""
+    began = time.time()
+    while True:
+        watcher.check()
+        watcher.pause(_ANSWER_WITHIN_SECONDS)
+        files = [path for folder in folders if folder.is_dir() for path in folder.glob("*.pkl")]
+        work.done = sum(_written_at(path) >= began for path in files)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # nnU-Net removes what stood there before
+        return 0.0
+
+
+def _find(folder: str, name: str) -> type:
+    found: type = recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, f"nnunetv2.{folder}")
+    return found
 
 
 def processes_of(configurations: Sequence[str], counts: Sequence[int] | None) -> dict[str, int]:
@@ -143,15 +341,7 @@ def processes_of(configurations: Sequence[str], counts: Sequence[int] | None) ->
         raise FednnUNetError(f"-np takes one number, or one for each of {', '.join(configurations)}.")
     processes: dict[str, int] = {}
     for index, configuration in enumerate(configurations):
-        for stage in _STAGES.get(configuration, (configuration,)):
+        for stage in stages_of(configuration):
             count = preprocessing_processes(stage) if counts is None else counts[index % len(counts)]
             processes.setdefault(stage, count)
     return processes
-
-
-def _write_json(content: dict[str, object], path: Path) -> None:
-    """Write a file that nnU-Net reads, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_json(content, str(temporary), sort_keys=False)
-    os.replace(temporary, path)

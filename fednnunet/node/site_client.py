@@ -8,8 +8,9 @@ from typing import TypeVar
 from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
-from fednnunet.channel.messages import Farewell, Hello, Message
+from fednnunet.channel.messages import Farewell, Hello
 from fednnunet.errors import FednnUNetError
+from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,10 @@ class SiteClient(NumPyClient):
         try:
             return respond()
         except FednnUNetError as error:
-            self.failure = str(error)
-        except Exception as error:
+            self.failure, told = str(error), error.shareable
+        except Exception as error:  # its message may hold anything, the name of a case for example
             logger.exception("This site failed")
             self.failure = f"{type(error).__name__}: {error}"
-        return as_result({"failure": self.failure})
+            reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+            told = f"{type(error).__name__}{reason}, see the node's own output"
+        return as_result({"failure": told})

@@ -1,12 +1,13 @@
 """What happens during a run, as events: the coordinator emits them, displays and files take them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from fednnunet.channel.messages import Message, RoundReport, ValidationReport
+from fednnunet.channel.messages import RoundReport, ValidationReport, WorkReport
+from fednnunet.message import Message
 
 
 class SiteJoined(Message):
@@ -29,6 +30,38 @@ class StageStarted(Message):
     title: str
     rounds: int | None = None
     first_round: int = 1
+
+
+class SiteProgress(Message):
+    """Cases, or other units of work, that a site has done."""
+
+    done: int
+    total: int
+
+
+class WorkProgressed(Message):
+    """How far the sites are with work that takes long; sites that have not said so yet are missing."""
+
+    event: Literal["work_progressed"] = "work_progressed"
+    sites: dict[str, SiteProgress]
+
+    @property
+    def done(self) -> int:
+        """Units done at all sites."""
+        return sum(site.done for site in self.sites.values())
+
+    @property
+    def total(self) -> int:
+        """Units of all sites."""
+        return sum(site.total for site in self.sites.values())
+
+
+class FingerprintFound(Message):
+    """The common fingerprint is known: how many questions it took, and how many bytes each site answered in all."""
+
+    event: Literal["fingerprint_found"] = "fingerprint_found"
+    questions: int
+    answered_bytes: dict[str, int]
 
 
 class RoundCompleted(Message):
@@ -56,7 +89,7 @@ class Finished(Message):
     seconds: float
 
 
-Event = SiteJoined | StageStarted | RoundCompleted | FoldValidated | Finished
+Event = SiteJoined | StageStarted | WorkProgressed | FingerprintFound | RoundCompleted | FoldValidated | Finished
 _ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -65,6 +98,16 @@ class EventSink(Protocol):
 
     def emit(self, event: Event) -> None:
         """Take one event."""
+
+
+def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]:
+    """Return what takes the sites' reports of their work, and tells `sink` of them."""
+
+    def emit(reports: Mapping[str, WorkReport]) -> None:
+        sites = {site: SiteProgress(done=report.done, total=report.total) for site, report in reports.items()}
+        sink.emit(WorkProgressed(sites=sites))
+
+    return emit
 
 
 class Tee:

@@ -16,7 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fednnunet.channel.messages import RoundReport
-from fednnunet.report.events import Event, FoldValidated, RoundCompleted, SiteJoined, StageStarted
+from fednnunet.report.events import (
+    Event,
+    FingerprintFound,
+    Finished,
+    FoldValidated,
+    RoundCompleted,
+    SiteJoined,
+    StageStarted,
+    WorkProgressed,
+)
 
 MISSING = "\N{EN DASH}"
 """What stands where there is no number."""
@@ -100,6 +109,7 @@ class PlainProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._times = RoundTimes()
+        self._quarters = 0
 
     def emit(self, event: Event) -> None:
         """Print `event`."""
@@ -108,14 +118,18 @@ class PlainProgress:
                 cases = f"{event.cases} case{'' if event.cases == 1 else 's'}"
                 self._line(f"site {event.site} joined, {cases} ({event.joined}/{event.expected})")
             case StageStarted():
-                self._times = RoundTimes()
+                self._times, self._quarters = RoundTimes(), 0
                 self._line(_stage(event))
             case RoundCompleted():
                 self._times.add(event.seconds)
                 self._line(self._round(event))
+            case WorkProgressed():
+                self._progress(event)
+            case FingerprintFound():
+                self._line(_cost(event))
             case FoldValidated():
                 self._table(validation_table(event))
-            case _:
+            case Finished():
                 self._line(f"finished after {duration(event.seconds)}")
 
     def _line(self, text: str) -> None:
@@ -126,6 +140,14 @@ class PlainProgress:
         # these numbers are the result of the run: too many for the width, they wrap or run on, but none is cut off
         table.width = _natural_width(table, self.console, self.console.options)
         self.console.print(table, soft_wrap=True)
+
+    def _progress(self, event: WorkProgressed) -> None:
+        """Print a line whenever another quarter of the work is done, not each time that a site has said something."""
+        quarters = 4 * event.done // event.total if event.total else 0
+        if quarters > self._quarters:
+            self._quarters = quarters
+            sites = " ".join(f"{name} {site.done}/{site.total}" for name, site in event.sites.items())
+            self._line(f"cases {event.done}/{event.total} · {sites}")
 
     def _round(self, event: RoundCompleted) -> str:
         parts = [f"round {event.round}/{event.rounds}", f"{event.seconds:.1f} s"]
@@ -188,6 +210,7 @@ class _View:
         self._times = RoundTimes()
         self._ends_at: float | None = None
         self._last: RoundCompleted | None = None
+        self._work: WorkProgressed | None = None
         self._finished_after: float | None = None
 
     def take(self, event: Event) -> None:
@@ -198,17 +221,26 @@ class _View:
             case StageStarted():
                 self._title, self._since, self._times = event.title, self._clock(), RoundTimes()
                 self._rounds, self._done, self._last, self._ends_at = event.rounds, event.first_round - 1, None, None
+                self._work = None
             case RoundCompleted():
                 self._times.add(event.seconds)
                 self._rounds, self._done, self._last = event.rounds, event.round, event
                 remaining = self._times.remaining(event.rounds - event.round)
                 self._ends_at = None if remaining is None else self._clock() + remaining
+            case WorkProgressed():
+                self._rounds, self._done, self._work = event.total or None, event.done, event
+                spent = self._clock() - self._since
+                self._ends_at = self._since + spent * event.total / event.done if event.done else None
+            case FingerprintFound():
+                self._title, self._rounds, self._work = "common fingerprint found", None, None
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
-            case _:
+            case Finished():
                 self._title, self._finished_after, self._ends_at = "finished", event.seconds, None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._work is not None:
+            yield _work_table(self._work)
         if self._last is not None:
             yield _sites_table(self._last, console, options)
         head = Table.grid(padding=(0, 1))
@@ -255,6 +287,16 @@ def _sites_table(event: RoundCompleted, console: Console, options: ConsoleOption
     return next(fitting, tables[-1])
 
 
+def _work_table(event: WorkProgressed) -> Table:
+    """Return how far each site is with its cases."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("site", overflow="ellipsis", no_wrap=True)
+    table.add_column("cases", justify="right")
+    for name, site in event.sites.items():
+        table.add_row(printable(name), f"{site.done}/{site.total}" if site.total else MISSING)
+    return table
+
+
 def _table_of(
     event: RoundCompleted, columns: Mapping[str, Callable[[RoundReport], float | None]], labels: Sequence[str]
 ) -> Table:
@@ -277,6 +319,11 @@ def _stage(event: StageStarted) -> str:
         return event.title
     start = f", from round {event.first_round}" if event.first_round > 1 else ""
     return f"{event.title}: {event.rounds} round{'' if event.rounds == 1 else 's'}{start}"
+
+
+def _cost(event: FingerprintFound) -> str:
+    largest = max(event.answered_bytes.values(), default=0)
+    return f"common fingerprint found with {event.questions} questions, {largest / 1000:.1f} kB from each site"
 
 
 def _dice(report: RoundReport) -> str:

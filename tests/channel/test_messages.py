@@ -4,7 +4,13 @@ from fednnunet.channel.messages import Hello, RoundReport, Schedule
 from fednnunet.errors import FednnUNetError
 
 HELLO = Hello(
-    site="A", task="train", cases=3, versions={}, labels={"background": 0, "x": [1, 2]}, channels={"0": "MRI"}
+    method="FFE",
+    site="A",
+    task="train",
+    cases=3,
+    versions={},
+    labels={"background": 0, "x": [1, 2]},
+    channels={"0": "MRI"},
 )
 
 

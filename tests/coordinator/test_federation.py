@@ -1,6 +1,5 @@
 """The coordinator with nodes that live in this process: who is let in, who is told what, and how it ends."""
 
-import argparse
 import json
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +20,17 @@ from flwr.common import (
     ReconnectIns,
     Status,
     ndarrays_to_parameters,
-    parameters_to_ndarrays,
 )
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.messages import Hello, Installed
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, Query
+from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.fingerprint import Fingerprint
+from fednnunet.fingerprint.measurement import SiteMeasurement
+from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.report.events import Event, Finished, SiteJoined
 
 OK = Status(Code.OK, "")
@@ -41,6 +43,9 @@ class FakeNode(ClientProxy):
         super().__init__(cid=f"connection of {site} {id(self)}")
         defaults: dict[str, Any] = {
             "task": "extract_fingerprint",
+            "method": "FFE",
+            "image_reader": "SimpleITKIO",
+            "fingerprint": "exact",
             "versions": {"nnunetv2": "2.8.1"},
             "labels": {"background": 0, "x": 1},
             "channels": {"0": "CT"},
@@ -49,6 +54,7 @@ class FakeNode(ClientProxy):
         self.on_fit = on_fit
         self.farewell: str | None = "none was said"
         self.common: Fingerprint | None = None
+        self.is_flat = False
         self.disconnected = False
         self.end_connection: Callable[[], None] = lambda: None
 
@@ -56,6 +62,16 @@ class FakeNode(ClientProxy):
         if ins.config["ask"] == "farewell":
             self.farewell = json.loads(str(ins.config["body"]))["error"]
             return GetPropertiesRes(OK, {"body": str(ins.config["body"])})
+        if ins.config["ask"] == "measure":
+            cases = json.loads(str(ins.config["body"]))["cases"]
+            self.measurement = _measurement(self.hello.cases, samples_per_case(cases))
+            flat = self.measurement.is_two_dimensional or self.is_flat
+            done = Measured(done=1, total=1, finished=True, is_two_dimensional=flat)
+            return GetPropertiesRes(OK, {"body": done.to_json()})
+        if ins.config["ask"] == "install":
+            common = CommonPlans.from_json(str(ins.config["body"]))
+            self.common = Fingerprint.from_nnunet(common.fingerprint)
+            return GetPropertiesRes(OK, {"body": Installed(done=0, total=0, finished=True).to_json()})
         return GetPropertiesRes(OK, {"body": self.hello.to_json()})
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
@@ -63,17 +79,11 @@ class FakeNode(ClientProxy):
             self.on_fit()
         except FednnUNetError as error:
             return FitRes(OK, ndarrays_to_parameters([]), 0, {"failure": str(error)})
-        own = Fingerprint(
-            spacings=np.full((self.hello.cases, 3), 1.5),
-            shapes=np.full((self.hello.cases, 3), 20),
-            intensities=np.full((1, 7), float(self.hello.cases)),
-            relative_size=1.0,
-        )
-        return FitRes(OK, ndarrays_to_parameters(own.to_arrays()), self.hello.cases, {})
+        question = Query.from_json(str(ins.config["body"])).question
+        return FitRes(OK, ndarrays_to_parameters([self.measurement.answer(question)]), 1, {})
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        self.common = Fingerprint.from_arrays(parameters_to_ndarrays(ins.parameters))
-        return EvaluateRes(OK, 0.0, 1, {"body": Installed().to_json()})
+        raise NotImplementedError
 
     def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
         self.disconnected = True
@@ -82,6 +92,16 @@ class FakeNode(ClientProxy):
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         raise NotImplementedError
+
+
+def _measurement(cases: int, samples: int) -> SiteMeasurement:
+    """Measure cases whose voxels all have the number of the site's cases as their intensity."""
+    return SiteMeasurement(
+        spacings=np.full((cases, 3), 1.5),
+        shapes=np.full((cases, 3), 20, np.uint32),
+        relative_sizes=np.ones(cases),
+        samples=(Distribution.of(np.array([cases], np.float32), np.array([cases * samples])),),
+    )
 
 
 class _Events:
@@ -100,7 +120,7 @@ def _connect(node: FakeNode, federation: Federation) -> None:
 def _run(num_clients: int, *nodes: FakeNode) -> tuple[Federation, list[Event]]:
     """Let `nodes` connect in order, and run the federation to its end."""
     events = _Events()
-    arguments = argparse.Namespace(num_clients=num_clients, task="extract_fingerprint", fold=None)
+    arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)])
     federation = Federation(arguments, events)
     for node in nodes:
         _connect(node, federation)
@@ -119,8 +139,10 @@ def test_all_sites_get_the_fingerprint_of_all_and_a_farewell_without_error() -> 
         assert node.farewell is None
         assert node.disconnected
         assert node.common is not None
-        assert node.common.cases == 6
-        assert node.common.intensities[0, 0] == (1 * 1 + 2 * 2 + 3 * 3) / 6
+        np.testing.assert_array_equal(np.median(node.common.spacings, axis=0), [1.5] * 3)
+        mean, median, _, low, high, *_ = node.common.intensities[0]
+        assert mean == (1 * 1 + 2 * 2 + 3 * 3) / 6
+        assert (low, median, high) == (1, 2.5, 3)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +163,21 @@ def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wr
     assert wrong.disconnected
     assert wrong.common is None
     assert right.common is not None
+
+
+def test_sites_with_slices_and_sites_with_volumes_have_no_common_fingerprint() -> None:
+    flat, other = FakeNode("A"), FakeNode("B")
+    flat.is_flat = True
+    federation, _ = _run(2, flat, other)
+    assert str(federation.error).startswith("Site A has 2D images, site B has 3D images")
+    assert flat.common is None
+
+
+def test_a_fingerprint_of_fewer_than_three_cases_is_refused() -> None:
+    nodes = [FakeNode("A", 1), FakeNode("B", 1)]
+    federation, _ = _run(2, *nodes)
+    assert "2 cases" in str(federation.error)
+    assert "3 are the least" in str(nodes[0].farewell)
 
 
 def test_a_node_too_many_is_turned_away() -> None:
@@ -176,7 +213,7 @@ def test_a_broken_connection_is_a_failure_of_that_site() -> None:
 
 def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
     events = _Events()
-    federation = Federation(argparse.Namespace(num_clients=2, task="extract_fingerprint", fold=None), events)
+    federation = Federation(parse_server(["extract_fingerprint", "--num_clients", "2"]), events)
     roster = federation.client_manager()
     gone, back, other = FakeNode("A"), FakeNode("A"), FakeNode("B")
     for node in (gone, back, other):

@@ -1,9 +1,11 @@
+import argparse
 from typing import Any
 
 import pytest
 
 from fednnunet.channel.messages import Hello, PlannerOptions
-from fednnunet.coordinator.preflight import check_agreement, check_name_is_free, check_task
+from fednnunet.cli.arguments import parse_server
+from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
 from fednnunet.errors import FednnUNetError
 
 
@@ -11,6 +13,7 @@ def _hello(**changes: Any) -> Hello:
     facts: dict[str, Any] = {
         "site": "Dataset001_A",
         "task": "train",
+        "method": "FFE",
         "fold": "0",
         "cases": 5,
         "versions": {"fednnunet": "0.1.0", "nnunetv2": "2.8.1"},
@@ -29,7 +32,9 @@ def _hello(**changes: Any) -> Hello:
     [
         ({"labels": {"background": 0, "organ": 1}}, ["labels", "'lesion': 2", "dataset.json"]),
         ({"channels": {"0": "CT"}}, ["channels", "'1': 'PET'", "dataset.json"]),
-        ({"channels": {"1": "PET", "0": "CT"}}, ["order of channels"]),
+        ({"labels": {"background": 0, "organ": 1, "lesion": 2, "ignore": 3}}, ["ignore label 3", "has none"]),
+        ({"method": "AsymFedAvg"}, ["AsymFedAvg", "FFE", "--asym"]),
+        ({"fingerprint": "shared-cases"}, ["--fingerprint shared-cases"]),
         ({"image_reader": "NibabelIO"}, ["image reader", "SimpleITKIO", "NibabelIO"]),
         ({"fold": "1"}, ["fold 1", "has 0"]),
         ({"versions": {"fednnunet": "0.1.0", "nnunetv2": "2.7.0"}}, ["nnunetv2", "2.7.0", "2.8.1"]),
@@ -39,6 +44,7 @@ def _hello(**changes: Any) -> Hello:
             ["-pl", "ExperimentPlanner"],
         ),
         ({"plans_digest": "abd"}, ["plans", "plan_and_preprocess"]),
+        ({"plans_digest": "abd", "plans_are_as_made": False}, ["at site Dataset002_B they were changed"]),
     ],
 )
 def test_a_difference_is_refused_naming_both_sites_both_values_and_a_remedy(
@@ -66,12 +72,50 @@ def test_the_order_of_labels_counts_where_regions_are_used() -> None:
 
 
 def test_another_task_or_fold_than_the_coordinators_is_refused() -> None:
-    check_task(_hello(), "train", "0")
-    check_task(_hello(), "train", None)
+    check_task(_hello(), _coordinator("train 0"))
+    check_task(_hello(), _coordinator("train"))
     with pytest.raises(FednnUNetError, match="train, the coordinator for plan_and_preprocess"):
-        check_task(_hello(), "plan_and_preprocess", None)
+        check_task(_hello(), _coordinator("plan_and_preprocess"))
     with pytest.raises(FednnUNetError, match="fold 0, the coordinator for fold all"):
-        check_task(_hello(), "train", "all")
+        check_task(_hello(), _coordinator("train all"))
+
+
+def test_a_coordinator_that_expects_a_method_is_given_no_other() -> None:
+    planning = _hello(task="plan_and_preprocess", fingerprint="exact")
+    check_task(planning, _coordinator("plan_and_preprocess"))
+    check_task(planning, _coordinator("plan_and_preprocess --fingerprint exact"))
+    with pytest.raises(FednnUNetError, match="without --asym"):
+        check_task(planning, _coordinator("plan_and_preprocess --asym"))
+    with pytest.raises(FednnUNetError, match="--fingerprint exact, the coordinator with shared-cases"):
+        check_task(planning, _coordinator("plan_and_preprocess --fingerprint shared-cases"))
+
+
+def test_sites_that_plan_alone_need_agree_in_labels_and_channels_only() -> None:
+    alone = _hello(method="AsymFedAvg", task="plan_and_preprocess", image_reader="SimpleITKIO")
+    other = PlannerOptions(planner="nnUNetPlannerResEncM", gpu_memory_target=4)
+    check_agreement(alone, alone.model_copy(update={"site": "B", "planner": other, "image_reader": "Tiff3DIO"}))
+    with pytest.raises(FednnUNetError, match="channels"):
+        check_agreement(alone, alone.model_copy(update={"site": "B", "channels": {"0": "MRI"}}))
+
+
+def test_what_users_should_know_before_they_train() -> None:
+    sites = [
+        _hello(site="A", task="plan_and_preprocess", cases=4),
+        _hello(site="B", task="plan_and_preprocess", cases=5),
+        _hello(site="C", task="plan_and_preprocess", cases=1, has_own_splits=True),
+    ]
+    (warning,) = check_federation(sites)
+    assert "Site A has 4 cases" in warning
+    assert "fold_all" in warning
+    (warning,) = check_federation([_hello(plans_are_as_made=False), _hello(site="B")])
+    assert "Dataset001_A were changed" in warning
+    with pytest.raises(FednnUNetError, match="1 case, its fingerprint would describe single ones"):
+        check_federation([_hello(task="plan_and_preprocess", cases=1)])
+    check_federation([_hello(task="plan_and_preprocess", method="AsymFedAvg", cases=1)])
+
+
+def _coordinator(words: str) -> argparse.Namespace:
+    return parse_server([*words.split(), "--num_clients", "2"])
 
 
 def test_a_site_takes_part_once() -> None:

@@ -1,16 +1,23 @@
 """What a node refuses before it connects: each in one sentence that names the remedy."""
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from fednnunet.channel.messages import FederationRecord
 from fednnunet.cli.arguments import parse_client
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.dataset import planning_hello, training_hello
+from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files
+from fednnunet.node.hello import planning_hello, training_hello
+from fednnunet.node.record import read_record, write_record
 
 SITE = "Dataset901_HospitalA"
 _PLANS = {
@@ -35,6 +42,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (preprocessed / "nnUNetPlans.json").write_text(json.dumps(_PLANS))
     content = (tmp_path / "nnUNet_raw" / SITE / "dataset.json").read_text()
     (preprocessed / "dataset.json").write_text(content)
+    write_record(
+        SiteDataset(SITE),
+        "nnUNetPlans",
+        FederationRecord(method="FFE", sites=[SITE], cases=5, plans_digest=plans_digest(_PLANS), versions={}),
+    )
     for case in range(5):
         (preprocessed / "nnUNetPlans_2d" / f"case_{case}.pkl").touch()
     return tmp_path
@@ -89,6 +101,31 @@ def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans_2d" / "case_4.pkl").unlink()
 
 
+def _channel_one_first(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = site / "nnUNet_raw" / SITE / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"channel_names": {"1": "PET", "0": "CT"}}))
+
+
+def _planner_of_ones_own(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net find any class."""
+    monkeypatch.setattr("fednnunet.node.hello.recursive_find_python_class", lambda *_: object)
+
+
+def _damage_record(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site / "nnUNet_preprocessed" / SITE / "federation.json").write_text('{"nnUNetPlans": {}}')
+
+
+def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def change(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        dataset = SiteDataset(SITE)
+        record = read_record(dataset, "nnUNetPlans")
+        assert record is not None
+        write_record(dataset, "nnUNetPlans", record.model_copy(update={"preprocessed": [configuration]}))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("words", "damage", "what", "remedy"),
     [
@@ -111,6 +148,14 @@ def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "There is no .*dataset.json",
             "raw format",
         ),
+        ("plan_and_preprocess 901", _channel_one_first, "numbers its channels 1, 0", '"0", "1" and so on'),
+        (
+            "plan_and_preprocess 901 -pl VoxelSpacingPlanner",
+            _planner_of_ones_own,
+            "VoxelSpacingPlanner is not known to read no more",
+            "--fingerprint shared-cases",
+        ),
+        ("extract_fingerprint 901 -fpe OwnExtractor", _planner_of_ones_own, "not OwnExtractor", "leave -fpe out"),
         ("plan_and_preprocess 901 -pl Nobody", _nothing, "no class 'Nobody'", "correct -pl"),
         ("plan_and_preprocess 901 -fpe Nobody", _nothing, "no class 'Nobody'", "correct -fpe"),
         (
@@ -127,6 +172,19 @@ def _few_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "plan_and_preprocess",
         ),
         ("train 901 2d 0 -p Other -device cpu", _nothing, "no plans file .*Other.json", "correct -p"),
+        (
+            "train 901 2d 0 -device cpu",
+            _remove("nnUNet_preprocessed", SITE, "federation.json"),
+            "not those of a federation",
+            "plan_and_preprocess together",
+        ),
+        ("train 901 2d 0 -device cpu", _damage_record, "federation.json is damaged", "delete it"),
+        (
+            "train 901 2d 0 -device cpu",
+            _preprocessed_only("3d_fullres"),
+            "has not preprocessed 2d since its plans",
+            "-c 2d",
+        ),
         (
             "train 901 4d 0 -device cpu",
             _nothing,
@@ -182,3 +240,40 @@ def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
     training_hello(_arguments("train 901 2d fold_all -device cpu"))
     (site / "nnUNet_preprocessed" / SITE / "splits_final.json").write_text("[]")
     training_hello(_arguments("train 901 2d 0 -device cpu"))
+
+
+def test_plans_that_were_changed_are_told_from_those_the_federation_made(site: Path) -> None:
+    _, made = training_hello(_arguments("train 901 2d 0 -device cpu"))
+    changed = _PLANS | {"plans_name": "changed"}
+    (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans.json").write_text(json.dumps(changed))
+    _, edited = training_hello(_arguments("train 901 2d 0 -device cpu"))
+    assert made.plans_are_as_made
+    assert not edited.plans_are_as_made
+    assert edited.plans_digest != made.plans_digest
+
+
+def test_shared_cases_and_planning_alone_allow_any_planner(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _planner_of_ones_own(site, monkeypatch)
+    _, shared = planning_hello(_arguments("plan_and_preprocess 901 -pl Own --fingerprint shared-cases"))
+    assert (shared.method, shared.fingerprint) == ("FFE", "shared-cases")
+    _, alone = planning_hello(_arguments("plan_and_preprocess 901 -pl Own -fpe Own --asym"))
+    assert (alone.method, alone.fingerprint) == ("AsymFedAvg", None)
+
+
+def test_the_cases_are_those_that_nnunet_finds(site: Path) -> None:
+    dataset = SiteDataset(SITE)
+    for name in ("a_0000.nii.gz.tmp", "c_0000.nii", "notes.txt"):
+        (dataset.raw / "imagesTr" / name).touch()
+    for channel in (1, 0):
+        (dataset.raw / "imagesTr" / f"two_channels_{channel:04d}.nii.gz").touch()
+    content = json.loads((dataset.raw / "dataset.json").read_text())
+    assert case_files(dataset, content) == _cases_of_nnunet(dataset, content)
+    listed = {"x": {"images": ["imagesTr/x.nii.gz"], "label": "labelsTr/x.nii.gz"}}
+    assert case_files(dataset, content | {"dataset": listed}) == _cases_of_nnunet(
+        dataset, content | {"dataset": listed}
+    )
+
+
+def _cases_of_nnunet(dataset: SiteDataset, content: dict[str, Any]) -> list[CaseFiles]:
+    found = get_filenames_of_train_images_and_targets(str(dataset.raw), copy.deepcopy(content))
+    return [CaseFiles(str(case), tuple(files["images"]), files["label"]) for case, files in found.items()]

@@ -10,11 +10,11 @@ import pytest
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
 from fednnunet.cli.arguments import parse_client
-from fednnunet.coordinator.planning import make_plans
+from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.node.dataset import planning_hello
+from fednnunet.node.hello import planning_hello
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["2D", "3D"])
@@ -58,7 +58,7 @@ def test_plans_are_those_of_nnunet(planner: str, dataset: Path, monkeypatch: pyt
     name = plan_experiments([901], planner, gpu_memory_target_in_gb=2.0)
     stock = json.loads((site.preprocessed / f"{name}.json").read_text())
     fingerprint = Fingerprint.from_nnunet(json.loads((site.preprocessed / "dataset_fingerprint.json").read_text()))
-    ours = make_plans(fingerprint, [hello])
+    ours = FederationPlanner(hello, hello.cases).plans(fingerprint)
     assert stock.pop("dataset_name") != ours.pop("dataset_name")
     assert ours == stock
 
@@ -71,8 +71,8 @@ def test_planning_leaves_the_environment_as_it_was(dataset: Path, monkeypatch: p
     assert hello.planner is not None
     broken = hello.model_copy(update={"planner": hello.planner.model_copy(update={"planner": "Nobody"})})
     with pytest.raises(FednnUNetError, match="no planner 'Nobody'"):
-        make_plans(fingerprint, [broken])
+        FederationPlanner(broken, 5)
     with pytest.raises(FednnUNetError, match="cannot plan"):
-        make_plans(replace(fingerprint, spacings=np.zeros_like(fingerprint.spacings)), [hello])
+        FederationPlanner(hello, 5).plans(replace(fingerprint, spacings=np.zeros_like(fingerprint.spacings)))
     assert os.environ["nnUNet_raw"] == str(dataset / "nnUNet_raw")
     assert "nnUNet_n_proc_DA" not in os.environ

@@ -1,0 +1,62 @@
+"""What the coordinator asks to find the common fingerprint; every answer is one vector of integers.
+
+The answers of sites are only ever added: nothing but the sum over sites enters the fingerprint.
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from fednnunet.message import Message
+
+QuantityName = Literal["intensity", "spacing", "shape", "relative_size", "resampled_shape"]
+
+DTYPE_OF: dict[QuantityName, str] = {
+    "intensity": "float32",
+    "spacing": "float64",
+    "shape": "uint32",
+    "relative_size": "float64",
+    "resampled_shape": "uint32",
+}
+"""In which dtype nnU-Net holds a quantity, or one that has the same order."""
+
+
+class Quantity(NamedTuple):
+    """One number per sampled voxel (``intensity``) or per case (all others)."""
+
+    name: QuantityName
+    component: int
+    """Channel of an intensity, axis of a spacing or shape, 0 for the relative size."""
+
+
+class MomentsQuestion(Message):
+    """Asks how many voxels were sampled, and for the sums of their intensities and of the squares.
+
+    Answer: `Moments.to_vector` of each channel, one after the other.
+    """
+
+    kind: Literal["moments"] = "moments"
+
+
+class Follow(Message):
+    """Asks how many numbers of a quantity have keys that begin with each of these prefixes, by their next digit."""
+
+    quantity: Quantity
+    bits: int = Field(ge=0)
+    prefixes: list[int] = Field(min_length=1)
+
+
+class DigitsQuestion(Message):
+    """Counts for order statistics that are found digit by digit.
+
+    Answer: `Distribution.count_digits` of each entry of `follow`, flattened, one after the other.
+
+    `target_spacing` (mm, three axes) is what resampled shapes refer to, and absent where they are not asked for.
+    """
+
+    kind: Literal["digits"] = "digits"
+    follow: list[Follow] = Field(min_length=1)
+    target_spacing: tuple[float, float, float] | None = None
+
+
+Question = Annotated[MomentsQuestion | DigitsQuestion, Field(discriminator="kind")]

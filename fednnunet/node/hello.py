@@ -1,0 +1,244 @@
+"""How a site introduces itself, and the checks before it does, which need no coordinator."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nnunetv2
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from fednnunet import __version__
+from fednnunet.channel.messages import Hello, PlannerOptions, Task
+from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
+from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
+from fednnunet.nnunet_defaults import stages_of
+from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder, read_dataset_json
+from fednnunet.node.record import RECORD, read_record
+
+
+def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+    """Check that a site can fingerprint (and plan), and return how it introduces itself.
+
+    Raises
+    ------
+    FednnUNetError
+        If something is missing or wrong at the site.
+    """
+    nnunet_folder("nnUNet_raw")
+    nnunet_folder("nnUNet_preprocessed")
+    dataset = find_dataset(arguments.dataset)
+    content = read_dataset_json(dataset.raw / "dataset.json", "put the dataset there in nnU-Net's raw format")
+    cases = case_files(dataset, content)
+    if not cases:
+        raise FednnUNetError(f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}.")
+    if content.get("numTraining") != len(cases):
+        raise FednnUNetError(
+            f"Site {dataset.name} has {len(cases)} training cases, but its dataset.json says "
+            f"numTraining = {content.get('numTraining')}: correct dataset.json."
+        )
+    asym = arguments.task == "plan_and_preprocess" and arguments.asym
+    _check_classes(arguments, asym)
+    specifics: dict[str, Any] = {
+        "method": "AsymFedAvg" if asym else "FFE",
+        "image_reader": determine_reader_writer_from_dataset_json(content, cases[0].images[0], verbose=False).__name__,
+        "fingerprint": None if asym else arguments.fingerprint,
+    }
+    if arguments.task == "plan_and_preprocess":
+        specifics["planner"] = _planner_options(arguments)
+    return dataset, _hello(arguments.task, dataset, content, len(cases), **specifics)
+
+
+def _check_classes(arguments: argparse.Namespace, asym: bool) -> None:
+    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect."""
+    _check_class_exists(arguments.fpe, "-fpe")
+    if not asym and arguments.fpe != EXTRACTOR:
+        raise FednnUNetError(
+            f"A common fingerprint is what {EXTRACTOR} would find, not {arguments.fpe}: "
+            "leave -fpe out, or let every site plan for itself with --asym."
+        )
+    if arguments.task != "plan_and_preprocess":
+        return
+    _check_class_exists(arguments.pl, "-pl")
+    if not asym and arguments.fingerprint == "exact" and arguments.pl not in PLANNERS:
+        raise FednnUNetError(
+            f"Planner {arguments.pl} is not known to read no more than nnU-Net's own planners do, so its plans might "
+            "not be those of the pooled data: give --fingerprint shared-cases, which tells spacing and shape of each "
+            "case, to all sites."
+        )
+
+
+def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+    """Check that a site can train, and return how it introduces itself.
+
+    Raises
+    ------
+    FednnUNetError
+        If something is missing or wrong at the site.
+    """
+    if arguments.num_gpus != 1:
+        raise FednnUNetError("-num_gpus above 1 is not supported yet: leave the flag out, each site trains on one GPU.")
+    if arguments.c and (arguments.val or arguments.pretrained_weights):
+        raise FednnUNetError("--c goes with neither --val nor -pretrained_weights: leave one of them out.")
+    if arguments.val_best and arguments.disable_checkpointing:
+        raise FednnUNetError("--val_best needs the checkpoints that --disable_checkpointing leaves out: drop one.")
+    if arguments.pretrained_weights and not Path(arguments.pretrained_weights).is_file():
+        raise FednnUNetError(f"There is no file {arguments.pretrained_weights}: correct -pretrained_weights.")
+    _check_device(arguments.device)
+    folds = parse_folds(arguments.fold)
+    nnunet_folder("nnUNet_preprocessed")
+    nnunet_folder("nnUNet_results")
+    dataset = find_dataset(arguments.dataset)
+    plans_file = dataset.preprocessed / f"{arguments.p}.json"
+    remedy = "run plan_and_preprocess first"
+    if not plans_file.is_file():
+        raise FednnUNetError(f"Site {dataset.name} has no plans file {plans_file}: {remedy}, or correct -p.")
+    plans = load_json(str(plans_file))
+    content = read_dataset_json(dataset.preprocessed / "dataset.json", remedy)
+    configuration = _configuration(plans, arguments.configuration, dataset)
+    data_folder = dataset.preprocessed / configuration["data_identifier"]
+    cases = sorted({path.name.split(".")[0] for path in data_folder.glob("*.pkl")}) if data_folder.is_dir() else []
+    if not cases:
+        raise FednnUNetError(
+            f"Site {dataset.name} has no preprocessed data for {arguments.configuration} in {data_folder}: {remedy}."
+        )
+    record = read_record(dataset, arguments.p)
+    if record is None:
+        raise FednnUNetError(
+            f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
+            "them): run plan_and_preprocess together with the other sites."
+        )
+    stages = set(stages_of(arguments.configuration))
+    if record.preprocessed is not None and not stages <= set(record.preprocessed):
+        raise FednnUNetError(
+            f"Site {dataset.name} has not preprocessed {arguments.configuration} since its plans were made: "
+            f"run plan_and_preprocess with -c {arguments.configuration}."
+        )
+    _check_folds(dataset, folds, len(cases))
+    _check_previous_stage(dataset, arguments, configuration)
+    _check_trainer(arguments.tr)
+    options = {
+        "-tr": arguments.tr,
+        "configuration": arguments.configuration,
+        "--c": arguments.c,
+        "--val": arguments.val,
+    }
+    digest = plans_digest(plans)
+    specifics = {
+        "method": record.method,
+        "fold": arguments.fold,
+        "plans_digest": digest,
+        "plans_are_as_made": digest == record.plans_digest,
+        "options": options,
+    }
+    return dataset, _hello("train", dataset, content, len(cases), **specifics)
+
+
+def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
+    spacing = arguments.overwrite_target_spacing
+    try:
+        target_spacing = None if spacing is None else [float(word) for word in spacing]
+    except ValueError as error:
+        raise FednnUNetError(
+            f"-overwrite_target_spacing takes three numbers in mm, not {' '.join(spacing)}."
+        ) from error
+    return PlannerOptions(
+        planner=arguments.pl,
+        gpu_memory_target=arguments.gpu_memory_target,
+        preprocessor=arguments.preprocessor_name,
+        target_spacing=target_spacing,
+        plans_name=arguments.overwrite_plans_name,
+    )
+
+
+def _hello(task: Task, dataset: SiteDataset, content: dict[str, Any], cases: int, **specifics: Any) -> Hello:
+    if "labels" not in content or not (content.get("channel_names") or content.get("modality")):
+        raise FednnUNetError(f"The dataset.json of site {dataset.name} lacks labels or channel_names: complete it.")
+    channels = content.get("channel_names") or content["modality"]
+    if list(channels) != [str(channel) for channel in range(len(channels))]:
+        raise FednnUNetError(
+            f"The dataset.json of site {dataset.name} numbers its channels {', '.join(channels)}: "
+            'name them "0", "1" and so on, in this order.'
+        )
+    return Hello(
+        site=dataset.name,
+        task=task,
+        cases=cases,
+        versions={"fednnunet": __version__, "nnunetv2": version("nnunetv2")},
+        labels=content["labels"],
+        regions_class_order=content.get("regions_class_order"),
+        has_own_splits=_has_own_splits(dataset),
+        channels=channels,
+        **specifics,
+    )
+
+
+def _check_class_exists(name: str, flag: str) -> None:
+    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
+    if recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning") is None:
+        raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
+
+
+def _check_trainer(name: str) -> None:
+    try:
+        recursive_find_trainer_class_by_name(name)
+    except Exception as error:  # looking for a trainer, nnU-Net imports modules that may fail in any way
+        reason = str(error).partition("\n")[0][:200]
+        raise FednnUNetError(
+            f"nnU-Net finds no trainer '{name}' ({type(error).__name__}: {reason}): "
+            "correct -tr, or set nnUNet_extTrainer."
+        ) from error
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device not in {"cuda", "cpu", "mps"}:
+        raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FednnUNetError("No CUDA GPU can be used here: train with -device cpu, or check driver and torch.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise FednnUNetError("This machine has no MPS device: train with -device cpu.")
+
+
+def _configuration(plans: dict[str, Any], name: str, dataset: SiteDataset) -> dict[str, Any]:
+    """Return a configuration of the plans, with what it inherits."""
+    configurations = plans["configurations"]
+    if name not in configurations:
+        raise FednnUNetError(
+            f"The plans of site {dataset.name} have no configuration '{name}': "
+            f"choose one of {', '.join(sorted(configurations))}."
+        )
+    own: dict[str, Any] = configurations[name]
+    parent = own.get("inherits_from")
+    return {**_configuration(plans, parent, dataset), **own} if parent else own
+
+
+def _has_own_splits(dataset: SiteDataset) -> bool:
+    """Return whether there is a split, or planning will find one."""
+    return any((folder / "splits_final.json").is_file() for folder in (dataset.preprocessed, dataset.raw))
+
+
+def _check_folds(dataset: SiteDataset, folds: tuple[Fold, ...], cases: int) -> None:
+    if folds != ("all",) and cases < FOLDS_OF_NNUNET and not _has_own_splits(dataset):
+        raise FednnUNetError(
+            f"Site {dataset.name} has {cases} cases, too few for nnU-Net's five folds: "
+            f"train with FOLD fold_all, or write {dataset.preprocessed / 'splits_final.json'}."
+        )
+
+
+def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:
+    previous = configuration.get("previous_stage")
+    if previous is None:
+        return
+    results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
+    if not (results / "predicted_next_stage" / arguments.configuration).is_dir():
+        raise FednnUNetError(
+            f"Site {dataset.name} has no predictions of {previous} for {arguments.configuration}: "
+            f"train {previous} first, with FOLD all."
+        )
