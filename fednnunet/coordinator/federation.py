@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import logging
 import signal
 import time
@@ -14,7 +15,6 @@ from flwr.server.history import History
 
 from fednnunet.channel.messages import Farewell, Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
-from fednnunet.coordinator.fingerprinting import FingerprintStage
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
 from fednnunet.coordinator.roster import Roster, ask, evaluate_all, fit_all
 from fednnunet.coordinator.stage import Stage
@@ -26,6 +26,7 @@ from fednnunet.report.events import EventSink, Finished, SiteJoined
 logger = logging.getLogger(__name__)
 
 _FAREWELL_SECONDS = 10.0
+_FINGERPRINTING = "fednnunet.coordinator.fingerprinting"
 
 
 class Federation(Server):
@@ -50,6 +51,9 @@ class Federation(Server):
         self._arguments = arguments
         self._sink = sink
         self.error: Exception | KeyboardInterrupt | None = None
+        if arguments.task != "train":
+            # takes seconds, for nnU-Net's planners and torch: now, while the sites are awaited
+            importlib.import_module(_FINGERPRINTING)
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the whole task (called by the channel once nodes can connect); errors are kept in `error`."""
@@ -104,6 +108,8 @@ class Federation(Server):
         if task != "train":
             if facts.method == "AsymFedAvg":
                 return [AsymmetricPlanningStage(self._roster, self._sink)]
+            from fednnunet.coordinator.fingerprinting import FingerprintStage  # training does without it
+
             return [FingerprintStage(task, self._roster, self._sink)]
         flags = ScheduleFlags(
             self._arguments.rounds,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,15 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def _shrink_network(plans_file: Path) -> None:
     """Give the planned network few features, so that an iteration takes milliseconds."""
     plans = json.loads(plans_file.read_text())
+    plans_file.with_name("as_planned.json").write_text(json.dumps(plans))
     for configuration in plans["configurations"].values():
         if "architecture" in configuration:
             kwargs = configuration["architecture"]["arch_kwargs"]
             kwargs["features_per_stage"] = [4 for _ in kwargs["features_per_stage"]]
     plans_file.write_text(json.dumps(plans))
+
+
+def unshrunk_plans(federation: Workspace, site: str) -> dict[str, Any]:
+    """Return a site's plans as the federation made them."""
+    plans: dict[str, Any] = federation.json(site, "as_planned.json")
+    return plans

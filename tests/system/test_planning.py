@@ -1,15 +1,14 @@
 """The planning tasks through the real commands."""
 
 import json
+import os
 import shutil
+from typing import Any
 
-import numpy as np
 import pytest
 
 from fednnunet.channel.address import find_free_port
-from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.fingerprint.merge import merge
-from tests.system.conftest import CASES, SITES
+from tests.system.conftest import CASES, SITES, unshrunk_plans
 from tests.system.workspace import Workspace, finish
 
 pytestmark = pytest.mark.system
@@ -19,18 +18,44 @@ def test_plans_are_equal_but_for_the_name_and_know_the_whole_federation(federati
     plans = [federation.json(site, "nnUNetPlans.json") for site in SITES]
     assert [plan.pop("dataset_name") for plan in plans] == list(SITES)
     assert plans[0] == plans[1] == plans[2]
-    # nnU-Net takes the plans' medians over all cases: of all sites together
-    spacings = np.concatenate([federation.json(site, "dataset_fingerprint_local.json")["spacings"] for site in SITES])
-    assert len(spacings) == sum(CASES)
-    assert plans[0]["original_median_spacing_after_transp"] == np.median(spacings, axis=0).tolist()
-
-
-def test_the_common_fingerprint_is_the_merge_of_the_local_ones(federation: Workspace) -> None:
-    local = [Fingerprint.from_nnunet(federation.json(site, "dataset_fingerprint_local.json")) for site in SITES]
-    assert [fingerprint.cases for fingerprint in local] == list(CASES)
-    expected = merge(local).to_nnunet()
     for site in SITES:
-        assert federation.json(site, "dataset_fingerprint.json") == json.loads(json.dumps(expected))
+        record = federation.json(site, "federation.json")["nnUNetPlans"]
+        assert (record["method"], record["sites"], record["cases"]) == ("FFE", list(SITES), sum(CASES))
+        assert record["preprocessed"] == ["2d"]
+
+
+def test_plans_and_fingerprint_are_those_of_nnunets_commands_on_the_pooled_data(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pooled = Workspace(tmp_path_factory.mktemp("pooled"))
+    folder = pooled.raw / "Dataset910_Pooled"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+        for site in SITES:
+            for file in (federation.raw / site / part).iterdir():
+                (folder / part / f"{site}_{file.name}").symlink_to(file)
+    content = json.loads((federation.raw / SITES[0] / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(content | {"numTraining": sum(CASES)}))
+    pooled.preprocessed.mkdir()
+    pooled.nnunet("nnUNetv2_extract_fingerprint", "-d", 910, "-np", 1)
+    # nnU-Net's planner takes its number of augmentation processes for torch's number of threads, which must not be 0
+    pooled.nnunet("nnUNetv2_plan_experiment", "-d", 910, nnUNet_n_proc_DA="1")
+    stock, ours = pooled.json(folder.name, "nnUNetPlans.json"), unshrunk_plans(federation, SITES[2])
+    _assert_intensities_equal(stock, ours)
+    assert stock.pop("dataset_name") != ours.pop("dataset_name")
+    assert ours == stock
+    size = "median_relative_size_after_cropping"
+    assert (
+        federation.json(SITES[0], "dataset_fingerprint.json")[size]
+        == pooled.json(folder.name, "dataset_fingerprint.json")[size]
+    )
+
+
+def _assert_intensities_equal(stock: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Compare mean and std with nnU-Net's sums in float32, and take them out of both plans."""
+    (expected,), (found,) = (plans["foreground_intensity_properties_per_channel"].values() for plans in (stock, ours))
+    for name in ("mean", "std"):
+        assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-5)
 
 
 def test_each_site_has_preprocessed_its_own_cases(federation: Workspace) -> None:
@@ -39,18 +64,74 @@ def test_each_site_has_preprocessed_its_own_cases(federation: Workspace) -> None
         assert len(list((federation.preprocessed / site / "gt_segmentations").iterdir())) == cases
 
 
-def test_one_site_plans_exactly_as_nnunet_does(federation: Workspace, tmp_path_factory: pytest.TempPathFactory) -> None:
-    alone = Workspace(tmp_path_factory.mktemp("alone"))
-    _copy_site(federation, alone, SITES[2])
-    alone.succeed("run", "plan_and_preprocess", "903", "2d", "--no_pp")
-    ours = alone.json(SITES[2], "nnUNetPlans.json")
-    # nnU-Net's planner takes its number of augmentation processes for torch's number of threads, which must not be 0
-    alone.nnunet("nnUNetv2_plan_experiment", "-d", "903", "-overwrite_plans_name", "stock", nnUNet_n_proc_DA="1")
-    stock = alone.json(SITES[2], "stock.json")
+def test_sites_that_plan_alone_plan_as_nnunet_does_for_each(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("alone"))
+    for site in SITES[1:]:
+        copy_site(federation, workspace, site)
+    # what an earlier federation has left is not taken for the site's own fingerprint
+    (workspace.preprocessed / SITES[2]).mkdir()
+    shutil.copy(federation.preprocessed / SITES[2] / "dataset_fingerprint.json", workspace.preprocessed / SITES[2])
+    workspace.succeed("run", "plan_and_preprocess", "902 903", "2d", "--asym", "--no_pp", "--gpu_memory_target", "8 2")
+    records = [workspace.json(site, "federation.json")["nnUNetPlans"] for site in SITES[1:]]
+    assert [record["method"] for record in records] == ["AsymFedAvg"] * 2
+    assert records[0]["plans_digest"] != records[1]["plans_digest"]
+    ours = workspace.json(SITES[2], "nnUNetPlans.json")
+    workspace.nnunet("nnUNetv2_extract_fingerprint", "-d", 903, "-np", 1, "--clean")
+    workspace.nnunet(
+        "nnUNetv2_plan_experiment", "-d", 903, "-gpu_memory_target", 2, "-overwrite_plans_name", "stock",
+        nnUNet_n_proc_DA="1",
+    )  # fmt: skip
+    stock = workspace.json(SITES[2], "stock.json")
     identifier = stock["configurations"]["2d"].pop("data_identifier")
     assert (identifier, ours["configurations"]["2d"].pop("data_identifier")) == ("stock_2d", "nnUNetPlans_2d")
     del stock["plans_name"], ours["plans_name"]
+    _assert_intensities_equal(stock, ours)
     assert ours == stock
+
+
+def test_training_refuses_a_site_that_has_planned_otherwise(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One site in a federation with common plans has planned alone meanwhile."""
+    workspace = Workspace(tmp_path_factory.mktemp("planned otherwise"))
+    for site in SITES[:2]:
+        copy_site(federation, workspace, site)
+        shutil.copytree(federation.preprocessed / site, workspace.preprocessed / site, dirs_exist_ok=True)
+    workspace.succeed("run", "plan_and_preprocess", "902", "2d", "--asym")
+    status, output = workspace.call("run", "train", "901 902", "2d", 0, "-device", "cpu", "--rounds", 1)
+    assert status == 1
+    assert f"Site {SITES[1]} has method AsymFedAvg, site {SITES[0]} has FFE" in output or (
+        f"Site {SITES[0]} has method FFE, site {SITES[1]} has AsymFedAvg" in output
+    )
+
+
+def test_images_are_read_once_for_fingerprint_and_plans(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("read once"))
+    workspace.preprocessed.mkdir()
+    shutil.copytree(federation.raw / SITES[2], workspace.raw / SITES[2])
+    workspace.succeed("run", "extract_fingerprint", "903")
+    extracted = workspace.json(SITES[2], "dataset_fingerprint.json")
+    assert not (workspace.preprocessed / SITES[2] / "nnUNetPlans.json").exists()
+    image = next((workspace.raw / SITES[2] / "imagesTr").iterdir())
+    state = image.stat()
+    image.write_bytes(b"x" * state.st_size)
+    os.utime(image, ns=(state.st_atime_ns, state.st_mtime_ns))
+    words = ("plan_and_preprocess", "903", "2d", "--no_pp", "--fingerprint")
+    workspace.succeed("run", *words, "exact")
+    assert workspace.json(SITES[2], "dataset_fingerprint.json") == extracted
+    exact = workspace.json(SITES[2], "nnUNetPlans.json")
+    workspace.succeed("run", *words, "shared-cases")
+    assert workspace.json(SITES[2], "nnUNetPlans.json") == exact
+    assert len(workspace.json(SITES[2], "dataset_fingerprint.json")["spacings"]) == CASES[2]
+    status, output = workspace.call("run", *words, "exact", "--clean")
+    assert status == 1
+    assert f"Site {SITES[2]} failed: one of its cases cannot be read" in output
+    log = next(workspace.results.glob("fednnunet_runs/*/server.log")) if workspace.results.exists() else None
+    assert log is None or image.name.split("_0000")[0] not in log.read_text()
 
 
 def test_a_node_for_another_task_is_refused_and_the_federation_goes_on(
@@ -59,7 +140,7 @@ def test_a_node_for_another_task_is_refused_and_the_federation_goes_on(
     """Also: server and clients started by hand, in any order, and the task extract_fingerprint."""
     workspace = Workspace(tmp_path_factory.mktemp("by hand"))
     for site in SITES[:2]:
-        _copy_site(federation, workspace, site)
+        copy_site(federation, workspace, site)
     port = find_free_port("127.0.0.1")
     first = workspace.start("client", "extract_fingerprint", 901, "--port", port, "-np", 1)
     server = workspace.start("server", "extract_fingerprint", "--num_clients", 2, "--port", port)
@@ -75,7 +156,6 @@ def test_a_node_for_another_task_is_refused_and_the_federation_goes_on(
         assert status == 0, output
     common = [workspace.json(site, "dataset_fingerprint.json") for site in SITES[:2]]
     assert common[0] == common[1]
-    assert len(common[0]["spacings"]) == CASES[0] + CASES[1]
     assert not list(workspace.preprocessed.glob("*/nnUNetPlans.json"))
 
 
@@ -99,10 +179,8 @@ def test_sites_with_different_labels_are_refused_naming_site_and_values(
     assert not list(workspace.preprocessed.glob("*/dataset_fingerprint*.json"))
 
 
-def _copy_site(source: Workspace, target: Workspace, site: str) -> None:
-    """Give `target` a site's raw data, and the local fingerprint, which takes nnU-Net long to extract."""
+def copy_site(source: Workspace, target: Workspace, site: str) -> None:
+    """Give `target` a site's raw data."""
     target.raw.mkdir(exist_ok=True)
+    target.preprocessed.mkdir(exist_ok=True)
     (target.raw / site).symlink_to(source.raw / site)
-    (target.preprocessed / site).mkdir(parents=True)
-    name = "dataset_fingerprint_local.json"
-    shutil.copy(source.preprocessed / site / name, target.preprocessed / site / name)

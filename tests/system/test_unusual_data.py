@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fednnunet.fingerprint.fingerprint import Fingerprint
 from tests.system.workspace import Workspace, equal_weights
 
 pytestmark = pytest.mark.system
@@ -39,18 +38,6 @@ def _write_site(folder: Path, cases: int, seed: int) -> None:
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def _write_local_fingerprint(folder: Path, cases: int) -> None:
-    """Write what nnU-Net's extractor would find; it draws 1e8 voxels a channel, which takes long."""
-    fingerprint = Fingerprint(
-        spacings=np.tile((2.0, 1.0, 1.0), (cases, 1)),
-        shapes=np.tile((12, 24, 24), (cases, 1)),
-        intensities=np.array([[140, 140, 10, 95, 185, 165, 115], [225, 230, 20, 155, 285, 265, 175]], dtype=float),
-        relative_size=1.0,
-    )
-    folder.mkdir(parents=True)
-    (folder / "dataset_fingerprint_local.json").write_text(json.dumps(fingerprint.to_nnunet()))
-
-
 def _write(array: np.ndarray, path: Path) -> None:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.0, 1.0, 2.0))
@@ -62,7 +49,6 @@ def test_regions_two_channels_3d_and_a_site_of_one_case(tmp_path: Path) -> None:
     sites = ("Dataset021_Big", "Dataset022_Single")
     for site, cases in zip(sites, (4, 1), strict=True):
         _write_site(workspace.raw / site, cases, seed=cases)
-        _write_local_fingerprint(workspace.preprocessed / site, cases)
     # no CONFIGURATION: 2d, 3d_fullres and, which these plans do not have, 3d_lowres
     workspace.succeed("run", "plan_and_preprocess", "21 22", "--verify_dataset_integrity")
     for configuration in ("2d", "3d_fullres"):

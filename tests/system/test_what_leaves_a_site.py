@@ -1,0 +1,180 @@
+"""Every byte that a node sends while a federation plans, as a listener on its line would see them."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
+
+from fednnunet.channel.address import find_free_port
+from fednnunet.channel.messages import Farewell, Hello, Installed, Measured, Query, SharedCases, WorkReport
+from fednnunet.fingerprint.distribution import Distribution
+from fednnunet.fingerprint.measurement import SiteMeasurement
+from fednnunet.fingerprint.moments import VECTOR_LENGTH, Moments
+from fednnunet.fingerprint.questions import DigitsQuestion, Follow
+from fednnunet.message import Message
+from fednnunet.node.extraction import KEPT_MEASUREMENT
+from tests.system.conftest import CASES, SITES
+from tests.system.test_planning import copy_site
+from tests.system.wire import RecordingProxy, grpc_messages, split_frames
+from tests.system.workspace import Workspace, finish
+
+pytestmark = pytest.mark.system
+
+Exchange = list[tuple[ServerMessage, ClientMessage]]
+OBSERVED = SITES[1]
+
+
+def _observe(workspace: Workspace, *flags: str) -> tuple[Exchange, int]:
+    """Plan with all sites, and return what the observed one was asked and has answered, and how many bytes it sent."""
+    port = find_free_port("127.0.0.1")
+    task = ("plan_and_preprocess", "--port", port)
+    with RecordingProxy(port) as proxy:
+        processes = [workspace.start("server", *task, "--num_clients", 3)]
+        for dataset in (901, 903):
+            processes.append(workspace.start("client", *task, dataset, "2d", "--no_pp", "-npfp", 1, *flags))
+        # the probe for a coordinator must not reach the proxy before its target listens
+        assert processes[0].stdout is not None
+        assert "Waiting" in processes[0].stdout.readline()
+        observed = ("plan_and_preprocess", "--port", proxy.port, 902, "2d", "--no_pp", "-npfp", 1, *flags)
+        processes.append(workspace.start("client", *observed))
+        for process in processes:
+            status, output = finish(process)
+            assert status == 0, output
+    asked, answered, rest = b"", b"", b""
+    for sent, received in zip(proxy.sent, proxy.received, strict=True):
+        data, others = split_frames(bytes(sent))
+        answered, rest = answered + data, rest + others
+        asked += split_frames(bytes(received))[0]
+    # headers and flow control of HTTP/2: too little to hide anything in, and no name of anything
+    assert len(rest) < 4000
+    for word in (OBSERVED, *CASE_NAMES):
+        assert word.encode() not in rest
+    questions = [ServerMessage.FromString(message) for message in grpc_messages(asked)]
+    answers = [ClientMessage.FromString(message) for message in grpc_messages(answered)]
+    for answer, message in zip(answers, grpc_messages(answered), strict=True):
+        answer.DiscardUnknownFields()
+        assert answer.ByteSize() == len(message)
+    assert questions.pop().HasField("reconnect_ins")  # after which the node ends the connection without a word
+    return list(zip(questions, answers, strict=True)), len(answered)
+
+
+CASE_NAMES = ("imagesTr", ".nii.gz", "HospitalB_0")
+ANSWERS: dict[str, tuple[type[Message], ...]] = {
+    "hello": (Hello,),
+    "measure": (WorkReport, Measured),
+    "cases": (SharedCases,),
+    "install": (WorkReport, Installed),
+    "plan_alone": (WorkReport, Installed),
+    "farewell": (Farewell,),
+}
+
+
+def _check_properties(question: ServerMessage, answer: ClientMessage) -> str:
+    """Assert that an answer is one of the documented messages for its question and nothing else; return the kind."""
+    kind = question.get_properties_ins.config["ask"].string
+    (name, value), *others = answer.get_properties_res.properties.items()
+    assert (name, others) == ("body", [])
+    body = value.string
+    for expected in ANSWERS[kind]:
+        if set(json.loads(body)) == set(expected.model_fields):
+            assert expected.from_json(body).to_json() == body
+            return kind
+    raise AssertionError(f"{kind} is answered by {body}")
+
+
+def _vector(answer: ClientMessage) -> np.ndarray:
+    """Return the only array of an answer, which has nothing else in it."""
+    (tensor,) = answer.fit_res.parameters.tensors
+    vector = np.load(io.BytesIO(tensor), allow_pickle=False)
+    again = io.BytesIO()
+    np.save(again, vector, allow_pickle=False)
+    assert again.getvalue() == tensor
+    assert answer.fit_res.num_examples == 1
+    assert not answer.fit_res.metrics
+    assert vector.dtype == np.int64
+    assert vector.ndim == 1
+    return vector
+
+
+def _questions_and_vectors(exchange: Exchange) -> Iterator[tuple[Query, np.ndarray]]:
+    for question, answer in exchange:
+        if answer.WhichOneof("msg") == "fit_res":
+            yield Query.from_json(question.fit_ins.config["body"].string), _vector(answer)
+
+
+def _count(measurement: SiteMeasurement, follow: Follow, target: tuple[float, ...] | None) -> list[int]:
+    """Count digits once more, in another way: over all numbers, by comparing the leading bits of their keys."""
+    name, component = follow.quantity
+    if name == "intensity":
+        numbers = measurement.samples[component]
+    else:
+        resampled = np.rint(measurement.spacings / np.array(target or 1.0) * measurement.shapes).astype(np.uint32)
+        numbers = Distribution.of(
+            {
+                "spacing": measurement.spacings[:, component],
+                "shape": measurement.shapes[:, component],
+                "resampled_shape": resampled[:, component],
+                "relative_size": measurement.relative_sizes,
+            }[name]
+        )
+    keys = [int(key) for key in numbers.keys]
+    shift = numbers.keys.itemsize * 8 - follow.bits - 4
+    return [
+        sum(int(count) for key, count in zip(keys, numbers.counts, strict=True) if key >> shift == prefix * 16 + digit)
+        for prefix in follow.prefixes
+        for digit in range(16)
+    ]
+
+
+def _load(workspace: Workspace) -> SiteMeasurement:
+    with np.load(workspace.preprocessed / OBSERVED / KEPT_MEASUREMENT) as kept:
+        samples = Distribution(kept["keys_0"], kept["counts_0"].astype(np.int64), "float32")
+        return SiteMeasurement(kept["spacings"], kept["shapes"], kept["relative_sizes"], (samples,))
+
+
+def test_a_node_sends_its_hello_sums_and_counts_and_nothing_else(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("observed"))
+    for site in SITES:
+        copy_site(federation, workspace, site)
+    exchange, size = _observe(workspace)
+    kinds = [answer.WhichOneof("msg") for _, answer in exchange]
+    assert set(kinds) == {"get_properties_res", "fit_res"}
+    asked = [
+        _check_properties(*pair) for pair, kind in zip(exchange, kinds, strict=True) if kind == "get_properties_res"
+    ]
+    assert list(dict.fromkeys(asked)) == ["hello", "measure", "install", "farewell"]
+
+    measurement = _load(workspace)
+    assert len(measurement.spacings) == CASES[1]
+    answers = list(_questions_and_vectors(exchange))
+    for query, vector in answers:
+        if isinstance(query.question, DigitsQuestion):
+            target = query.question.target_spacing
+            counts = [number for follow in query.question.follow for number in _count(measurement, follow, target)]
+            assert vector.tolist() == counts
+        else:
+            assert vector.shape == (VECTOR_LENGTH,)
+            assert Moments.from_vector(vector) == Moments.of(measurement.samples[0])
+    assert len(answers) > 20
+    assert size < 50_000
+
+
+def test_a_site_that_plans_alone_tells_nothing_about_its_data(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("observed alone"))
+    for site in SITES:
+        copy_site(federation, workspace, site)
+    exchange, size = _observe(workspace, "--asym")
+    kinds = [answer.WhichOneof("msg") for _, answer in exchange]
+    assert set(kinds) == {"get_properties_res"}
+    asked = [
+        _check_properties(*pair) for pair, kind in zip(exchange, kinds, strict=True) if kind == "get_properties_res"
+    ]
+    assert list(dict.fromkeys(asked)) == ["hello", "plan_alone", "farewell"]
+    assert size < 10_000
