@@ -126,13 +126,16 @@ def _join(arguments: argparse.Namespace) -> int:
     from fednnunet.channel.address import join_address
     from fednnunet.channel.long_lived import join
     from fednnunet.node.hello import planning_hello, training_hello
-    from fednnunet.node.planning import PlanningClient
-    from fednnunet.node.training import TrainingClient
+    from fednnunet.node.site_client import SiteClient
 
-    client: PlanningClient | TrainingClient
+    client: SiteClient
     if arguments.task == "train":
+        from fednnunet.node.training import TrainingClient  # with torch, whose import takes seconds
+
         client = TrainingClient(arguments, *training_hello(arguments))
     else:
+        from fednnunet.node.planning import PlanningClient
+
         client = PlanningClient(arguments, *planning_hello(arguments))
     try:
         join(join_address(arguments.host, arguments.port), client)

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -52,8 +53,8 @@ class Federation(Server):
         self._sink = sink
         self.error: Exception | KeyboardInterrupt | None = None
         if arguments.task != "train":
-            # takes seconds, for nnU-Net's planners and torch: now, while the sites are awaited
-            importlib.import_module(_FINGERPRINTING)
+            # takes seconds, for nnU-Net's planners and torch: meanwhile the sites can connect
+            threading.Thread(target=importlib.import_module, args=(_FINGERPRINTING,), daemon=True).start()
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
         """Run the whole task (called by the channel once nodes can connect); errors are kept in `error`."""

@@ -9,7 +9,6 @@ import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from fednnunet import __version__
 from fednnunet.channel.messages import Hello, PlannerOptions, Task
@@ -179,12 +178,16 @@ def _hello(task: Task, dataset: SiteDataset, content: dict[str, Any], cases: int
 
 
 def _check_class_exists(name: str, flag: str) -> None:
+    if name in (EXTRACTOR, *PLANNERS):
+        return  # looking for it would import torch, which takes seconds
     folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
     if recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning") is None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
 def _check_trainer(name: str) -> None:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # takes seconds to import
+
     try:
         recursive_find_trainer_class_by_name(name)
     except Exception as error:  # looking for a trainer, nnU-Net imports modules that may fail in any way

@@ -1,4 +1,8 @@
-"""The node of the tasks ``extract_fingerprint`` and ``plan_and_preprocess``."""
+"""The node of the tasks ``extract_fingerprint`` and ``plan_and_preprocess``.
+
+What needs nnU-Net's planners or preprocessors, and so torch, imports them only then: it takes seconds, and measuring
+does without.
+"""
 
 import argparse
 import shutil
@@ -10,12 +14,6 @@ from typing import Any
 import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from flwr.common import NDArrays, Scalar
-from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-    extract_fingerprint_dataset,
-    plan_experiment_dataset,
-    preprocess_dataset,
-)
-from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from fednnunet.channel.messages import (
@@ -193,6 +191,8 @@ def measure(
 
 
 def _verify(dataset: SiteDataset, processes: int) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
     try:
         verify_dataset_integrity(str(dataset.raw), processes)
     except Exception as error:  # it raises AssertionError, RuntimeError and what readers raise
@@ -203,6 +203,8 @@ def _verify(dataset: SiteDataset, processes: int) -> None:
 
 def extract_with_nnunet(arguments: argparse.Namespace, dataset: SiteDataset) -> None:
     """Let the extractor class that the user named write the fingerprint; never takes one that stands there."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+
     extract_fingerprint_dataset(
         dataset.id,
         _find("experiment_planning", arguments.fpe),
@@ -222,6 +224,8 @@ def plan_alone(hello: Hello, dataset: SiteDataset) -> str:
     FednnUNetError
         If the planner fails.
     """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+
     options = hello.planner
     if options is None:
         raise FednnUNetError("only plan_and_preprocess plans")
@@ -274,6 +278,8 @@ def preprocess(
     FednnUNetError
         If the user named a configuration that the plans do not have.
     """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+
     available: dict[str, Any] = plans["configurations"]
     missing = [name for name in arguments.c if name not in available]
     if missing and arguments.explicit_configurations:
