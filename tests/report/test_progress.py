@@ -7,7 +7,16 @@ import pytest
 from rich.console import Console
 
 from fednnunet.channel.messages import RoundReport, ValidationReport
-from fednnunet.report.events import Finished, FoldValidated, RoundCompleted, SiteJoined, StageStarted
+from fednnunet.report.events import (
+    Finished,
+    FingerprintFound,
+    FoldValidated,
+    RoundCompleted,
+    SiteJoined,
+    SiteProgress,
+    StageStarted,
+    WorkProgressed,
+)
 from fednnunet.report.progress import (
     LiveProgress,
     PlainProgress,
@@ -108,6 +117,42 @@ def test_a_new_stage_forgets_how_long_the_rounds_of_the_last_one_took():
     progress.emit(StageStarted(title="training fold 1", rounds=3))
     progress.emit(completed(1, 3, 4.0, A=report()))
     assert "ETA 0:00:08" in written(console).splitlines()[-1]
+
+
+def worked(**done):
+    return WorkProgressed(sites={site: SiteProgress(done=cases, total=10) for site, cases in done.items()})
+
+
+def test_plain_lines_tell_of_each_quarter_of_the_work_and_what_the_fingerprint_took():
+    console = plain_console()
+    progress = PlainProgress(console)
+    progress.emit(StageStarted(title="reading images"))
+    for done in (0, 1, 4, 5, 6, 7, 10):
+        progress.emit(worked(A=done, B=done))
+    progress.emit(FingerprintFound(questions=25, answered_bytes={"A": 21400, "B": 21500}))
+    progress.emit(StageStarted(title="preprocessing"))
+    progress.emit(worked(A=3, B=3))
+    assert written(console).splitlines() == [
+        "reading images",
+        "cases 8/20 · A 4/10 B 4/10",
+        "cases 10/20 · A 5/10 B 5/10",
+        "cases 20/20 · A 10/10 B 10/10",
+        "common fingerprint found with 25 questions, 21.5 kB from each site",
+        "preprocessing",
+        "cases 6/20 · A 3/10 B 3/10",
+    ]
+
+
+def test_live_region_shows_how_far_each_site_is_and_when_all_will_be():
+    console, clock = live_console(), Clock()
+    with LiveProgress(console, history=False, clock=clock) as progress:
+        progress.emit(StageStarted(title="reading images"))
+        clock.now += 30
+        console.file.truncate(0)
+        progress.emit(worked(A=2, B=3))
+        shown = written(console)
+    for text in ("reading images", "5/20", "0:00:30 ETA 0:01:30", "2/10", "3/10"):
+        assert text in shown
 
 
 def test_what_a_site_calls_itself_cannot_steer_the_terminal():

@@ -98,13 +98,14 @@ def test_local_epochs_stretch_the_schedule_and_every_site_predicts_the_same(
     assert predictions[0] == predictions[1] == predictions[2]
 
 
-def test_a_site_that_fails_ends_the_federation_with_its_message(federation: Workspace) -> None:
+def test_a_site_that_fails_ends_the_federation_with_the_kind_of_its_error(federation: Workspace) -> None:
     status, output = federation.call(
         "run", "train", "901 902 903", "2d", 2, *SHORT, "--rounds", 3, "-tr", "FailingTrainer"
     )
     assert status == 1
-    failure = "RuntimeError: the augmentation ran out of memory"
-    assert f"Site Dataset902_HospitalB failed: {failure}" in output
+    # an unexpected error may name anything: the node says all, the coordinator hears of what kind it is
+    assert "Site Dataset902_HospitalB failed: RuntimeError, see the node's own output" in output
+    assert "Error: RuntimeError: the augmentation ran out of memory" in output
     assert "round 1/3" in output
     assert "round 2/3" not in output
 
