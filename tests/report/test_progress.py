@@ -8,8 +8,8 @@ from rich.console import Console
 
 from fednnunet.channel.messages import RoundReport, ValidationReport
 from fednnunet.report.events import (
-    Finished,
     FingerprintFound,
+    Finished,
     FoldValidated,
     RoundCompleted,
     SiteJoined,
