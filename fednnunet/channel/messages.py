@@ -9,6 +9,8 @@ from pydantic import Field
 
 from fednnunet.fingerprint.questions import Question
 from fednnunet.message import Message
+from fednnunet.weights.encoding import EncodingName
+from fednnunet.weights.layout import TensorSpec
 
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
 TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
@@ -144,6 +146,7 @@ class Schedule(Message):
     local_epochs: int = Field(ge=1)
     iterations_per_epoch: int = Field(ge=1)
     val_iterations_per_epoch: int = Field(ge=1)
+    proximal_mu: float = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
 
     @property
     def epochs(self) -> int:
@@ -154,10 +157,39 @@ class Schedule(Message):
 class Ready(Message):
     """A node has its network and its data loaders for the fold."""
 
-    layout_digest: str
+    tensors: list[TensorSpec] = Field(min_length=1, description="layout of the network")
     training_cases: int = Field(ge=1)
     completed_epochs: int = Field(ge=0)
     pretrained: bool
+
+
+class Sharing(Message):
+    """What a site shares: the names of the tensors of each group that it belongs to."""
+
+    groups: list[list[str]]
+    encoding: EncodingName
+
+
+class Shared(Message):
+    """A site knows what it shares; digests of its layout of each group prove that it means the same."""
+
+    digests: list[str]
+
+
+class ModelPart(Message):
+    """A part of the weights of one of a site's groups; the bytes travel beside it.
+
+    Round 0 is the exchange of the first global model, always in float32.
+    """
+
+    round: int = Field(ge=0)
+    group: int = Field(ge=0)
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1)
+
+
+class Trained(Message):
+    """A site has trained its part of a round and holds its update."""
 
 
 class RoundReport(Message):

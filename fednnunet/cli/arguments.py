@@ -11,6 +11,9 @@ from pathlib import Path
 from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
 from fednnunet.folds import FOLDS_HELP
+from fednnunet.weights.aggregation import AGGREGATIONS
+from fednnunet.weights.encoding import ENCODINGS
+from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -27,6 +30,22 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Return `text` as a finite number above 0, for argparse."""
+    value = non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is too small")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Return `text` as a finite number of at least 0, for argparse."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number of at least 0")
     return value
 
 
@@ -53,6 +72,27 @@ SCHEDULE_FLAGS = (
 )  # fmt: skip
 """The coordinator's numbers for a training; they hold for every node."""
 
+AVERAGING_FLAGS = (
+    Flag("--encoding", "how weights travel: float32 = exact; float16, int8 = smaller (default: %(default)s)",
+         {"choices": list(ENCODINGS), "default": "float16"}),
+    Flag("--weighting", "whether a site counts by its training cases or all count the same (default: %(default)s)",
+         {"choices": ["cases", "uniform"], "default": "cases"}),
+    Flag("--aggregation", "how one model is made of the sites': weighted mean, or median or trimmed mean, "
+         "which a few wrong sites cannot spoil and in which all sites count the same (default: %(default)s)",
+         {"choices": list(AGGREGATIONS), "default": "mean"}),
+    Flag("--server_optimizer", "what is made of the difference to the last global model (default: %(default)s)",
+         {"choices": list(SERVER_OPTIMIZERS), "default": "none"}),
+    Flag("--server_lr", "learning rate of --server_optimizer (default: 1 for momentum, 0.01 for adam and yogi)",
+         {"type": positive_float, "default": None}),
+    Flag("--proximal_mu", "FedProx: weight of the distance to the global model in the sites' training (default: 0)",
+         {"type": non_negative_float, "default": 0.0}),
+    Flag("--keep_local", "regular expression; tensors in whose name it is found never leave a site, such as "
+         "'encoder.stages.0|seg_layers'", {"default": None}),
+    Flag("--asym_cohorts", "after --asym: average a tensor among every group of two or more sites that have it, "
+         "not only where all sites do", {"action": "store_true"}),
+)  # fmt: skip
+"""The coordinator's choice of what is averaged, and how."""
+
 ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
             {"action": "store_true"})  # fmt: skip
 FINGERPRINT = Flag(
@@ -75,7 +115,7 @@ _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one 
 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
-    return (*(SCHEDULE_FLAGS if task == "train" else ()), _PROGRESS_FILE)
+    return (*((*SCHEDULE_FLAGS, *AVERAGING_FLAGS) if task == "train" else ()), _PROGRESS_FILE)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:

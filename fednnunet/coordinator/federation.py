@@ -16,10 +16,11 @@ from flwr.server.history import History
 
 from fednnunet.channel.messages import Farewell, Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
+from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
 from fednnunet.coordinator.roster import Roster, ask, evaluate_all, fit_all
 from fednnunet.coordinator.stage import Stage
-from fednnunet.coordinator.training import ScheduleFlags, TrainingStage
+from fednnunet.coordinator.training import AveragingFlags, ScheduleFlags, TrainingStage
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 from fednnunet.report.events import EventSink, Finished, SiteJoined
@@ -117,10 +118,22 @@ class Federation(Server):
             self._arguments.local_epochs,
             self._arguments.iterations_per_epoch,
             self._arguments.val_iterations_per_epoch,
+            self._arguments.proximal_mu,
+        )
+        averaging = AveragingFlags(
+            Averaging(
+                self._arguments.encoding,
+                self._arguments.aggregation,
+                self._arguments.server_optimizer,
+                self._arguments.server_lr,
+            ),
+            self._arguments.weighting,
+            self._arguments.keep_local,
+            self._arguments.asym_cohorts,
         )
         validation_only = bool(facts.options.get("--val"))
         return [
-            TrainingStage(fold, flags, validation_only, self._roster, self._sink)
+            TrainingStage(fold, flags, averaging, validation_only, self._roster, self._sink)
             for fold in parse_folds(str(facts.fold))
         ]
 

@@ -10,9 +10,7 @@ from flwr.common import (
     EvaluateRes,
     FitIns,
     FitRes,
-    GetParametersIns,
     GetPropertiesIns,
-    Parameters,
     Scalar,
 )
 from flwr.server.client_manager import SimpleClientManager
@@ -115,10 +113,27 @@ def ask(
     FednnUNetError
         If the node reports a failure or answers something else.
     """
+    message, _ = ask_with_data(proxy, kind, body, answer, timeout=timeout)
+    return message
+
+
+def ask_with_data(
+    proxy: ClientProxy,
+    kind: str,
+    body: Message | None,
+    answer: type[AnyMessage],
+    data: bytes = b"",
+    timeout: float | None = None,
+) -> tuple[AnyMessage, bytes]:
+    """Do what `ask` does with bytes beside the question, and return those beside the answer too."""
     config: dict[str, Scalar] = {"ask": kind, "body": body.to_json() if body is not None else "{}"}
+    if data:
+        config["data"] = data
     reply = proxy.get_properties(GetPropertiesIns(config), timeout=timeout, group_id=None)
     raise_reported_failure(reply.properties)
-    return answer.from_json(str(reply.properties.get("body", "")))
+    replied = reply.properties.get("data", b"")
+    message = answer.from_json(str(reply.properties.get("body", "")))
+    return message, replied if isinstance(replied, bytes) else b""
 
 
 def ask_all(
@@ -155,11 +170,6 @@ def work_all(
                 return answer
 
     return {site_name(proxy): answer for proxy, answer in zip(sites, for_all(sites, work), strict=True)}
-
-
-def fetch_model(proxy: ClientProxy) -> Parameters:
-    """Return the model that a site holds now."""
-    return proxy.get_parameters(GetParametersIns({}), timeout=None, group_id=None).parameters
 
 
 def fit_all(instructions: Sequence[tuple[ClientProxy, FitIns]]) -> list[tuple[ClientProxy, FitRes]]:

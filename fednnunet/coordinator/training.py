@@ -1,30 +1,31 @@
-"""Federated training of one fold: federated averaging, weighted by training cases."""
+"""Federated training of one fold: federated averaging of what the sites' networks share."""
 
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-from flwr.common import (
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    Parameters,
-    Scalar,
-    ndarrays_to_parameters,
-    parameters_to_ndarrays,
-)
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.messages import FoldRequest, Ready, RoundReport, Schedule, TrainingOffer, ValidationReport
-from fednnunet.coordinator.roster import Roster, ask_all, fetch_model, site_name
+from fednnunet.channel.messages import (
+    FoldRequest,
+    Method,
+    Ready,
+    RoundReport,
+    Schedule,
+    TrainingOffer,
+    ValidationReport,
+)
+from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.roster import Roster, ask_all, site_name
 from fednnunet.coordinator.stage import NOTHING, Stage
-from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
-from fednnunet.report.events import EventSink, FoldValidated, RoundCompleted, StageStarted
-from fednnunet.weights.average import weighted_mean
+from fednnunet.report.events import EventSink, FoldValidated, RoundCompleted, SharingAgreed, SiteShare, StageStarted
+from fednnunet.weights.layout import Layout
+from fednnunet.weights.sharing import Group, share
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ScheduleFlags:
     local_epochs: int
     iterations_per_epoch: int | None
     val_iterations_per_epoch: int | None
+    proximal_mu: float = 0.0
 
     def schedule(self, offers: dict[str, TrainingOffer]) -> Schedule:
         """Return the numbers that hold for every node.
@@ -60,15 +62,26 @@ class ScheduleFlags:
                 "--val_iterations_per_epoch",
                 self.val_iterations_per_epoch,
             ),
+            proximal_mu=self.proximal_mu,
         )
+
+
+@dataclass(frozen=True)
+class AveragingFlags:
+    """The coordinator's flags for what is averaged, and how."""
+
+    averaging: Averaging
+    weighting: Literal["cases", "uniform"] = "cases"
+    keep_local: str | None = None
+    cohorts: bool = False
 
 
 class TrainingStage(Stage):
     """Federated averaging over the rounds of a fold.
 
-    The model travels once in each direction: up as the result of ``fit``, down with ``evaluate``, where sites validate
-    it and keep it for the next round. Only in the first round, before which the sites' models differ, does ``fit``
-    carry it too.
+    In each round sites train (``fit``) and hold their updates; these are averaged part by part, the global model handed
+    to the sites in the same parts (see `Exchange`), and validated there (``evaluate``). Each weight travels once in
+    either direction.
 
     Parameters
     ----------
@@ -76,6 +89,8 @@ class TrainingStage(Stage):
         The fold to train.
     flags
         The coordinator's numbers.
+    averaging
+        What is averaged, and how.
     validation_only
         Whether to skip the rounds, as ``--val`` asks.
     roster
@@ -85,16 +100,24 @@ class TrainingStage(Stage):
     """
 
     def __init__(
-        self, fold: Fold, flags: ScheduleFlags, validation_only: bool, roster: Roster, sink: EventSink
+        self,
+        fold: Fold,
+        flags: ScheduleFlags,
+        averaging: AveragingFlags,
+        validation_only: bool,
+        roster: Roster,
+        sink: EventSink,
     ) -> None:
         self.title = f"fold {fold}"
         self._fold = fold
         self._flags = flags
+        self._averaging = averaging
         self._validation_only = validation_only
         self._roster = roster
         self._sink = sink
         self._rounds = range(0)
-        self._cases: dict[str, int] = {}
+        self._weights: dict[str, int] = {}
+        self._exchange: Exchange
         self._round_started = 0.0
 
     @property
@@ -103,29 +126,35 @@ class TrainingStage(Stage):
         return self._rounds
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
-        """Let every site prepare the fold and return the first global model, that of the first site."""
+        """Let every site prepare the fold, and give all that share a tensor the same one to start from."""
         sites = self._roster.sites
         self._sink.emit(StageStarted(title=f"preparing {self.title}"))
         schedule = self._flags.schedule(ask_all(sites, "offer", FoldRequest(fold=self._fold), TrainingOffer))
         ready = ask_all(sites, "start", schedule, Ready)
-        _check_layouts(ready)
-        self._cases = {site: answer.training_cases for site, answer in ready.items()}
+        layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
+        _check_layouts(layouts, self._roster.hellos[0].method)
         if self._validation_only:
             return NOTHING
         self._rounds = _rounds_left(schedule, ready)
+        by_cases = self._averaging.weighting == "cases"
+        self._weights = {site: answer.training_cases if by_cases else 1 for site, answer in ready.items()}
+        groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
+        self._sink.emit(_agreement(layouts, groups))
+        self._exchange = Exchange(sites, groups, self._averaging.averaging)
+        self._exchange.agree()
+        # a pretrained model, where only some sites have it, is the one to start from
+        self._exchange.begin([site for site, answer in ready.items() if answer.pretrained])
         self._sink.emit(
             StageStarted(title=f"training {self.title}", rounds=schedule.rounds, first_round=self._rounds.start)
         )
-        # a pretrained model, where only some sites have it, is the one to start from
-        return fetch_model(max(sites, key=lambda proxy: ready[site_name(proxy)].pretrained))
+        return NOTHING
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
-        """Let every site train, from the model that it has or, in the first round, from the first global one."""
+        """Let every site train, from the model that it has."""
         self._round_started = time.monotonic()
-        start_from = parameters if server_round == self._rounds.start else NOTHING
-        return [(proxy, FitIns(start_from, {})) for proxy in self._roster.sites]
+        return [(proxy, FitIns(NOTHING, {})) for proxy in self._roster.sites]
 
     def aggregate_fit(
         self,
@@ -133,17 +162,15 @@ class TrainingStage(Stage):
         results: list[tuple[ClientProxy, FitRes]],
         failures: list[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
-        """Average the updates, each weighted by the site's number of training cases."""
-        mean = weighted_mean(
-            (_update(site_name(proxy), result.parameters), self._cases[site_name(proxy)]) for proxy, result in results
-        )
-        return ndarrays_to_parameters([mean]), {}
+        """Average the updates that the sites hold, and hand the global model to them."""
+        self._exchange.average(server_round, self._weights)
+        return NOTHING, {}
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, EvaluateIns]]:
-        """Hand the global model to every site, to validate it and to go on from it."""
-        return [(proxy, EvaluateIns(parameters, {})) for proxy in self._roster.sites]
+        """Let every site validate the global model that it has been handed."""
+        return [(proxy, EvaluateIns(NOTHING, {})) for proxy in self._roster.sites]
 
     def aggregate_evaluate(
         self,
@@ -175,13 +202,27 @@ def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -
     return next(iter(by_site.values()))
 
 
-def _check_layouts(ready: dict[str, Ready]) -> None:
-    first, *others = ready
+def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:
+    """Refuse different networks where all sites have the same plans."""
+    first, *others = layouts
     for other in others:
-        if ready[other].layout_digest != ready[first].layout_digest:
+        if method == "FFE" and layouts[other].digest != layouts[first].digest:
             raise FednnUNetError(
                 f"The network of site {other} is not that of site {first}: use the same plans and trainer everywhere."
             )
+
+
+def _agreement(layouts: dict[str, Layout], groups: list[Group]) -> SharingAgreed:
+    shares = {}
+    for site, layout in layouts.items():
+        mine = [group.layout for group in groups if site in group.sites]
+        shares[site] = SiteShare(
+            tensors=sum(len(part.tensors) for part in mine),
+            of_tensors=len(layout.tensors),
+            parameters=sum(part.size for part in mine),
+            of_parameters=layout.size,
+        )
+    return SharingAgreed(sites=shares)
 
 
 def _rounds_left(schedule: Schedule, ready: dict[str, Ready]) -> range:
@@ -193,13 +234,3 @@ def _rounds_left(schedule: Schedule, ready: dict[str, Ready]) -> range:
         )
     completed = next(iter(epochs.values()))
     return range(1 + completed // schedule.local_epochs, schedule.rounds + 1)
-
-
-def _update(site: str, parameters: Parameters) -> np.ndarray:
-    """Return the packed model that a site sent."""
-    arrays = parameters_to_ndarrays(parameters)
-    if len(arrays) != 1 or arrays[0].ndim != 1 or arrays[0].dtype != np.float32:
-        raise SiteFailure(site, "its update is not one flat float32 array")
-    if not np.isfinite(arrays[0]).all():
-        raise SiteFailure(site, "its update has NaN or infinite weights; see its training log")
-    return arrays[0]

@@ -22,7 +22,9 @@ from nnunetv2.utilities.helpers import empty_cache
 from fednnunet.channel.messages import Ready, RoundReport, Schedule, TrainingOffer, ValidationReport
 from fednnunet.folds import Fold
 from fednnunet.node.dataset import SiteDataset
-from fednnunet.weights.layout import Layout, pack, unpack
+from fednnunet.node.proximal import ProximalTerm
+from fednnunet.weights.layout import Layout
+from fednnunet.weights.packing import layout_of, pack, unpack
 
 
 class FederatedRounds:
@@ -45,6 +47,7 @@ class FederatedRounds:
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
         self._trainer.disable_checkpointing = arguments.disable_checkpointing
+        self._proximal: ProximalTerm | None = None
 
     def offer(self) -> TrainingOffer:
         """Return what the trainer would do if nobody told it otherwise."""
@@ -65,38 +68,40 @@ class FederatedRounds:
         maybe_load_checkpoint(trainer, arguments.c, arguments.val, arguments.pretrained_weights)
         if not arguments.val:
             trainer.on_train_start()
-        self._layout = Layout.of(trainer.network.state_dict())
+        self.layout = layout_of(trainer.network.state_dict())
+        if schedule.proximal_mu > 0:
+            self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
         training_keys, _ = trainer.do_split()
         return Ready(
-            layout_digest=self._layout.digest,
+            tensors=list(self.layout.tensors),
             training_cases=len(training_keys),
             completed_epochs=trainer.current_epoch,
             pretrained=arguments.pretrained_weights is not None,
         )
 
-    def weights(self) -> np.ndarray:
-        """Return the model as it is now: shape ``(layout.size,)``, float32."""
-        return pack(self._trainer.network.state_dict(), self._layout)
+    def weights(self, layout: Layout) -> np.ndarray:
+        """Return those of the model's weights that `layout` lists: shape ``(layout.size,)``, float32."""
+        return pack(self._trainer.network.state_dict(), layout)
 
-    def load(self, weights: np.ndarray) -> None:
-        """Replace the model's weights by a packed model."""
-        unpack(weights, self._layout, self._trainer.network.state_dict())
+    def load(self, weights: np.ndarray, layout: Layout) -> None:
+        """Replace those of the model's weights that `layout` lists."""
+        unpack(weights, layout, self._trainer.network.state_dict())
 
-    def train(self) -> np.ndarray:
-        """Train the local epochs of a round and return the update, as `weights` does.
+    def train(self) -> None:
+        """Train the local epochs of a round.
 
         All local epochs but the last are complete epochs of nnU-Net, validated on the local model; the last one stays
         open until `complete` validates the global model.
         """
+        if self._proximal is not None:
+            self._proximal.remember()
         for epoch in range(self._local_epochs):
             if epoch > 0:
                 self._validate_and_end_epoch()
             self._train_epoch()
-        return self.weights()
 
-    def complete(self, global_model: np.ndarray) -> RoundReport:
-        """Take the global model, validate it, and end the epoch that `train` left open."""
-        self.load(global_model)
+    def complete(self) -> RoundReport:
+        """Validate the model, which by now is the global one, and end the epoch that `train` left open."""
         self._validate_and_end_epoch()
         log = self._trainer.logger
         return RoundReport(

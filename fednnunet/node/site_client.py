@@ -18,13 +18,16 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Answer = Callable[[str], Message]
 """Answers one kind of question; takes the question's JSON body."""
+DataAnswer = Callable[[str, bytes], tuple[Message, bytes]]
+"""Answers a question that, or whose answer, is accompanied by bytes."""
 
 
 class SiteClient(NumPyClient):
     """A node. Whatever goes wrong in an answer travels to the coordinator as this site's failure.
 
     Questions come as Flower's ``get_properties`` with ``{"ask": KIND, "body": JSON}``; answers, metrics of ``fit`` and
-    metrics of ``evaluate`` are ``{"body": JSON}``, or ``{"failure": TEXT}``.
+    metrics of ``evaluate`` are ``{"body": JSON}``, or ``{"failure": TEXT}``. Either may have
+    ``"data": BYTES`` beside it.
 
     Parameters
     ----------
@@ -42,10 +45,16 @@ class SiteClient(NumPyClient):
         self.hello = hello
         self.farewell: Farewell | None = None
         self.failure: str | None = None
-        self._answers: dict[str, Answer] = {"hello": lambda _: hello, "farewell": self._take_leave}
+        self._answers: dict[str, DataAnswer] = {}
+        self.answer("hello", lambda _: hello)
+        self.answer("farewell", self._take_leave)
 
     def answer(self, kind: str, answer: Answer) -> None:
         """Declare how this node answers questions of a kind."""
+        self.answer_with_data(kind, lambda body, _: (answer(body), b""))
+
+    def answer_with_data(self, kind: str, answer: DataAnswer) -> None:
+        """Declare how this node answers questions of a kind that bytes accompany."""
         self._answers[kind] = answer
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
@@ -57,7 +66,12 @@ class SiteClient(NumPyClient):
                 raise FednnUNetError(
                     f"the coordinator asks for '{kind}', which a node for {self.hello.task} does not answer"
                 )
-            return {"body": self._answers[kind](str(config.get("body", "{}"))).to_json()}
+            data = config.get("data", b"")
+            message, reply = self._answers[kind](
+                str(config.get("body", "{}")), data if isinstance(data, bytes) else b""
+            )
+            properties: dict[str, Scalar] = {"body": message.to_json()}
+            return properties | ({"data": reply} if reply else {})
 
         return self._or_failure(respond, lambda failure: failure)
 

@@ -64,6 +64,22 @@ class FingerprintFound(Message):
     answered_bytes: dict[str, int]
 
 
+class SiteShare(Message):
+    """The part of a site's network that is averaged with other sites."""
+
+    tensors: int
+    of_tensors: int
+    parameters: int
+    of_parameters: int
+
+
+class SharingAgreed(Message):
+    """It is known which part of each site's network is averaged."""
+
+    event: Literal["sharing_agreed"] = "sharing_agreed"
+    sites: dict[str, SiteShare]
+
+
 class RoundCompleted(Message):
     """All sites have validated the global model of a round."""
 
@@ -89,7 +105,16 @@ class Finished(Message):
     seconds: float
 
 
-Event = SiteJoined | StageStarted | WorkProgressed | FingerprintFound | RoundCompleted | FoldValidated | Finished
+Event = (
+    SiteJoined
+    | StageStarted
+    | WorkProgressed
+    | FingerprintFound
+    | SharingAgreed
+    | RoundCompleted
+    | FoldValidated
+    | Finished
+)
 _ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -22,6 +22,7 @@ from fednnunet.report.events import (
     Finished,
     FoldValidated,
     RoundCompleted,
+    SharingAgreed,
     SiteJoined,
     StageStarted,
     WorkProgressed,
@@ -127,6 +128,9 @@ class PlainProgress:
                 self._progress(event)
             case FingerprintFound():
                 self._line(_cost(event))
+            case SharingAgreed():
+                for line in _shared(event):
+                    self._line(line)
             case FoldValidated():
                 self._table(validation_table(event))
             case Finished():
@@ -233,6 +237,8 @@ class _View:
                 self._ends_at = self._since + spent * event.total / event.done if event.done else None
             case FingerprintFound():
                 self._title, self._rounds, self._work = "common fingerprint found", None, None
+            case SharingAgreed():
+                pass  # told by the lines above the region
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
             case Finished():
@@ -324,6 +330,18 @@ def _stage(event: StageStarted) -> str:
 def _cost(event: FingerprintFound) -> str:
     largest = max(event.answered_bytes.values(), default=0)
     return f"common fingerprint found with {event.questions} questions, {largest / 1000:.1f} kB from each site"
+
+
+def _shared(event: SharingAgreed) -> list[str]:
+    """Return one line for all sites if they share everything, else one for each."""
+    parameters = {share.of_parameters for share in event.sites.values()}
+    if len(parameters) == 1 and all(share.parameters == share.of_parameters for share in event.sites.values()):
+        return [f"all {parameters.pop():,} parameters are shared"]
+    return [
+        f"site {site} shares {share.tensors} of {share.of_tensors} tensors, {share.parameters:,} of "
+        f"{share.of_parameters:,} parameters ({share.parameters / share.of_parameters:.0%})"
+        for site, share in event.sites.items()
+    ]
 
 
 def _dice(report: RoundReport) -> str:

@@ -22,11 +22,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     write_hospitals(workspace.raw, hospitals=hospitals, test_cases=1, resolution=0.75)
     workspace.succeed("run", "plan_and_preprocess", "901 902 903", "2d")
     for site in SITES:
-        _shrink_network(workspace.preprocessed / site / "nnUNetPlans.json")
+        shrink_network(workspace.preprocessed / site / "nnUNetPlans.json")
     return workspace
 
 
-def _shrink_network(plans_file: Path) -> None:
+def shrink_network(plans_file: Path) -> None:
     """Give the planned network few features, so that an iteration takes milliseconds."""
     plans = json.loads(plans_file.read_text())
     plans_file.with_name("as_planned.json").write_text(json.dumps(plans))

@@ -1,0 +1,213 @@
+"""Models, or differences of models, as bytes: exact, or smaller.
+
+Nothing here trusts the bytes: lengths are checked before memory is taken, and what is not finite is refused.
+"""
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from fednnunet.errors import FednnUNetError
+
+EncodingName = Literal["float32", "float16", "int8"]
+
+BLOCK = 256
+"""Elements that share a scale in int8; slices of a model begin at multiples of it."""
+
+_CHUNK = BLOCK * 1024
+_LARGEST_INT8 = 127
+
+
+class Encoding(Protocol):
+    """A way to write float32 numbers."""
+
+    name: EncodingName
+    is_exact: bool
+    """Whether numbers come back bit for bit; if not, differences to a model that the receiver has are sent."""
+
+    def size(self, number: int) -> int:
+        """Return the bytes that this many numbers take."""
+
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+        """Write finite numbers, float32 of shape ``(n,)``; `random` decides how to round, if rounding is random."""
+
+    def decode(self, data: bytes, number: int) -> np.ndarray:
+        """Read numbers: float32, shape ``(number,)``.
+
+        Raises
+        ------
+        FednnUNetError
+            If `data` has another length, or numbers are not finite.
+        """
+
+
+class Float32:
+    """Four bytes per number, little-endian."""
+
+    name: EncodingName = "float32"
+    is_exact = True
+
+    def size(self, number: int) -> int:
+        """Return the bytes that this many numbers take."""
+        return 4 * number
+
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+        """Write numbers as they are."""
+        return values.astype("<f4", copy=False).tobytes()
+
+    def decode(self, data: bytes, number: int) -> np.ndarray:
+        """Read numbers."""
+        _check_size(data, self.size(number))
+        return _finite(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
+
+
+class Float16:
+    """Two bytes per number, little-endian; what is too large for float16 becomes its largest number."""
+
+    name: EncodingName = "float16"
+    is_exact = False
+
+    def size(self, number: int) -> int:
+        """Return the bytes that this many numbers take."""
+        return 2 * number
+
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+        """Write numbers, each rounded to the nearest."""
+        limit = np.finfo(np.float16).max
+        return values.clip(-limit, limit).astype("<f2").tobytes()
+
+    def decode(self, data: bytes, number: int) -> np.ndarray:
+        """Read numbers."""
+        _check_size(data, self.size(number))
+        return _finite(np.frombuffer(data, "<f2").astype(np.float32))
+
+
+class Int8:
+    """One byte per number and a float32 scale for each block of `BLOCK` numbers.
+
+    Rounding is up or down at random with the probability that makes the expected value exact (Alistarh et al., *QSGD*,
+    NeurIPS 2017).
+    """
+
+    name: EncodingName = "int8"
+    is_exact = False
+
+    def size(self, number: int) -> int:
+        """Return the bytes that this many numbers take."""
+        return number + 4 * _blocks(number)
+
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+        """Write numbers as scales and multiples of them."""
+        scales = np.empty(_blocks(len(values)), "<f4")
+        digits = np.empty(len(values), np.int8)
+        for start in range(0, len(values), _CHUNK):  # chunks stay in the processor's cache
+            part = values[start : start + _CHUNK]
+            scale = scales[start // BLOCK : start // BLOCK + _blocks(len(part))]
+            largest = np.maximum.reduceat(np.abs(part), np.arange(0, len(part), BLOCK))
+            # a hair more than largest / 127, so that no quotient exceeds 127 after rounding
+            np.multiply(largest, np.float32((1 + 2**-20) / _LARGEST_INT8), out=scale)
+            divisor = np.where(scale > 0, scale, np.float32(1))
+            quotients = random.random(len(part), dtype=np.float32)
+            quotients += part / np.repeat(divisor, BLOCK)[: len(part)]
+            np.floor(quotients, out=quotients)
+            digits[start : start + _CHUNK] = quotients.clip(-_LARGEST_INT8, _LARGEST_INT8)
+        return scales.tobytes() + digits.tobytes()
+
+    def decode(self, data: bytes, number: int) -> np.ndarray:
+        """Read numbers."""
+        _check_size(data, self.size(number))
+        blocks = _blocks(number)
+        scales = _finite(np.frombuffer(data, "<f4", count=blocks).astype(np.float32, copy=False))
+        digits = np.frombuffer(data, np.int8, offset=4 * blocks)
+        values = np.empty(number, np.float32)
+        for start in range(0, number, _CHUNK):
+            part = digits[start : start + _CHUNK]
+            scale = np.repeat(scales[start // BLOCK : start // BLOCK + _blocks(len(part))], BLOCK)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
+                np.multiply(part, scale[: len(part)], out=values[start : start + _CHUNK])
+        return _finite(values)
+
+
+ENCODINGS: dict[EncodingName, Encoding] = {"float32": Float32(), "float16": Float16(), "int8": Int8()}
+
+
+class Sender:
+    """Encodes models for a receiver that already has another one, and makes good for its rounding in the next round.
+
+    Error feedback: Karimireddy et al., *Error Feedback Fixes SignSGD and other Gradient Compression Schemes*, ICML 2019.
+
+    Parameters
+    ----------
+    encoding
+        How to write.
+    size
+        Elements of the model.
+    """
+
+    def __init__(self, encoding: Encoding, size: int) -> None:
+        self._encoding = encoding
+        self._error = None if encoding.is_exact else np.zeros(size, np.float32)
+
+    def encode(
+        self, part: slice, model: np.ndarray, known: np.ndarray, random: np.random.Generator
+    ) -> tuple[bytes, np.ndarray]:
+        """Write a part of a model.
+
+        Parameters
+        ----------
+        part
+            Which part; begins at a multiple of `BLOCK`.
+        model
+            That part of the model, float32.
+        known
+            That part of the model that the receiver has, float32.
+        random
+            Decides how to round.
+
+        Returns
+        -------
+        The bytes, and that part of the model as the receiver will have it.
+        """
+        if self._error is None:
+            return self._encoding.encode(model, random), model
+        wanted = model - known
+        wanted += self._error[part]
+        data = self._encoding.encode(wanted, random)
+        sent = self._encoding.decode(data, len(wanted))
+        np.subtract(wanted, sent, out=self._error[part])
+        return data, known + sent
+
+
+def receive(encoding: Encoding, data: bytes, known: np.ndarray) -> np.ndarray:
+    """Return the part of a model that `Sender.encode` wrote for a receiver of `known`: float32, its shape.
+
+    Raises
+    ------
+    FednnUNetError
+        If `data` cannot be that.
+    """
+    decoded = encoding.decode(data, len(known))
+    return decoded if encoding.is_exact else _finite(known + decoded)
+
+
+def rounding(*about: int) -> np.random.Generator:
+    """Return the generator for rounding one part of one model, the same in every run of the same federation."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(about)))
+
+
+def _blocks(number: int) -> int:
+    return -(-number // BLOCK)
+
+
+def _check_size(data: bytes, size: int) -> None:
+    if len(data) != size:
+        raise FednnUNetError(f"part of a model has {len(data)} bytes instead of {size}")
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    # a sum is finite only if all terms are; float64 holds any sum of float32
+    with np.errstate(invalid="ignore"):
+        total = values.sum(dtype=np.float64)
+    if not np.isfinite(total):
+        raise FednnUNetError("its weights are NaN or infinite; see its training log")
+    return values

@@ -1,0 +1,96 @@
+"""The coordinator's copy of the weights of a group of sites, reduced slice by slice."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fednnunet.weights.aggregation import Aggregation
+from fednnunet.weights.encoding import Encoding, Sender, rounding
+from fednnunet.weights.server_optimizers import ServerOptimizer
+
+_BYTES_IN_FLIGHT = 64 << 20
+_LARGEST_SLICE = 1 << 20
+
+
+def slices(size: int, sites: int) -> Iterator[slice]:
+    """Yield the slices in which a model of `size` elements travels.
+
+    A slice of all sites takes no more than 64 MiB in float32, whatever their number; one of a single site 4 MiB.
+    """
+    length = max(1, min(_LARGEST_SLICE, _BYTES_IN_FLIGHT // (4 * sites)))
+    for start in range(0, size, length):
+        yield slice(start, min(start + length, size))
+
+
+class GlobalModel:
+    """The weights that all sites of a group have, and how they become the next ones.
+
+    Memory is one float32 model, a second one for the rounding errors if the encoding has any, and what the server
+    optimizer keeps; it does not grow with the number of sites.
+
+    Parameters
+    ----------
+    initial
+        What the sites have at first; shape ``(n,)``, float32.
+    encoding
+        How updates come up, and the global model goes down.
+    aggregation
+        How one model is made of several.
+    optimizer
+        What is made of the aggregated difference; ``None`` adds it as it is.
+    number
+        Number of the group, from which rounding is derived.
+    """
+
+    def __init__(
+        self,
+        initial: np.ndarray,
+        encoding: Encoding,
+        aggregation: Aggregation,
+        optimizer: ServerOptimizer | None = None,
+        number: int = 0,
+    ) -> None:
+        self.weights = initial
+        self._encoding = encoding
+        self._aggregation = aggregation
+        self._optimizer = optimizer
+        self._number = number
+        self._sender = Sender(encoding, len(initial))
+
+    def decode(self, data: bytes, part: slice) -> np.ndarray:
+        """Return a part of one site's update as `reduce` takes it.
+
+        Raises
+        ------
+        FednnUNetError
+            If it has another length or is not finite.
+        """
+        return self._encoding.decode(data, part.stop - part.start)
+
+    def reduce(self, part: slice, updates: Sequence[np.ndarray], weights: Sequence[int], round_number: int) -> bytes:
+        """Make a part of the next global model.
+
+        Parameters
+        ----------
+        part
+            Which part.
+        updates
+            That part of each site's update, as `decode` gives it, always in the same order of sites.
+        weights
+            Of each site.
+        round_number
+            The round, from which rounding is derived.
+
+        Returns
+        -------
+        That part of the global model, encoded for all sites.
+        """
+        known = self.weights[part]
+        model = self._aggregation(updates, weights)
+        if not self._encoding.is_exact:
+            model += known  # updates are differences to what the sites have
+        if self._optimizer is not None:
+            model = known + self._optimizer.step(part, model - known)
+        random = rounding(round_number, self._number, part.start)
+        data, self.weights[part] = self._sender.encode(part, model, known, random)
+        return data

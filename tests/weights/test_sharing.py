@@ -1,0 +1,60 @@
+import pytest
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.sharing import share
+
+
+def _layout(**shapes: tuple[int, ...]) -> Layout:
+    return Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in shapes.items()))
+
+
+SITES = {
+    "A": _layout(stem=(3, 1), deep=(4, 4), head=(2,)),
+    "B": _layout(stem=(3, 1), deep=(4, 4), head=(2,), deeper=(8, 8)),
+    "C": _layout(stem=(3, 1), deep=(5, 5), head=(3,), deeper=(8, 8)),
+}
+
+
+def _names(groups: list) -> dict[tuple[str, ...], list[str]]:  # type: ignore[type-arg]
+    return {group.sites: [tensor.name for tensor in group.layout.tensors] for group in groups}
+
+
+def test_only_what_all_sites_have_is_shared_as_in_the_paper() -> None:
+    assert _names(share(SITES)) == {("A", "B", "C"): ["stem"]}
+
+
+def test_with_cohorts_every_group_of_sites_shares_what_it_has_in_common() -> None:
+    assert _names(share(SITES, cohorts=True)) == {
+        ("A", "B", "C"): ["stem"],
+        ("A", "B"): ["deep", "head"],
+        ("B", "C"): ["deeper"],
+    }
+
+
+def test_equal_networks_share_everything_either_way() -> None:
+    equal = {"A": SITES["A"], "B": SITES["A"]}
+    assert share(equal) == share(equal, cohorts=True)
+    assert share(equal)[0].layout == SITES["A"]
+
+
+def test_what_is_kept_local_is_not_shared() -> None:
+    equal = {"A": SITES["A"], "B": SITES["A"]}
+    assert _names(share(equal, keep_local="^st|head")) == {("A", "B"): ["deep"]}
+
+
+def test_one_site_shares_with_itself() -> None:
+    assert _names(share({"A": SITES["A"]}, cohorts=True)) == {("A",): ["stem", "deep", "head"]}
+
+
+def test_a_dtype_that_differs_is_not_shared() -> None:
+    half = Layout((TensorSpec("stem", (3, 1), "float16"),))
+    with pytest.raises(FednnUNetError, match="no tensor in common"):
+        share({"A": SITES["A"], "B": half})
+
+
+def test_a_federation_that_would_share_nothing_and_a_broken_expression_are_refused() -> None:
+    with pytest.raises(FednnUNetError, match="correct --keep_local"):
+        share(SITES, keep_local=".")
+    with pytest.raises(FednnUNetError, match="no regular expression"):
+        share(SITES, keep_local="(")
