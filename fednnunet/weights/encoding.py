@@ -134,7 +134,8 @@ ENCODINGS: dict[EncodingName, Encoding] = {"float32": Float32(), "float16": Floa
 class Sender:
     """Encodes models for a receiver that already has another one, and makes good for its rounding in the next round.
 
-    Error feedback: Karimireddy et al., *Error Feedback Fixes SignSGD and other Gradient Compression Schemes*, ICML 2019.
+    Error feedback: Karimireddy et al., *Error Feedback Fixes SignSGD and other Gradient Compression Schemes*, ICML
+    2019.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def shrink_network(plans_file: Path) -> None:
     for configuration in plans["configurations"].values():
         if "architecture" in configuration:
             kwargs = configuration["architecture"]["arch_kwargs"]
-            kwargs["features_per_stage"] = [4 for _ in kwargs["features_per_stage"]]
+            kwargs["features_per_stage"] = [4 + 2 * stage for stage in range(kwargs["n_stages"])]
     plans_file.write_text(json.dumps(plans))
 
 

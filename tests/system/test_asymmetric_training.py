@@ -20,7 +20,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("each for itself"))
     hospitals = [replace(hospital, training_cases=5) for hospital in HOSPITALS]
     write_hospitals(workspace.raw, hospitals=hospitals[:2], test_cases=1, resolution=0.75)
-    write_hospitals(workspace.raw, hospitals=hospitals[2:], test_cases=1, resolution=2)
+    fine = workspace.folder / "fine"
+    write_hospitals(fine, hospitals=hospitals, test_cases=1, resolution=2)
+    (fine / SITES[2]).rename(workspace.raw / SITES[2])
     workspace.succeed("run", "plan_and_preprocess", "901 902 903", "2d", "--asym")
     for site in SITES:
         shrink_network(workspace.preprocessed / site / "nnUNetPlans.json")
@@ -69,8 +71,9 @@ def test_with_cohorts_sites_that_are_alike_share_more(workspace: Workspace) -> N
 def test_every_sites_own_network_predicts(workspace: Workspace) -> None:
     for site in SITES:
         output = workspace.folder / f"prediction of {site}"
-        workspace.nnunet("nnUNetv2_predict", "-i", workspace.raw / site / "imagesTs", "-o", output, "-d", site, "-c", "2d",
-                         "-f", 0, "-tr", "RecordingTrainer", "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
+        images = workspace.raw / site / "imagesTs"
+        workspace.nnunet("nnUNetv2_predict", "-i", images, "-o", output, "-d", site, "-c", "2d", "-f", 0, "-tr",
+                         "RecordingTrainer", "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
         assert len(list(output.glob("*.nii.gz"))) == 1
 
 
