@@ -14,12 +14,13 @@ from tests.system.workspace import Workspace, equal_weights, finish
 
 pytestmark = pytest.mark.system
 
+EXACT = ("--encoding", "float32")
 SHORT = ("-device", "cpu", "--iterations_per_epoch", 1, "--val_iterations_per_epoch", 1)
 
 
 def test_after_a_round_the_global_model_is_the_case_weighted_mean_of_the_updates(federation: Workspace) -> None:
     output = federation.succeed(
-        "run", "train", "901 902 903", "2d", 0, *SHORT, "--rounds", 1, "-tr", "RecordingTrainer"
+        "run", "train", "901 902 903", "2d", 0, *SHORT, "--rounds", 1, "-tr", "RecordingTrainer", *EXACT
     )
     checkpoints = [federation.checkpoint(site, trainer="RecordingTrainer") for site in SITES]
     weights = [checkpoint["network_weights"] for checkpoint in checkpoints]
@@ -51,7 +52,7 @@ def test_one_site_trains_exactly_as_nnunet_does(
     plain.preprocessed.mkdir()
     shutil.copytree(federation.preprocessed / SITES[1], plain.preprocessed / SITES[1])
     plain.nnunet("nnUNetv2_train", SITES[1], "2d", 0, "-tr", "SeededTrainer", "-device", "cpu")
-    federation.succeed("run", "train", "902", "2d", 0, "-tr", "SeededTrainer", "-device", "cpu")
+    federation.succeed("run", "train", "902", "2d", 0, "-tr", "SeededTrainer", "-device", "cpu", *EXACT)
     ours = federation.checkpoint(SITES[1], trainer="SeededTrainer")
     stock = plain.checkpoint(SITES[1], trainer="SeededTrainer")
     assert equal_weights(ours["network_weights"], stock["network_weights"])
