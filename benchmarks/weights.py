@@ -1,0 +1,236 @@
+"""What moving and averaging weights costs, over real gRPC on loopback, measured in one run.
+
+``python benchmarks/weights.py [--millions 31 100] [--nodes 2 8 32] [--encodings float32 float16 int8]``
+
+Every node is a process of its own that has no network to train: it encodes and decodes as a real one does, but keeps
+one slice of weights only, so that many fit on one machine. Beside it runs plain Flower: ``FedAvg`` and a
+``NumPyClient`` that returns a list of float32 arrays, with as many nodes as `--plain_up_to` allows, as each holds a
+whole model. All nodes share this machine's cores; in a real federation each has its own.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+from flwr.client import NumPyClient, start_client
+from flwr.common import NDArrays, Scalar, ndarrays_to_parameters
+from flwr.server import Server, ServerConfig, start_server
+from flwr.server.client_manager import SimpleClientManager
+from flwr.server.history import History
+from flwr.server.strategy import FedAvg
+from rich.console import Console
+from rich.table import Table
+
+from fednnunet.channel.address import find_free_port, join_address
+from fednnunet.channel.long_lived import join, serve
+from fednnunet.channel.messages import ModelPart
+from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.weights.encoding import ENCODINGS, Sender, receive, rounding
+from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.sharing import Group
+
+HOST = "127.0.0.1"
+ROUNDS = 2
+_ARRAYS = 100
+_SLICE = 1 << 20
+
+
+def main() -> None:
+    """Measure every combination, each with processes of its own, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--millions", type=int, nargs="+", default=[31, 100], help="parameters of the model, 1e6")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--encodings", nargs="+", default=list(ENCODINGS))
+    parser.add_argument("--plain_up_to", type=int, default=8, help="most nodes of plain Flower")
+    parser.add_argument("--plain_millions", type=int, default=31, help="largest model of plain Flower, 1e6 parameters")
+    parser.add_argument("--role", default="main", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--index", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.role != "main":
+        {"server": _server, "node": _node, "plain-server": _plain_server, "plain-node": _plain_node}[arguments.role](
+            arguments
+        )
+        return
+    console = Console()
+    table = Table(title=f"seconds per round, median of {ROUNDS} rounds")
+    for column in ("", "M parameters", "nodes", "bytes up", "bytes down", "s", "copying in memory, s", "peak MB"):
+        table.add_column(column, justify="right" if column else "left")
+    for millions in arguments.millions:
+        for nodes in arguments.nodes:
+            rows = [(encoding, "server", "node") for encoding in arguments.encodings]
+            if nodes <= arguments.plain_up_to and millions <= arguments.plain_millions:
+                rows.append(("plain Flower", "plain-server", "plain-node"))
+            for name, server, node in rows:
+                result = _measure(millions, nodes, name, server, node)
+                table.add_row(name, str(millions), str(nodes), *result)
+                console.print(f"{name}, {millions} M, {nodes} nodes: {' '.join(result)}", highlight=False)
+    console.print(table)
+
+
+def _measure(millions: int, nodes: int, name: str, server: str, node: str) -> list[str]:
+    """Start a coordinator and its nodes, and return the cells of the table."""
+    port = str(find_free_port(HOST))
+    words = [sys.executable, __file__, "--port", port, "--millions", str(millions), "--nodes", str(nodes)]
+    if name in ENCODINGS:
+        words += ["--encodings", name]
+    processes = [
+        subprocess.Popen([*words, "--role", node, "--index", str(index)], stderr=subprocess.DEVNULL)
+        for index in range(nodes)
+    ]
+    try:
+        done = subprocess.run([*words, "--role", server], capture_output=True, text=True, check=True)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    return done.stdout.split()
+
+
+class _Measuring(Server):
+    """A coordinator that exchanges a model a few times."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        super().__init__(client_manager=SimpleClientManager())
+        self._arguments = arguments
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        """Exchange and print the figures."""
+        nodes, encoding = self._arguments.nodes[0], self._arguments.encodings[0]
+        size = self._arguments.millions[0] * 1_000_000
+        self.client_manager().wait_for(nodes, timeout=600)
+        proxies = list(self.client_manager().all().values())
+        for number, proxy in enumerate(proxies):
+            proxy.properties["site"] = f"site {number:02d}"
+        sites = tuple(f"site {number:02d}" for number in range(nodes))
+        group = Group(sites, Layout((TensorSpec("weights", (size,), "float32"),)))
+        exchange = Exchange(proxies, [group], Averaging(encoding, "mean", "none", None))
+        exchange.begin([])
+        seconds = []
+        for number in range(1, ROUNDS + 1):
+            began = time.monotonic()
+            exchange.average(number, dict.fromkeys(sites, 1))
+            seconds.append(time.monotonic() - began)
+        per_parameter = ENCODINGS[encoding].size(size) / size
+        moved = 2 * per_parameter * size * nodes
+        _print_cells(per_parameter, per_parameter, float(np.median(seconds)), moved)
+        return History(), 0.0
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        """Leave the nodes to whoever has started them."""
+
+
+def _print_cells(up: float, down: float, seconds: float, moved: float) -> None:
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    chunk = np.ones(1 << 22, np.uint8)
+    target = np.empty_like(chunk)
+    began = time.monotonic()
+    for _ in range(max(1, round(moved / chunk.size))):
+        np.copyto(target, chunk)
+    copying = time.monotonic() - began
+    print(f"{up:.3f} {down:.3f} {seconds:.2f} {copying:.2f} {int(peak.split()[1]) / 1000:.0f}", flush=True)
+
+
+def _server(arguments: argparse.Namespace) -> None:
+    serve(join_address(HOST, arguments.port), _Measuring(arguments))
+
+
+class _Node(NumPyClient):
+    """Has one slice of weights, which stands for all of them."""
+
+    def __init__(self, encoding: str) -> None:
+        rng = np.random.default_rng(0)
+        self._encoding = ENCODINGS[encoding]  # type: ignore[index]
+        self._known = rng.normal(size=_SLICE).astype(np.float32)
+        self._update = self._known + rng.normal(size=_SLICE).astype(np.float32) / 100
+        self._sender = Sender(self._encoding, _SLICE)
+
+    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """Send or take a part."""
+        part = ModelPart.from_json(str(config["body"]))
+        here = slice(0, part.stop - part.start)
+        encoding = ENCODINGS["float32"] if part.round == 0 else self._encoding
+        if config["ask"] == "fetch":
+            if part.round == 0:
+                return {"body": part.to_json(), "data": encoding.encode(self._known[here], rounding(0))}
+            random = rounding(part.round, part.start)
+            data, _ = self._sender.encode(here, self._update[here], self._known[here], random)
+            return {"body": part.to_json(), "data": data}
+        data = config["data"]
+        assert isinstance(data, bytes)
+        receive(encoding, data, self._known[here])
+        return {"body": part.to_json()}
+
+
+def _node(arguments: argparse.Namespace) -> None:
+    join(join_address(HOST, arguments.port), _Node(arguments.encodings[0]))
+
+
+class _PlainClient(NumPyClient):
+    """What a tutorial would write: parameters in, parameters out."""
+
+    def __init__(self, model: NDArrays) -> None:
+        self._model = model
+
+    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        """Return a model without having trained."""
+        return self._model, 1, {}
+
+
+def _model(arguments: argparse.Namespace) -> NDArrays:
+    size = arguments.millions[0] * 1_000_000 // _ARRAYS
+    return [np.full(size, 0.1, np.float32) for _ in range(_ARRAYS)]
+
+
+def _plain_server(arguments: argparse.Namespace) -> None:
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    nodes = arguments.nodes[0]
+    strategy = FedAvg(
+        fraction_evaluate=0.0,
+        min_fit_clients=nodes,
+        min_available_clients=nodes,
+        initial_parameters=ndarrays_to_parameters(_model(arguments)),
+        accept_failures=False,
+    )
+    began: list[float] = []
+    configure = strategy.configure_fit
+
+    def configure_fit(*words: object, **named: object) -> object:
+        strategy_instructions = configure(*words, **named)  # type: ignore[arg-type]
+        began.append(time.monotonic())
+        return strategy_instructions
+
+    aggregate = strategy.aggregate_fit
+    seconds: list[float] = []
+
+    def aggregate_fit(*words: object, **named: object) -> object:
+        result = aggregate(*words, **named)  # type: ignore[arg-type]
+        seconds.append(time.monotonic() - began[-1])
+        return result
+
+    strategy.configure_fit = configure_fit  # type: ignore[method-assign, assignment]
+    strategy.aggregate_fit = aggregate_fit  # type: ignore[method-assign, assignment]
+    start_server(
+        server_address=join_address(HOST, arguments.port),
+        strategy=strategy,
+        config=ServerConfig(num_rounds=ROUNDS),
+    )
+    moved = 8.0 * arguments.millions[0] * 1_000_000 * nodes
+    _print_cells(4, 4, float(np.median(seconds)), moved)
+
+
+def _plain_node(arguments: argparse.Namespace) -> None:
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with grpc.insecure_channel(join_address(HOST, arguments.port)) as probe:
+        grpc.channel_ready_future(probe).result()
+    client = _PlainClient(_model(arguments)).to_client()
+    start_client(server_address=join_address(HOST, arguments.port), client=client, insecure=True, max_wait_time=60)
+
+
+if __name__ == "__main__":
+    main()
