@@ -1,13 +1,17 @@
 """FFE against nnU-Net's own extractor and planner on the pooled data, over generated federations."""
 
 import contextlib
+import importlib
 import io
 import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
+import nnunetv2.experiment_planning.experiment_planners
 import numpy as np
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.coordinator.planner import FederationPlanner
@@ -172,3 +176,14 @@ def test_with_shared_cases_the_fingerprint_lists_the_pooled_ones(
         assert (ours["spacings"], ours["shapes_after_crop"]) == (stock["spacings"], stock["shapes_after_crop"])
         alone = fingerprint_of(everything, pooled.samples_per_case).to_nnunet()
         assert json.dumps(alone) == json.dumps(ours)
+
+
+def test_the_planners_that_are_compared_are_all_that_nnunet_has() -> None:
+    package = nnunetv2.experiment_planning.experiment_planners
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+    def descendants(planner: type) -> set[str]:
+        return {planner.__name__}.union(*(descendants(child) for child in planner.__subclasses__()))
+
+    assert descendants(ExperimentPlanner) == set(PLANNERS)
