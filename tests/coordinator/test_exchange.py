@@ -4,21 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from flwr.common import (
-    Code,
-    DisconnectRes,
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    GetParametersIns,
-    GetParametersRes,
-    GetPropertiesIns,
-    GetPropertiesRes,
-    ReconnectIns,
-    Status,
-)
-from flwr.server.client_proxy import ClientProxy
+from flwr.common import Scalar
 
 from fednnunet.channel.messages import ModelPart, Shared, Sharing
 from fednnunet.coordinator.exchange import Averaging, Exchange
@@ -27,8 +13,8 @@ from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group, share
 from fednnunet.weights.site_model import SiteModel
+from tests.coordinator.fake_node import FakeNode
 
-OK = Status(Code.OK, "")
 EXACT = Averaging("float32", "mean", "none", None)
 
 
@@ -36,7 +22,7 @@ def _layout(**sizes: int) -> Layout:
     return Layout(tuple(TensorSpec(name, (size,), "float32") for name, size in sizes.items()))
 
 
-class FakeNode(ClientProxy):
+class Holder(FakeNode):
     """A site that holds weights: all its numbers are `value` at first."""
 
     def __init__(self, site: str, layout: Layout, value: float) -> None:
@@ -49,43 +35,27 @@ class FakeNode(ClientProxy):
         self.damage = lambda data: data
         self.model: SiteModel
 
-    def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
+    def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         assert self.may_answer.wait(60)
-        kind, body = str(ins.config["ask"]), str(ins.config["body"])
         if kind == "share":
             sharing = Sharing.from_json(body)
             own = {tensor.name: tensor for tensor in self.layout.tensors}
             groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
             self.model = SiteModel(self.cid, groups, ENCODINGS[sharing.encoding])
             self.hold(self.value)
-            return GetPropertiesRes(OK, {"body": Shared(digests=[group.digest for group in groups]).to_json()})
+            return {"body": Shared(digests=[group.digest for group in groups]).to_json()}
         part = ModelPart.from_json(body)
         where = (part.group, part.start, part.stop, part.round)
-        reply = {"body": body}
         if kind == "fetch":
-            return GetPropertiesRes(OK, reply | {"data": self.damage(self.model.send(*where))})
-        self.model.take(*where, ins.config["data"])  # type: ignore[arg-type]
-        return GetPropertiesRes(OK, reply)  # type: ignore[arg-type]
+            return {"body": body, "data": self.damage(self.model.send(*where))}
+        self.model.take(*where, data)
+        return {"body": body}
 
     def hold(self, value: float) -> None:
         self.model.hold(np.full(self.model.layout.size, value, np.float32))
 
-    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
-        raise NotImplementedError
 
-    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        raise NotImplementedError
-
-    def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
-        raise NotImplementedError
-
-    def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
-        raise NotImplementedError
-
-
-def _begin(
-    nodes: list[FakeNode], *, cohorts: bool = False, averaging: Averaging = EXACT
-) -> tuple[Exchange, list[Group]]:
+def _begin(nodes: list[Holder], *, cohorts: bool = False, averaging: Averaging = EXACT) -> tuple[Exchange, list[Group]]:
     groups = share({node.cid: node.layout for node in nodes}, cohorts=cohorts)
     exchange = Exchange(nodes, groups, averaging)
     exchange.agree()
@@ -94,7 +64,7 @@ def _begin(
 
 
 def test_a_round_gives_every_site_the_weighted_mean() -> None:
-    nodes = [FakeNode(site, _layout(a=5, b=7), value) for site, value in (("A", 1), ("B", 2), ("C", 3))]
+    nodes = [Holder(site, _layout(a=5, b=7), value) for site, value in (("A", 1), ("B", 2), ("C", 3))]
     exchange, _ = _begin(nodes)
     for node in nodes:
         assert (node.model.weights == 1).all()  # the first site's
@@ -106,7 +76,7 @@ def test_a_round_gives_every_site_the_weighted_mean() -> None:
 
 
 def test_a_site_with_a_pretrained_model_gives_the_first_one() -> None:
-    nodes = [FakeNode(site, _layout(a=5), value) for site, value in (("A", 1), ("B", 2))]
+    nodes = [Holder(site, _layout(a=5), value) for site, value in (("A", 1), ("B", 2))]
     exchange = Exchange(nodes, share({node.cid: node.layout for node in nodes}), EXACT)
     exchange.agree()
     exchange.begin(["B"])
@@ -115,10 +85,10 @@ def test_a_site_with_a_pretrained_model_gives_the_first_one() -> None:
 
 def test_groups_are_averaged_among_their_own_sites_only() -> None:
     nodes = [
-        FakeNode("A", _layout(stem=3, deep=4), 1),
-        FakeNode("B", _layout(stem=3, deep=4), 2),
-        FakeNode("C", _layout(stem=3, deep=5), 3),
-        FakeNode("D", _layout(stem=3, deep=5), 4),
+        Holder("A", _layout(stem=3, deep=4), 1),
+        Holder("B", _layout(stem=3, deep=4), 2),
+        Holder("C", _layout(stem=3, deep=5), 3),
+        Holder("D", _layout(stem=3, deep=5), 4),
     ]
     exchange, groups = _begin(nodes, cohorts=True)
     assert [group.sites for group in groups] == [("A", "B", "C", "D"), ("A", "B"), ("C", "D")]
@@ -134,7 +104,7 @@ def test_who_answers_first_does_not_change_a_bit(encoding: str) -> None:
     updates = rng.normal(size=(3, 1000)).astype(np.float32)
     results = []
     for last in range(3):
-        nodes = [FakeNode(site, _layout(a=1000), 0) for site in "ABC"]
+        nodes = [Holder(site, _layout(a=1000), 0) for site in "ABC"]
         exchange, _ = _begin(nodes, averaging=Averaging(encoding, "mean", "none", None))  # type: ignore[arg-type]
         for node, update in zip(nodes, updates, strict=True):
             node.model.hold(update)
@@ -145,7 +115,7 @@ def test_who_answers_first_does_not_change_a_bit(encoding: str) -> None:
     assert len({result for group in results for result in group}) == 1
 
 
-def _let_others_answer_first(nodes: list[FakeNode], last: FakeNode) -> threading.Thread:
+def _let_others_answer_first(nodes: list[Holder], last: Holder) -> threading.Thread:
     """Let one node wait until all others have answered."""
     last.may_answer.clear()
     answered = threading.Barrier(len(nodes))
@@ -172,7 +142,7 @@ def _let_others_answer_first(nodes: list[FakeNode], last: FakeNode) -> threading
     ],
 )
 def test_an_update_that_cannot_be_one_is_that_sites_failure(damage: object, what: str) -> None:
-    nodes = [FakeNode(site, _layout(a=5), 1) for site in "AB"]
+    nodes = [Holder(site, _layout(a=5), 1) for site in "AB"]
     exchange, _ = _begin(nodes)
     nodes[1].damage = damage  # type: ignore[assignment]
     with pytest.raises(SiteFailure, match=rf"Site B failed.*{what}"):
@@ -180,7 +150,7 @@ def test_an_update_that_cannot_be_one_is_that_sites_failure(damage: object, what
 
 
 def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
-    nodes = [FakeNode(site, _layout(a=5), 1) for site in "AB"]
+    nodes = [Holder(site, _layout(a=5), 1) for site in "AB"]
     groups = share({node.cid: node.layout for node in nodes})
     nodes[1].layout = _layout(a=6)
     with pytest.raises(SiteFailure, match=r"Site B failed.*not the one that it has described"):

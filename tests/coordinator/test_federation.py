@@ -6,22 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common import (
-    Code,
-    DisconnectRes,
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    GetParametersIns,
-    GetParametersRes,
-    GetPropertiesIns,
-    GetPropertiesRes,
-    ReconnectIns,
-    Status,
-    ndarrays_to_parameters,
-)
-from flwr.server.client_proxy import ClientProxy
+from flwr.common import DisconnectRes, FitIns, FitRes, ReconnectIns, Scalar, ndarrays_to_parameters
 
 from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, Query
 from fednnunet.cli.arguments import parse_server
@@ -32,11 +17,10 @@ from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.report.events import Event, Finished, SiteJoined
+from tests.coordinator.fake_node import OK, FakeNode
 
-OK = Status(Code.OK, "")
 
-
-class FakeNode(ClientProxy):
+class Site(FakeNode):
     """A node of the task extract_fingerprint."""
 
     def __init__(self, site: str, cases: int = 2, on_fit: Callable[[], None] = lambda: None, **facts: Any) -> None:
@@ -58,21 +42,18 @@ class FakeNode(ClientProxy):
         self.disconnected = False
         self.end_connection: Callable[[], None] = lambda: None
 
-    def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
-        if ins.config["ask"] == "farewell":
-            self.farewell = json.loads(str(ins.config["body"]))["error"]
-            return GetPropertiesRes(OK, {"body": str(ins.config["body"])})
-        if ins.config["ask"] == "measure":
-            cases = json.loads(str(ins.config["body"]))["cases"]
-            self.measurement = _measurement(self.hello.cases, samples_per_case(cases))
-            flat = self.measurement.is_two_dimensional or self.is_flat
-            done = Measured(done=1, total=1, finished=True, is_two_dimensional=flat)
-            return GetPropertiesRes(OK, {"body": done.to_json()})
-        if ins.config["ask"] == "install":
-            common = CommonPlans.from_json(str(ins.config["body"]))
-            self.common = Fingerprint.from_nnunet(common.fingerprint)
-            return GetPropertiesRes(OK, {"body": Installed(done=0, total=0, finished=True).to_json()})
-        return GetPropertiesRes(OK, {"body": self.hello.to_json()})
+    def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
+        if kind == "farewell":
+            self.farewell = json.loads(body)["error"]
+            return {"body": body}
+        if kind == "measure":
+            self.measurement = _measurement(self.hello.cases, samples_per_case(json.loads(body)["cases"]))
+            done = Measured(done=1, total=1, finished=True, is_two_dimensional=self.is_flat)
+            return {"body": done.to_json()}
+        if kind == "install":
+            self.common = Fingerprint.from_nnunet(CommonPlans.from_json(body).fingerprint)
+            return {"body": Installed(done=0, total=0, finished=True).to_json()}
+        return {"body": self.hello.to_json()}
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         try:
@@ -82,16 +63,10 @@ class FakeNode(ClientProxy):
         question = Query.from_json(str(ins.config["body"])).question
         return FitRes(OK, ndarrays_to_parameters([self.measurement.answer(question)]), 1, {})
 
-    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        raise NotImplementedError
-
     def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
         self.disconnected = True
         self.end_connection()
         return DisconnectRes("")
-
-    def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
-        raise NotImplementedError
 
 
 def _measurement(cases: int, samples: int) -> SiteMeasurement:
@@ -112,12 +87,12 @@ class _Events:
         self.seen.append(event)
 
 
-def _connect(node: FakeNode, federation: Federation) -> None:
+def _connect(node: Site, federation: Federation) -> None:
     federation.client_manager().register(node)
     node.end_connection = lambda: federation.client_manager().unregister(node)
 
 
-def _run(num_clients: int, *nodes: FakeNode) -> tuple[Federation, list[Event]]:
+def _run(num_clients: int, *nodes: Site) -> tuple[Federation, list[Event]]:
     """Let `nodes` connect in order, and run the federation to its end."""
     events = _Events()
     arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)])
@@ -130,7 +105,7 @@ def _run(num_clients: int, *nodes: FakeNode) -> tuple[Federation, list[Event]]:
 
 
 def test_all_sites_get_the_fingerprint_of_all_and_a_farewell_without_error() -> None:
-    nodes = [FakeNode("C", 1), FakeNode("A", 2), FakeNode("B", 3)]
+    nodes = [Site("C", 1), Site("A", 2), Site("B", 3)]
     federation, events = _run(3, *nodes)
     assert federation.error is None
     assert [event.site for event in events if isinstance(event, SiteJoined)] == ["C", "A", "B"]
@@ -148,14 +123,14 @@ def test_all_sites_get_the_fingerprint_of_all_and_a_farewell_without_error() -> 
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        (FakeNode("B", labels={"background": 0, "y": 1}), "labels"),
-        (FakeNode("B", channels={"0": "MRI"}), "channels"),
-        (FakeNode("A"), "takes part already"),
-        (FakeNode("B", task="plan_and_preprocess"), "started for plan_and_preprocess"),
+        (Site("B", labels={"background": 0, "y": 1}), "labels"),
+        (Site("B", channels={"0": "MRI"}), "channels"),
+        (Site("A"), "takes part already"),
+        (Site("B", task="plan_and_preprocess"), "started for plan_and_preprocess"),
     ],
 )
-def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wrong: FakeNode, why: str) -> None:
-    first, right = FakeNode("A"), FakeNode("B")
+def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wrong: Site, why: str) -> None:
+    first, right = Site("A"), Site("B")
     federation, _ = _run(2, first, wrong, right)
     assert federation.error is None
     assert wrong.farewell is not None
@@ -166,7 +141,7 @@ def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wr
 
 
 def test_sites_with_slices_and_sites_with_volumes_have_no_common_fingerprint() -> None:
-    flat, other = FakeNode("A"), FakeNode("B")
+    flat, other = Site("A"), Site("B")
     flat.is_flat = True
     federation, _ = _run(2, flat, other)
     assert str(federation.error).startswith("Site A has 2D images, site B has 3D images")
@@ -174,26 +149,26 @@ def test_sites_with_slices_and_sites_with_volumes_have_no_common_fingerprint() -
 
 
 def test_a_fingerprint_of_fewer_than_three_cases_is_refused() -> None:
-    nodes = [FakeNode("A", 1), FakeNode("B", 1)]
+    nodes = [Site("A", 1), Site("B", 1)]
     federation, _ = _run(2, *nodes)
     assert "2 cases" in str(federation.error)
     assert "3 are the least" in str(nodes[0].farewell)
 
 
 def test_a_node_too_many_is_turned_away() -> None:
-    nodes = [FakeNode("A"), FakeNode("B"), FakeNode("C")]
+    nodes = [Site("A"), Site("B"), Site("C")]
     federation, _ = _run(2, *nodes)
     assert federation.error is None
     assert nodes[2].farewell == "All 2 places are taken: raise --num_clients to take more."
     assert nodes[2].common is None
-    assert not federation.client_manager().register(FakeNode("D"))
+    assert not federation.client_manager().register(Site("D"))
 
 
 def test_a_reported_failure_names_the_site_and_reaches_all() -> None:
     def fail() -> None:
         raise FednnUNetError("disk is full")
 
-    nodes = [FakeNode("A"), FakeNode("B", on_fit=fail)]
+    nodes = [Site("A"), Site("B", on_fit=fail)]
     federation, events = _run(2, *nodes)
     assert isinstance(federation.error, SiteFailure)
     assert federation.error.site == "B"
@@ -205,7 +180,7 @@ def test_a_broken_connection_is_a_failure_of_that_site() -> None:
     def vanish() -> None:
         raise ConnectionResetError
 
-    federation, _ = _run(2, FakeNode("A"), FakeNode("B", on_fit=vanish))
+    federation, _ = _run(2, Site("A"), Site("B", on_fit=vanish))
     assert isinstance(federation.error, SiteFailure)
     assert federation.error.site == "B"
     assert "ConnectionResetError" in str(federation.error)
@@ -215,17 +190,17 @@ def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
     events = _Events()
     federation = Federation(parse_server(["extract_fingerprint", "--num_clients", "2"]), events)
     roster = federation.client_manager()
-    gone, back, other = FakeNode("A"), FakeNode("A"), FakeNode("B")
+    gone, back, other = Site("A"), Site("A"), Site("B")
     for node in (gone, back, other):
         _connect(node, federation)
-    said_hello = gone.get_properties
+    said_hello = gone.respond
 
-    def leave_after_hello(ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
-        answer = said_hello(ins, timeout, group_id)
+    def leave_after_hello(kind: str, body: str, data: bytes) -> dict[str, Scalar]:
+        answer = said_hello(kind, body, data)
         roster.unregister(gone)
         return answer
 
-    gone.get_properties = leave_after_hello  # type: ignore[method-assign]
+    gone.respond = leave_after_hello  # type: ignore[method-assign]
     federation.fit(0, None)
     assert federation.error is None
     assert gone.common is None
