@@ -157,7 +157,7 @@ class _Node(NumPyClient):
         encoding = ENCODINGS["float32"] if part.round == 0 else self._encoding
         if config["ask"] == "fetch":
             if part.round == 0:
-                return {"body": part.to_json(), "data": encoding.encode(self._known[here], rounding(0))}
+                return {"body": part.to_json(), "data": encoding.encode(self._known[here], rounding(0))[0]}
             random = rounding(part.round, part.start)
             data, _ = self._sender.encode(here, self._update[here], self._known[here], random)
             return {"body": part.to_json(), "data": data}

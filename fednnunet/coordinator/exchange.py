@@ -4,7 +4,9 @@ No message depends on the size of the model, and memory not on the number of sit
 the sites' names, whoever was fastest.
 """
 
+import concurrent.futures
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,15 +105,22 @@ class Exchange:
         SiteFailure
             If an update has another length than was agreed, or is not finite.
         """
-        for number, (group, model) in enumerate(zip(self._groups, self._models, strict=True)):
-            for part in slices(group.layout.size, len(group.sites)):
-                fetched = self._fetch(number, group.sites, part, round_number)
-                updates = []
-                for site, data in fetched.items():
-                    with _blamed_on(site):
-                        updates.append(model.decode(data, part))
-                data = model.reduce(part, updates, [weights[site] for site in fetched], round_number)
-                self._hand(number, part, round_number, data)
+        # sites prepare the next part while this one is reduced; a node answers one question at a time
+        with concurrent.futures.ThreadPoolExecutor(1) as ahead:
+            for number, (group, model) in enumerate(zip(self._groups, self._models, strict=True)):
+                parts = list(slices(group.layout.size, len(group.sites)))
+                coming = ahead.submit(self._fetch, number, group.sites, parts[0], round_number)
+                for part, following in itertools.zip_longest(parts, parts[1:]):
+                    fetched = coming.result()
+                    if following is not None:
+                        coming = ahead.submit(self._fetch, number, group.sites, following, round_number)
+                    updates = []
+                    for site, data in fetched.items():
+                        with _blamed_on(site):
+                            updates.append(model.decode(data, part))
+                    data = model.reduce(part, updates, [weights[site] for site in fetched], round_number)
+                    concurrent.futures.wait([coming])
+                    self._hand(number, part, round_number, data)
 
     def _fetch(self, number: int, sites: Sequence[str], part: slice, round_number: int) -> dict[str, bytes]:
         """Fetch a part of the updates of some sites of a group at the same time, in the order of `sites`."""

@@ -14,7 +14,7 @@ EncodingName = Literal["float32", "float16", "int8"]
 BLOCK = 256
 """Elements that share a scale in int8; slices of a model begin at multiples of it."""
 
-_CHUNK = BLOCK * 1024
+_CHUNK = BLOCK * 256
 _LARGEST_INT8 = 127
 
 
@@ -28,8 +28,13 @@ class Encoding(Protocol):
     def size(self, number: int) -> int:
         """Return the bytes that this many numbers take."""
 
-    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
-        """Write finite numbers, float32 of shape ``(n,)``; `random` decides how to round, if rounding is random."""
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> tuple[bytes, np.ndarray]:
+        """Write finite numbers, float32 of shape ``(n,)``; `random` decides how to round, if rounding is random.
+
+        Returns
+        -------
+        The bytes, and the numbers as `decode` will read them: float32, shape ``(n,)``.
+        """
 
     def decode(self, data: bytes, number: int) -> np.ndarray:
         """Read numbers: float32, shape ``(number,)``.
@@ -51,9 +56,9 @@ class Float32:
         """Return the bytes that this many numbers take."""
         return 4 * number
 
-    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> tuple[bytes, np.ndarray]:
         """Write numbers as they are."""
-        return values.astype("<f4", copy=False).tobytes()
+        return values.astype("<f4", copy=False).tobytes(), values
 
     def decode(self, data: bytes, number: int) -> np.ndarray:
         """Read numbers."""
@@ -71,10 +76,11 @@ class Float16:
         """Return the bytes that this many numbers take."""
         return 2 * number
 
-    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> tuple[bytes, np.ndarray]:
         """Write numbers, each rounded to the nearest."""
         limit = np.finfo(np.float16).max
-        return values.clip(-limit, limit).astype("<f2").tobytes()
+        rounded = values.clip(-limit, limit).astype("<f2")
+        return rounded.tobytes(), rounded.astype(np.float32)
 
     def decode(self, data: bytes, number: int) -> np.ndarray:
         """Read numbers."""
@@ -96,22 +102,24 @@ class Int8:
         """Return the bytes that this many numbers take."""
         return number + 4 * _blocks(number)
 
-    def encode(self, values: np.ndarray, random: np.random.Generator) -> bytes:
+    def encode(self, values: np.ndarray, random: np.random.Generator) -> tuple[bytes, np.ndarray]:
         """Write numbers as scales and multiples of them."""
         scales = np.empty(_blocks(len(values)), "<f4")
         digits = np.empty(len(values), np.int8)
+        rounded = np.empty(len(values), np.float32)
         for start in range(0, len(values), _CHUNK):  # chunks stay in the processor's cache
-            part = values[start : start + _CHUNK]
+            part, whole = values[start : start + _CHUNK], rounded[start : start + _CHUNK]
             scale = scales[start // BLOCK : start // BLOCK + _blocks(len(part))]
             largest = np.maximum.reduceat(np.abs(part), np.arange(0, len(part), BLOCK))
-            # a hair more than largest / 127, so that no quotient exceeds 127 after rounding
+            # a hair more than largest / 127, so that no quotient exceeds 127 before or after rounding
             np.multiply(largest, np.float32((1 + 2**-20) / _LARGEST_INT8), out=scale)
-            divisor = np.where(scale > 0, scale, np.float32(1))
-            quotients = random.random(len(part), dtype=np.float32)
-            quotients += part / np.repeat(divisor, BLOCK)[: len(part)]
-            np.floor(quotients, out=quotients)
-            digits[start : start + _CHUNK] = quotients.clip(-_LARGEST_INT8, _LARGEST_INT8)
-        return scales.tobytes() + digits.tobytes()
+            each = _repeated(np.where(scale > 0, scale, np.float32(1)), len(part))
+            random.random(len(part), dtype=np.float32, out=whole)
+            whole += part / each
+            np.floor(whole, out=whole)
+            digits[start : start + _CHUNK] = whole
+            whole *= each
+        return scales.tobytes() + digits.tobytes(), rounded
 
     def decode(self, data: bytes, number: int) -> np.ndarray:
         """Read numbers."""
@@ -122,9 +130,9 @@ class Int8:
         values = np.empty(number, np.float32)
         for start in range(0, number, _CHUNK):
             part = digits[start : start + _CHUNK]
-            scale = np.repeat(scales[start // BLOCK : start // BLOCK + _blocks(len(part))], BLOCK)
+            scale = scales[start // BLOCK : start // BLOCK + _blocks(len(part))]
             with np.errstate(over="ignore", invalid="ignore"):  # refused below
-                np.multiply(part, scale[: len(part)], out=values[start : start + _CHUNK])
+                np.multiply(part, _repeated(scale, len(part)), out=values[start : start + _CHUNK])
         return _finite(values)
 
 
@@ -170,13 +178,13 @@ class Sender:
         The bytes, and that part of the model as the receiver will have it.
         """
         if self._error is None:
-            return self._encoding.encode(model, random), model
+            return self._encoding.encode(model, random)
         wanted = model - known
         wanted += self._error[part]
-        data = self._encoding.encode(wanted, random)
-        sent = self._encoding.decode(data, len(wanted))
+        data, sent = self._encoding.encode(wanted, random)
         np.subtract(wanted, sent, out=self._error[part])
-        return data, known + sent
+        sent += known
+        return data, sent
 
 
 def receive(encoding: Encoding, data: bytes, known: np.ndarray) -> np.ndarray:
@@ -194,6 +202,11 @@ def receive(encoding: Encoding, data: bytes, known: np.ndarray) -> np.ndarray:
 def rounding(*about: int) -> np.random.Generator:
     """Return the generator for rounding one part of one model, the same in every run of the same federation."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(about)))
+
+
+def _repeated(scales: np.ndarray, number: int) -> np.ndarray:
+    """Return the scale of each of `number` elements."""
+    return np.repeat(scales, BLOCK)[:number]
 
 
 def _blocks(number: int) -> int:

@@ -47,7 +47,7 @@ class SiteModel:
         """
         part = self._part(group, start, stop)
         if round_number == 0:
-            return ENCODINGS["float32"].encode(self._update[part], rounding(0))
+            return ENCODINGS["float32"].encode(self._update[part], rounding(0))[0]
         random = rounding(round_number, self._seed, group, start)
         data, _ = self._sender.encode(part, self._update[part], self.weights[part], random)
         return data

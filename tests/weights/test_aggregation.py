@@ -39,7 +39,7 @@ def test_aggregation_is_that_of_exact_arithmetic_rounded_to_float32(
 
 @given(_models, st.integers(1, 10**6))
 def test_the_mean_of_a_single_model_is_that_model_bit_for_bit(model: np.ndarray, weight: int) -> None:
-    assert weighted_mean([model], [weight]).tobytes() == (model + np.float32(0)).tobytes()
+    assert weighted_mean([model], [weight]).tobytes() == model.tobytes()
 
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean"])

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_CHUNK = 1 << 15
+"""Elements whose sum stays in the processor's cache."""
+
 
 def weighted_mean(models: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:
     """Return the weighted mean of the sites' models.
@@ -26,8 +29,11 @@ def weighted_mean(models: Sequence[np.ndarray], weights: Sequence[int]) -> np.nd
     -------
     Shape ``(n,)``, float32.
     """
-    total = np.zeros(models[0].shape, dtype=np.float64)
-    for model, weight in zip(models, weights, strict=True):
-        total += np.multiply(model, weight, dtype=np.float64)
-    total /= sum(weights)
-    return total.astype(np.float32)
+    mean = np.empty_like(models[0])
+    for start in range(0, len(mean), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        total = np.multiply(models[0][part], weights[0], dtype=np.float64)
+        for model, weight in zip(models[1:], weights[1:], strict=True):
+            total += np.multiply(model[part], weight, dtype=np.float64)
+        np.divide(total, sum(weights), out=mean[part], casting="same_kind")
+    return mean
