@@ -8,14 +8,14 @@ from fednnunet.weights.aggregation import Aggregation
 from fednnunet.weights.encoding import Encoding, Sender, rounding
 from fednnunet.weights.server_optimizers import ServerOptimizer
 
-_BYTES_IN_FLIGHT = 64 << 20
+_BYTES_IN_FLIGHT = 32 << 20
 _LARGEST_SLICE = 1 << 20
 
 
 def slices(size: int, sites: int) -> Iterator[slice]:
     """Yield the slices in which a model of `size` elements travels.
 
-    A slice of all sites takes no more than 64 MiB in float32, whatever their number; one of a single site 4 MiB.
+    A slice of all sites takes no more than 32 MiB in float32, whatever their number; one of a single site 4 MiB.
     """
     length = max(1, min(_LARGEST_SLICE, _BYTES_IN_FLIGHT // (4 * sites)))
     for start in range(0, size, length):
