@@ -81,7 +81,7 @@ class Exchange:
             source = next((site for site in group.sites if site in preferred), group.sites[0])
             size = group.layout.size
             initial = np.empty(size, np.float32)
-            for part in slices(size, 1):
+            for part in slices(size, len(group.sites)):
                 (data,) = self._fetch(number, [source], part, _FIRST_MODEL).values()
                 with _blamed_on(source):
                     initial[part] = exact.decode(data, part.stop - part.start)

@@ -15,7 +15,7 @@ _LARGEST_SLICE = 1 << 20
 def slices(size: int, sites: int) -> Iterator[slice]:
     """Yield the slices in which a model of `size` elements travels.
 
-    A slice of all sites takes no more than 32 MiB in float32, whatever their number; one of a single site 4 MiB.
+    Those of all sites together take no more than 32 MiB in float32, whatever their number, and one 4 MiB at most.
     """
     length = max(1, min(_LARGEST_SLICE, _BYTES_IN_FLIGHT // (4 * sites)))
     for start in range(0, size, length):
