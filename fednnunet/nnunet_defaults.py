@@ -3,6 +3,8 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
@@ -18,6 +20,15 @@ def preprocessing_processes(configuration: str) -> int:
 def stages_of(configuration: str) -> tuple[str, ...]:
     """Return the configurations whose data a configuration needs: the cascade has none of its own, others have."""
     return _STAGES.get(configuration, (configuration,))
+
+
+def planning_class(name: str) -> Any | None:
+    """Return the planner or fingerprint extractor that nnU-Net finds under this name, ``None`` if there is none."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
+    return recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning")
 
 
 @contextlib.contextmanager

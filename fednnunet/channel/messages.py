@@ -188,10 +188,6 @@ class ModelPart(Message):
     stop: int = Field(ge=1)
 
 
-class Trained(Message):
-    """A site has trained its part of a round and holds its update."""
-
-
 class RoundReport(Message):
     """A site's view of one round; Dice is nnU-Net's pseudo Dice of the global model, per label or region."""
 

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nnunetv2
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.nnunet_defaults import planner_environment
+from fednnunet.nnunet_defaults import planner_environment, planning_class
 
 _NAME = "Dataset001_Federation"
 _DEFAULT_OPTIONS = PlannerOptions(planner="ExperimentPlanner")
@@ -45,12 +43,12 @@ class FederationPlanner:
         self._facts = facts
         self._cases = cases
         self._options = facts.planner or _DEFAULT_OPTIONS
-        folder = str(Path(nnunetv2.__path__[0]) / "experiment_planning")
-        self._planner = recursive_find_python_class(folder, self._options.planner, "nnunetv2.experiment_planning")
-        if self._planner is None:
+        planner = planning_class(self._options.planner)
+        if planner is None:
             raise FednnUNetError(
                 f"The coordinator has no planner '{self._options.planner}': install it as at the sites, or correct -pl."
             )
+        self._planner = planner
 
     def target_spacing(self, fingerprint: Fingerprint) -> np.ndarray:
         """Return the spacing of ``3d_fullres`` that the planner chooses; shape ``(3,)``, float64, mm."""

@@ -63,22 +63,6 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
     intensities = _intensities(found, moments, cases * samples)
     relative_size = _relative_size(found)
 
-    def fingerprint(low_spacings: Sequence[float], target: Sequence[float], resampled: OrderStatistics) -> Fingerprint:
-        axes = [
-            pseudo_cases(
-                Axis(
-                    spacings=_middle(found[Quantity("spacing", axis)]),
-                    shapes=_middle_voxels(found[Quantity("shape", axis)]),
-                    resampled=_middle_voxels(resampled[Quantity("resampled_shape", axis)]),
-                    low_spacing=low_spacings[axis],
-                    target=target[axis],
-                )
-            )
-            for axis in AXES
-        ]
-        spacings, shapes = (np.stack(columns, axis=1) for columns in zip(*axes, strict=True))
-        return Fingerprint(spacings, shapes, intensities, relative_size)
-
     def choice(low_spacings: Sequence[float]) -> tuple[float, float, float]:
         """Return the planner's target spacing; it does not depend on resampled shapes, so any will do."""
         x, y, z = target_spacing(_medians_only(found, low_spacings, intensities, relative_size)).tolist()
@@ -97,7 +81,20 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
     resampled = yield from select(
         {Quantity("resampled_shape", axis): Wanted(cases, middle) for axis in AXES}, target_spacing=target
     )
-    return fingerprint(low_spacings, target, resampled)
+    axes = [
+        pseudo_cases(
+            Axis(
+                spacings=_middle(found[Quantity("spacing", axis)]),
+                shapes=_middle_voxels(found[Quantity("shape", axis)]),
+                resampled=_middle_voxels(resampled[Quantity("resampled_shape", axis)]),
+                low_spacing=low_spacings[axis],
+                target=target[axis],
+            )
+        )
+        for axis in AXES
+    ]
+    spacings, shapes = (np.stack(columns, axis=1) for columns in zip(*axes, strict=True))
+    return Fingerprint(spacings, shapes, intensities, relative_size)
 
 
 def shared_cases_fingerprint(spacings: np.ndarray, shapes: np.ndarray, channels: int, samples: int) -> Protocol:

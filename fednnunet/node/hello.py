@@ -5,10 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from fednnunet import __version__
 from fednnunet.channel.messages import Hello, PlannerOptions, Task
@@ -16,7 +14,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
-from fednnunet.nnunet_defaults import stages_of
+from fednnunet.nnunet_defaults import planning_class, stages_of
 from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder, read_dataset_json
 from fednnunet.node.record import RECORD, read_record
 
@@ -180,8 +178,7 @@ def _hello(task: Task, dataset: SiteDataset, content: dict[str, Any], cases: int
 def _check_class_exists(name: str, flag: str) -> None:
     if name in (EXTRACTOR, *PLANNERS):
         return  # looking for it would import torch, which takes seconds
-    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
-    if recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning") is None:
+    if planning_class(name) is None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 

@@ -6,15 +6,11 @@ does without.
 
 import argparse
 import shutil
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import nnunetv2
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from flwr.common import NDArrays, Scalar
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from fednnunet.channel.messages import (
     CommonPlans,
@@ -35,7 +31,7 @@ from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.message import Message
-from fednnunet.nnunet_defaults import planner_environment, preprocessing_processes, stages_of
+from fednnunet.nnunet_defaults import planner_environment, planning_class
 from fednnunet.node.background import Background, Tracker
 from fednnunet.node.dataset import SiteDataset, case_files
 from fednnunet.node.extraction import (
@@ -47,6 +43,7 @@ from fednnunet.node.extraction import (
     save_measurement,
 )
 from fednnunet.node.files import write_json
+from fednnunet.node.preprocessing import preprocess
 from fednnunet.node.record import read_record, write_record
 from fednnunet.node.site_client import SiteClient
 
@@ -207,7 +204,7 @@ def extract_with_nnunet(arguments: argparse.Namespace, dataset: SiteDataset) -> 
 
     extract_fingerprint_dataset(
         dataset.id,
-        _find("experiment_planning", arguments.fpe),
+        planning_class(arguments.fpe),
         arguments.npfp,
         check_dataset_integrity=arguments.verify_dataset_integrity,
         clean=True,
@@ -233,7 +230,7 @@ def plan_alone(hello: Hello, dataset: SiteDataset) -> str:
         with planner_environment():
             _, name = plan_experiment_dataset(
                 dataset.id,
-                _find("experiment_planning", options.planner),
+                planning_class(options.planner),
                 options.gpu_memory_target,
                 options.preprocessor,
                 options.target_spacing,
@@ -266,88 +263,3 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
         shutil.copyfile(brought, used)
     elif load_json(str(brought)) != load_json(str(used))[: len(load_json(str(brought)))]:
         raise FednnUNetError(f"{brought} and {used} name different folds: delete the one that is out of date.")
-
-
-def preprocess(
-    arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, Any], cases: int, tracker: Tracker
-) -> list[str]:
-    """Run nnU-Net's preprocessing for the configurations that were asked for, and return which.
-
-    Raises
-    ------
-    FednnUNetError
-        If the user named a configuration that the plans do not have.
-    """
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
-
-    available: dict[str, Any] = plans["configurations"]
-    missing = [name for name in arguments.c if name not in available]
-    if missing and arguments.explicit_configurations:
-        raise FednnUNetError(
-            f"The plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
-        )
-    processes = {name: count for name, count in processes_of(arguments.c, arguments.np).items() if name in available}
-    folders = [dataset.preprocessed / available[name]["data_identifier"] for name in processes]
-    tracker.total, tracker.done = cases * len(folders), 0
-    watch = Background(lambda watcher: _watch(folders, tracker, watcher))
-    try:
-        preprocess_dataset(
-            dataset.id,
-            str(plans["plans_name"]),
-            list(processes),
-            list(processes.values()),
-            verbose=arguments.verbose,
-            show_progress_bar=not arguments.no_pbar,
-        )
-    finally:
-        watch.tracker.stop()
-        watch.wait(_ANSWER_WITHIN_SECONDS)
-    tracker.done = tracker.total
-    return list(processes)
-
-
-def _watch(folders: Sequence[Path], work: Tracker, watcher: Tracker) -> None:
-    """Count the cases that nnU-Net has preprocessed since now."""
-    began = time.time()
-    while True:
-        watcher.check()
-        watcher.pause(_ANSWER_WITHIN_SECONDS)
-        files = [path for folder in folders if folder.is_dir() for path in folder.glob("*.pkl")]
-        work.done = sum(_written_at(path) >= began for path in files)
-
-
-def _written_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # nnU-Net removes what stood there before
-        return 0.0
-
-
-def _find(folder: str, name: str) -> type:
-    found: type = recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, f"nnunetv2.{folder}")
-    return found
-
-
-def processes_of(configurations: Sequence[str], counts: Sequence[int] | None) -> dict[str, int]:
-    """Return the processes that preprocess each configuration, with the cascade replaced by its two stages.
-
-    Parameters
-    ----------
-    configurations
-        As given with ``-c``.
-    counts
-        As given with ``-np``: one for all, or one for each; ``None`` for nnU-Net's own.
-
-    Raises
-    ------
-    FednnUNetError
-        If there are neither one nor as many counts as configurations.
-    """
-    if counts is not None and len(counts) not in (1, len(configurations)):
-        raise FednnUNetError(f"-np takes one number, or one for each of {', '.join(configurations)}.")
-    processes: dict[str, int] = {}
-    for index, configuration in enumerate(configurations):
-        for stage in stages_of(configuration):
-            count = preprocessing_processes(stage) if counts is None else counts[index % len(counts)]
-            processes.setdefault(stage, count)
-    return processes

@@ -12,7 +12,7 @@ from fednnunet.errors import FednnUNetError
 EncodingName = Literal["float32", "float16", "int8"]
 
 BLOCK = 256
-"""Elements that share a scale in int8; slices of a model begin at multiples of it."""
+"""Elements that share a scale in int8."""
 
 _CHUNK = BLOCK * 256
 _LARGEST_INT8 = 127
@@ -165,7 +165,7 @@ class Sender:
         Parameters
         ----------
         part
-            Which part; begins at a multiple of `BLOCK`.
+            Which part.
         model
             That part of the model, float32.
         known

@@ -109,7 +109,7 @@ def _channel_one_first(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _planner_of_ones_own(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nnU-Net find any class."""
-    monkeypatch.setattr("fednnunet.node.hello.recursive_find_python_class", lambda *_: object)
+    monkeypatch.setattr("fednnunet.node.hello.planning_class", lambda *_: object)
 
 
 def _damage_record(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

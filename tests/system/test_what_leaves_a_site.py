@@ -72,6 +72,13 @@ ANSWERS: dict[str, tuple[type[Message], ...]] = {
 }
 
 
+def _with_all_sites(federation: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("observed"))
+    for site in SITES:
+        copy_site(federation, workspace, site)
+    return workspace
+
+
 def _check_properties(question: ServerMessage, answer: ClientMessage) -> str:
     """Assert that an answer is one of the documented messages for its question and nothing else; return the kind."""
     kind = question.get_properties_ins.config["ask"].string
@@ -138,9 +145,7 @@ def _load(workspace: Workspace) -> SiteMeasurement:
 def test_a_node_sends_its_hello_sums_and_counts_and_nothing_else(
     federation: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    workspace = Workspace(tmp_path_factory.mktemp("observed"))
-    for site in SITES:
-        copy_site(federation, workspace, site)
+    workspace = _with_all_sites(federation, tmp_path_factory)
     exchange, size = _observe(workspace)
     kinds = [answer.WhichOneof("msg") for _, answer in exchange]
     assert set(kinds) == {"get_properties_res", "fit_res"}
@@ -167,10 +172,7 @@ def test_a_node_sends_its_hello_sums_and_counts_and_nothing_else(
 def test_a_site_that_plans_alone_tells_nothing_about_its_data(
     federation: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    workspace = Workspace(tmp_path_factory.mktemp("observed alone"))
-    for site in SITES:
-        copy_site(federation, workspace, site)
-    exchange, size = _observe(workspace, "--asym")
+    exchange, size = _observe(_with_all_sites(federation, tmp_path_factory), "--asym")
     kinds = [answer.WhichOneof("msg") for _, answer in exchange]
     assert set(kinds) == {"get_properties_res"}
     asked = [

@@ -1,7 +1,7 @@
 import pytest
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.planning import processes_of
+from fednnunet.node.preprocessing import processes_of
 
 CASCADE = "3d_cascade_fullres"
 
