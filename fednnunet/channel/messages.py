@@ -39,6 +39,7 @@ class Hello(Message):
     """How a site introduces itself. Nothing in it is about a single case."""
 
     site: str = Field(min_length=1)
+    instance: str = Field(default="", description="drawn at random when the node starts: tells a restart")
     task: Task
     method: Method
     fold: str | None = None
@@ -59,11 +60,10 @@ class Hello(Message):
 
 
 class WorkReport(Message):
-    """How far a site is with work that takes long; what came of it follows when it is finished."""
+    """How far a site is with an answer that takes long; the coordinator asks again."""
 
     done: int = Field(ge=0)
     total: int = Field(ge=0)
-    finished: bool = False
 
 
 class Measure(Message):
@@ -72,10 +72,10 @@ class Measure(Message):
     cases: int = Field(ge=1)
 
 
-class Measured(WorkReport):
-    """A site has looked at all of its cases, or is about to."""
+class Measured(Message):
+    """A site has looked at all of its cases."""
 
-    is_two_dimensional: bool | None = None
+    is_two_dimensional: bool
 
 
 class Query(Message):
@@ -119,7 +119,7 @@ class PlanAlone(Message):
     cases: int = Field(ge=1, description="cases in the federation")
 
 
-class Installed(WorkReport):
+class Installed(Message):
     """A site has installed fingerprint and plans and preprocessed its cases; the digest proves which plans."""
 
     plans_digest: str | None = None
@@ -147,6 +147,7 @@ class Schedule(Message):
     iterations_per_epoch: int = Field(ge=1)
     val_iterations_per_epoch: int = Field(ge=1)
     proximal_mu: float = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
+    save_every: int = Field(default=1, ge=1, description="rounds between two states that are kept on disk")
 
     @property
     def epochs(self) -> int:
@@ -154,13 +155,23 @@ class Schedule(Message):
         return self.rounds * self.local_epochs
 
 
+class Start(Message):
+    """A site shall get ready for the next round of a fold's training."""
+
+    fold: int | Literal["all"]
+    schedule: Schedule
+    run: str = Field(min_length=1, description="names this training: what a node has kept of another one is of no use")
+    completed: int = Field(ge=0, description="rounds that are done")
+
+
 class Ready(Message):
     """A node has its network and its data loaders for the fold."""
 
     tensors: list[TensorSpec] = Field(min_length=1, description="layout of the network")
     training_cases: int = Field(ge=1)
-    completed_epochs: int = Field(ge=0)
     pretrained: bool
+    restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
+    has_model: bool = Field(default=False, description="whether it has the global model, and need not be given it")
 
 
 class Sharing(Message):
@@ -186,6 +197,18 @@ class ModelPart(Message):
     group: int = Field(ge=0)
     start: int = Field(ge=0)
     stop: int = Field(ge=1)
+
+
+class Accepted(Message):
+    """All parts of a model have been handed over: it is the global one after this round."""
+
+    round: int = Field(ge=0)
+
+
+class RoundRequest(Message):
+    """The round that a site shall train, or whose global model it shall validate."""
+
+    round: int = Field(ge=1)
 
 
 class RoundReport(Message):

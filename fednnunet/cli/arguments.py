@@ -93,6 +93,36 @@ AVERAGING_FLAGS = (
 )  # fmt: skip
 """The coordinator's choice of what is averaged, and how."""
 
+RECOVERY_FLAGS = (
+    Flag("--run_dir", "folder in which the coordinator keeps the training (default: fednnunet_runs/train in "
+         "nnUNet_results)", {"type": Path, "default": None}),
+    Flag("--c", "continue the training that is kept there", {"action": "store_true"}),
+    Flag("--overwrite", "begin anew although a training that is not finished is kept there",
+         {"action": "store_true"}),
+    Flag("--save_every", "rounds between two states that are kept (default: %(default)s)",
+         {"type": positive_int, "default": 1}),
+    Flag("--min_clients", "sites without which no round is completed (default: all)",
+         {"type": positive_int, "default": None}),
+    Flag("--round_timeout", "seconds that a site gets for a round, before it is left out (default: no limit)",
+         {"type": positive_float, "default": None}),
+    Flag("--give_up_after", "seconds to wait for sites without which nothing goes on (default: for ever)",
+         {"type": positive_float, "default": None}),
+)  # fmt: skip
+"""What the coordinator keeps of a training, and how it goes on without some of the sites."""
+
+OVERWRITE = Flag("--overwrite", "begin anew although this site has kept the state of a training that is not finished",
+                 {"action": "store_true"})  # fmt: skip
+
+_CONTACT_TIMEOUT = Flag("--contact_timeout", "seconds without a word after which a connection counts as broken "
+                        "(default: %(default)g)", {"type": positive_float, "default": 120.0})  # fmt: skip
+_SITE_FLAGS = (
+    Flag("--site", "name of the site, by which it is known when it comes back (default: the dataset's name)",
+         {"default": None}),
+    Flag("--retry_for", "seconds without a connection after which to give up (default: never)",
+         {"type": positive_float, "default": None}),
+    _CONTACT_TIMEOUT,
+)  # fmt: skip
+
 ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
             {"action": "store_true"})  # fmt: skip
 FINGERPRINT = Flag(
@@ -115,12 +145,13 @@ _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one 
 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
-    return (*((*SCHEDULE_FLAGS, *AVERAGING_FLAGS) if task == "train" else ()), _PROGRESS_FILE)
+    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
+    return (*(of_training if task == "train" else ()), _PROGRESS_FILE, _CONTACT_TIMEOUT)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of a node for `task`, apart from where its coordinator is."""
-    return (*FEDERATION_FLAGS[task], *FLAGS_OF_TASK[task])
+    return (*FEDERATION_FLAGS[task], *((OVERWRITE,) if task == "train" else ()), *FLAGS_OF_TASK[task])
 
 
 def parse_server(argv: Sequence[str]) -> argparse.Namespace:
@@ -134,7 +165,10 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
         checked = parser.add_argument_group("what the nodes must have been started with (default: whatever they were)")
         add_flags(checked, FEDERATION_FLAGS[task])
         parser.set_defaults(fingerprint=None)
-    return parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    _check_continuing(parser, arguments)
+    _check_quorum(parser, arguments, arguments.num_clients)
+    return arguments
 
 
 def parse_client(argv: Sequence[str]) -> argparse.Namespace:
@@ -142,9 +176,11 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     task, rest = _take_task("client", "The node of one site: works on its data, sends no data.", argv)
     parser = _task_parser("client", task)
     _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
-    add_flags(parser, (HOST, PORT, *FEDERATION_FLAGS[task]))
+    own = [flag for flag in client_flags(task) if flag not in FLAGS_OF_TASK[task]]
+    add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own))
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    _check_continuing(parser, arguments)
     if task != "train":
         _merge_spellings(parser, arguments)
     return arguments
@@ -166,13 +202,17 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--log_dir", type=Path, default=None, help="folder for the log files (default: a new one)")
     add_flags(parser, (HOST, *FEDERATION_FLAGS[task]))
     add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))
-    add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), FLAGS_OF_TASK[task])
+    coordinators = {flag.dest for flag in server_flags(task)}
+    flags = [flag for flag in FLAGS_OF_TASK[task] if flag.dest not in coordinators]
+    add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), flags)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    _check_continuing(parser, arguments)
     if task != "train":
         _merge_spellings(parser, arguments)
     arguments.dataset = arguments.dataset.split()
     if not arguments.dataset:
         parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
+    _check_quorum(parser, arguments, len(arguments.dataset))
     for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
         values = getattr(arguments, name)
         if values is not None:
@@ -180,6 +220,16 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
             if len(values.split()) != len(arguments.dataset):
                 parser.error(f"{option} needs one value for each of the {len(arguments.dataset)} datasets: '{values}'")
     return arguments
+
+
+def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if arguments.task == "train" and arguments.c and arguments.overwrite:
+        parser.error("--c continues what --overwrite would remove: leave one of them out")
+
+
+def _check_quorum(parser: argparse.ArgumentParser, arguments: argparse.Namespace, sites: int) -> None:
+    if arguments.task == "train" and (arguments.min_clients or 1) > sites:
+        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {sites}")
 
 
 def _take_task(command: str, description: str, argv: Sequence[str]) -> tuple[Task, list[str]]:

@@ -2,8 +2,12 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,8 +16,10 @@ from fednnunet import __version__
 from fednnunet.cli.arguments import DEFAULT_HOST, parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
+from fednnunet.interruption import Terminated, interruptible
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 
 
 class _ConsoleHandler(logging.Handler):
@@ -34,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "server": ("the coordinator", server_main),
         "client": ("the node of one site", client_main),
         "run": ("a whole federation on one machine", run_main),
+        "status": ("where a training is, from the coordinator's run folder", status_main),
         "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
     }
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
@@ -62,6 +69,23 @@ def run_main(argv: Sequence[str] | None = None) -> int:
     return _run(_simulate, parse_run, argv)
 
 
+def status_main(argv: Sequence[str] | None = None) -> int:
+    """Show where a training is and return the exit status."""
+
+    def parse(words: Sequence[str]) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(prog="fednnunet status", description="Where a training is.")
+        parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the coordinator's --run_dir")
+        return parser.parse_args(words)
+
+    def show(arguments: argparse.Namespace) -> int:
+        from fednnunet.report.status import read_status, status_screen
+
+        Console().print(status_screen(read_status(arguments.run_dir), time.time()))
+        return 0
+
+    return _run(show, parse, argv)
+
+
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     from fednnunet.demo.demo import add_arguments, run_demo
@@ -88,9 +112,9 @@ def _run(
     except FednnUNetError as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.print("Stopped.")
-        return _INTERRUPTED
+        return _TERMINATED if isinstance(interrupt, Terminated) else _INTERRUPTED
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -102,21 +126,42 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     from fednnunet.channel.long_lived import serve
     from fednnunet.coordinator.federation import Federation
-    from fednnunet.report.events import EventFile, Tee
+    from fednnunet.report.events import EventFile, EventSink, Tee
     from fednnunet.report.progress import progress_for
+    from fednnunet.report.status import STATUS, StatusFile
 
     address = join_address(arguments.host, arguments.port)
     if arguments.host not in {DEFAULT_HOST, "localhost", "::1"}:
         logging.getLogger(__name__).warning("%s: connections are not encrypted, stay inside of a VPN.", address)
     console = Console()
     console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
+    if arguments.task == "train":
+        arguments.run_dir = _run_dir(arguments.run_dir)
     with progress_for(console) as progress:
-        files = [EventFile(arguments.progress_file)] if arguments.progress_file else []
-        federation = Federation(arguments, Tee(progress, *files))
+        sinks: list[EventSink] = [progress]
+        if arguments.progress_file:
+            sinks.append(EventFile(arguments.progress_file))
+        tee = Tee(sinks)
+        federation = Federation(arguments, tee)
+        status = None
+        if arguments.task == "train":
+            status = StatusFile(arguments.run_dir / STATUS, federation.contacts)
+            sinks.append(status)
         serve(address, federation)
+        if status is not None:
+            status.end("all is done" if federation.error is None else str(federation.error) or "stopped by a signal")
     if federation.error is not None:
         raise federation.error
     return 0
+
+
+def _run_dir(wanted: Path | None) -> Path:
+    if wanted is not None:
+        return wanted.absolute()
+    results = os.environ.get("nnUNet_results")
+    if not results:
+        raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
+    return Path(results).absolute() / "fednnunet_runs" / "train"
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -138,14 +183,13 @@ def _join(arguments: argparse.Namespace) -> int:
 
         client = PlanningClient(arguments, *planning_hello(arguments))
     try:
-        join(join_address(arguments.host, arguments.port), client)
+        with interruptible():
+            join(join_address(arguments.host, arguments.port), client, arguments.retry_for, arguments.contact_timeout)
     finally:
         client.close()
     if client.failure is not None:
         raise FednnUNetError(client.failure)
-    if client.farewell is None:
-        raise FednnUNetError("The coordinator ended the federation without a word: see what the coordinator says.")
-    if client.farewell.error is not None:
+    if client.farewell is not None and client.farewell.error is not None:
         raise FednnUNetError(f"The coordinator ended the federation: {client.farewell.error}")
     return 0
 

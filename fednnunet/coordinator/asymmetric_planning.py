@@ -1,7 +1,7 @@
 """AsymFedAvg: every site plans for itself (Skorupko et al. 2025)."""
 
 from fednnunet.channel.messages import Installed, PlanAlone
-from fednnunet.coordinator.roster import Roster, work_all
+from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.stage import Stage
 from fednnunet.report.events import EventSink, StageStarted, tell_progress
 
@@ -28,4 +28,4 @@ class AsymmetricPlanningStage(Stage):
         self._sink.emit(StageStarted(title="reading, planning and preprocessing, each site for itself"))
         hellos = self._roster.hellos
         federation = PlanAlone(sites=[hello.site for hello in hellos], cases=sum(hello.cases for hello in hellos))
-        work_all(self._roster.sites, "plan_alone", federation, Installed, tell_progress(self._sink))
+        ask_all(self._roster.sites, "plan_alone", federation, Installed, tell_progress(self._sink))

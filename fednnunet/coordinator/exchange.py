@@ -7,23 +7,24 @@ the sites' names, whoever was fastest.
 import concurrent.futures
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.messages import ModelPart, Shared, Sharing
-from fednnunet.coordinator.roster import Reply, ask, ask_with_data, for_all, site_name
+from fednnunet.channel.messages import Accepted, ModelPart, Shared, Sharing
+from fednnunet.coordinator.roster import each, for_all
+from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
-from fednnunet.weights.encoding import ENCODINGS, EncodingName
+from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32
 from fednnunet.weights.global_model import GlobalModel, slices
 from fednnunet.weights.server_optimizers import ServerOptimizerName, server_optimizer
 from fednnunet.weights.sharing import Group
 
-_FIRST_MODEL = 0
-"""The round in which the first global model travels, in float32."""
+_WHOLE_MODEL = 0
+"""The round in which a whole model travels, in float32."""
 
 
 @dataclass(frozen=True)
@@ -41,60 +42,75 @@ class Exchange:
 
     Parameters
     ----------
-    sites
-        The nodes, in the order of their sites' names.
     groups
         What is shared among whom.
     averaging
         How.
     """
 
-    def __init__(self, sites: Sequence[ClientProxy], groups: Sequence[Group], averaging: Averaging) -> None:
-        self._sites = {site_name(proxy): proxy for proxy in sites}
+    def __init__(self, groups: Sequence[Group], averaging: Averaging) -> None:
         self._groups = groups
         self._averaging = averaging
-        self._models: list[GlobalModel] = []
+        self._models = [self._model(number) for number in range(len(groups))]
 
-    def agree(self) -> None:
-        """Tell every site what it shares.
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next round depends on, by name; the arrays themselves, float32."""
+        return {
+            f"{number}.{name}": array
+            for number, model in enumerate(self._models)
+            for name, array in model.state.items()
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state` that was kept.
 
         Raises
         ------
-        SiteFailure
-            If a site means something else by it.
+        FednnUNetError
+            If it belongs to other groups, or to another way of averaging.
         """
+        own = self.state
+        if {name: array.shape for name, array in own.items()} != {name: array.shape for name, array in state.items()}:
+            raise FednnUNetError("the global model that was kept belongs to other networks or flags")
+        for name, array in own.items():
+            array[:] = state[name]
 
-        def agree(proxy: ClientProxy) -> None:
-            mine = [group for group in self._groups if site_name(proxy) in group.sites]
-            names = [[tensor.name for tensor in group.layout.tensors] for group in mine]
-            answer = ask(proxy, "share", Sharing(groups=names, encoding=self._averaging.encoding), Shared)
-            if answer.digests != [group.layout.digest for group in mine]:
-                raise FednnUNetError("its network is not the one that it has described")
-
-        for_all(list(self._sites.values()), agree)
-
-    def begin(self, preferred: Sequence[str]) -> None:
+    def begin(self, sites: Mapping[str, Site], preferred: Sequence[str]) -> None:
         """Make the first global model of each group that of its first site, or of the first among `preferred`."""
-        chosen = ENCODINGS[self._averaging.encoding]
         exact = ENCODINGS["float32"]
         for number, group in enumerate(self._groups):
-            source = next((site for site in group.sites if site in preferred), group.sites[0])
-            size = group.layout.size
-            initial = np.empty(size, np.float32)
-            for part in slices(size, len(group.sites)):
-                (data,) = self._fetch(number, [source], part, _FIRST_MODEL).values()
-                with _blamed_on(source):
-                    initial[part] = exact.decode(data, part.stop - part.start)
-                self._hand(number, part, _FIRST_MODEL, data)
-            optimizer = server_optimizer(self._averaging.server_optimizer, size, self._averaging.server_lr)
-            aggregation = AGGREGATIONS[self._averaging.aggregation]
-            self._models.append(GlobalModel(initial, chosen, aggregation, optimizer, number))
+            source = sites[next((name for name in group.sites if name in preferred), group.sites[0])]
+            self._agree(source)
+            for part in slices(group.layout.size, 1):
+                with _blamed_on(source.name):
+                    data = self._fetch(number, source, part, _WHOLE_MODEL)
+                    self._models[number].weights[part] = exact.decode(data, part.stop - part.start)
 
-    def average(self, round_number: int, weights: Mapping[str, int]) -> None:
-        """Make the next global model of every group of the updates that its sites hold, and hand it to them.
+    def bring(self, site: Site, round_number: int) -> None:
+        """Give a site the global models of its groups as they are after a round.
+
+        Raises
+        ------
+        FednnUNetError
+            If the site means something else by what it shares.
+        """
+        self._agree(site)
+        exact = Float32()
+        for number, group in enumerate(self._groups):
+            if site.name in group.sites:
+                for part in slices(group.layout.size, 1):
+                    data, _ = exact.encode(self._models[number].weights[part])
+                    self._hand(number, part, _WHOLE_MODEL, data, site)
+        site.ask("accept", Accepted(round=round_number), Accepted)
+
+    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> None:
+        """Aggregate the updates that sites hold; can be done again, with other sites too.
 
         Parameters
         ----------
+        sites
+            Who takes part, in the order of their names.
         round_number
             The round, from 1.
         weights
@@ -103,44 +119,80 @@ class Exchange:
         Raises
         ------
         SiteFailure
-            If an update has another length than was agreed, or is not finite.
+            If a site cannot be reached, or an update has another length than was agreed, or is not finite.
         """
         # sites prepare the next part while this one is reduced; a node answers one question at a time
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
-            for number, (group, model) in enumerate(zip(self._groups, self._models, strict=True)):
-                parts = list(slices(group.layout.size, len(group.sites)))
-                coming = ahead.submit(self._fetch, number, group.sites, parts[0], round_number)
+            for number, members, parts in self._work(sites):
+                model = self._models[number]
+                coming = ahead.submit(self._fetch_from_all, number, members, parts[0], round_number)
                 for part, following in itertools.zip_longest(parts, parts[1:]):
                     fetched = coming.result()
                     if following is not None:
-                        coming = ahead.submit(self._fetch, number, group.sites, following, round_number)
+                        coming = ahead.submit(self._fetch_from_all, number, members, following, round_number)
                     updates = []
-                    for site, data in fetched.items():
-                        with _blamed_on(site):
+                    for site, data in zip(members, fetched, strict=True):
+                        with _blamed_on(site.name):
                             updates.append(model.decode(data, part))
-                    data = model.reduce(part, updates, [weights[site] for site in fetched], round_number)
-                    concurrent.futures.wait([coming])
-                    self._hand(number, part, round_number, data)
+                    model.gather(part, updates, [weights[site.name] for site in members])
 
-    def _fetch(self, number: int, sites: Sequence[str], part: slice, round_number: int) -> dict[str, bytes]:
-        """Fetch a part of the updates of some sites of a group at the same time, in the order of `sites`."""
+    def spread(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
+        """Make what was gathered the global model, and hand it to `sites`.
 
-        def fetch(proxy: ClientProxy) -> bytes:
-            request = self._part_of(number, site_name(proxy), part, round_number)
-            return ask_with_data(proxy, "fetch", request, ModelPart)[1]
+        Returns
+        -------
+        The sites that have got all of it, and what went wrong with the others.
+        """
+        failures: dict[str, SiteFailure] = {}
+        with concurrent.futures.ThreadPoolExecutor(1) as ahead:
+            for number, members, parts in self._work(sites):
+                model = self._models[number]
+                coming = ahead.submit(model.advance, parts[0], round_number)
+                for part, following in itertools.zip_longest(parts, parts[1:]):
+                    data = coming.result()
+                    if following is not None:
+                        coming = ahead.submit(model.advance, following, round_number)
+                    there = [site for site in members if site.name not in failures]
+                    hand = partial(self._hand, number, part, round_number, data)
+                    _, failed = each([(site, partial(hand, site)) for site in there])
+                    failures.update({failure.site: failure for failure in failed})
+        return [site for site in sites if site.name not in failures], list(failures.values())
 
-        return dict(zip(sites, self._for_sites(sites, fetch), strict=True))
+    def _work(self, sites: Sequence[Site]) -> Iterator[tuple[int, list[Site], list[slice]]]:
+        """Yield number, members among `sites`, and parts of each group that has any."""
+        for number, group in enumerate(self._groups):
+            members = [site for site in sites if site.name in group.sites]
+            if members:
+                yield number, members, list(slices(group.layout.size, len(group.sites)))
 
-    def _hand(self, number: int, part: slice, round_number: int, data: bytes) -> None:
-        """Hand a part of a global model to all sites of its group at the same time."""
+    def _model(self, number: int) -> GlobalModel:
+        size = self._groups[number].layout.size
+        averaging = self._averaging
+        return GlobalModel(
+            np.zeros(size, np.float32),
+            ENCODINGS[averaging.encoding],
+            AGGREGATIONS[averaging.aggregation],
+            server_optimizer(averaging.server_optimizer, size, averaging.server_lr),
+            number,
+        )
 
-        def hand(proxy: ClientProxy) -> None:
-            ask_with_data(proxy, "hand", self._part_of(number, site_name(proxy), part, round_number), ModelPart, data)
+    def _agree(self, site: Site) -> None:
+        """Tell a site what it shares."""
+        mine = [group for group in self._groups if site.name in group.sites]
+        names = [[tensor.name for tensor in group.layout.tensors] for group in mine]
+        answer = site.ask("share", Sharing(groups=names, encoding=self._averaging.encoding), Shared)
+        if answer.digests != [group.layout.digest for group in mine]:
+            raise FednnUNetError("its network is not the one that it has described")
 
-        self._for_sites(self._groups[number].sites, hand)
+    def _fetch_from_all(self, number: int, sites: Sequence[Site], part: slice, round_number: int) -> list[bytes]:
+        return for_all(sites, lambda site: self._fetch(number, site, part, round_number))
 
-    def _for_sites(self, sites: Sequence[str], action: Callable[[ClientProxy], Reply]) -> list[Reply]:
-        return for_all([self._sites[site] for site in sites], action)
+    def _fetch(self, number: int, site: Site, part: slice, round_number: int) -> bytes:
+        request = self._part_of(number, site.name, part, round_number)
+        return site.ask_with_data("fetch", request, ModelPart)[1]
+
+    def _hand(self, number: int, part: slice, round_number: int, data: bytes, site: Site) -> None:
+        site.ask_with_data("hand", self._part_of(number, site.name, part, round_number), ModelPart, data)
 
     def _part_of(self, number: int, site: str, part: slice, round_number: int) -> ModelPart:
         """Name a part as a site does, which counts only the groups that it belongs to."""
@@ -153,5 +205,7 @@ def _blamed_on(site: str) -> Iterator[None]:
     """Make an error in what a site has sent that site's failure."""
     try:
         yield
+    except SiteFailure:
+        raise
     except FednnUNetError as error:
         raise SiteFailure(site, str(error)) from error

@@ -1,34 +1,38 @@
 """The coordinator: admits the sites, runs the stages of the task, takes leave."""
 
 import argparse
-import contextlib
+import concurrent.futures
 import importlib
 import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
-from flwr.common import ReconnectIns
+from flwr.common import GetPropertiesIns
 from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 
-from fednnunet.channel.messages import Farewell, Hello
+from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.exchange import Averaging
-from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
-from fednnunet.coordinator.roster import Roster, ask, evaluate_all, fit_all
+from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
+from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
+from fednnunet.coordinator.run_folder import RunFolderError
+from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
-from fednnunet.coordinator.training import AveragingFlags, ScheduleFlags, TrainingStage
-from fednnunet.errors import FednnUNetError
+from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import parse_folds
+from fednnunet.interruption import Terminated, interruptible
 from fednnunet.report.events import EventSink, Finished, SiteJoined
+from fednnunet.report.status import Contact
 
 logger = logging.getLogger(__name__)
 
-_FAREWELL_SECONDS = 10.0
 _FINGERPRINTING = "fednnunet.coordinator.fingerprinting"
+_GREETING_SECONDS = 2.0
+_LINGER_SECONDS = 15.0
 
 
 class Federation(Server):
@@ -43,15 +47,18 @@ class Federation(Server):
 
     Attributes
     ----------
+    roster
+        The sites.
     error
         What ended the federation before its task was done, if anything did; KeyboardInterrupt if a signal did.
     """
 
     def __init__(self, arguments: argparse.Namespace, sink: EventSink) -> None:
-        self._roster = Roster(arguments.num_clients)
-        super().__init__(client_manager=self._roster)
+        self.roster = Roster(arguments.num_clients, arguments.contact_timeout)
+        super().__init__(client_manager=self.roster)
         self._arguments = arguments
         self._sink = sink
+        self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
         if arguments.task != "train":
             # takes seconds, for nnU-Net's planners and torch: meanwhile the sites can connect
@@ -61,64 +68,122 @@ class Federation(Server):
         """Run the whole task (called by the channel once nodes can connect); errors are kept in `error`."""
         started = time.monotonic()
         try:
-            with _interruptible():
+            with interruptible():
+                threading.Thread(target=self._greet_all, name="fednnunet-greeter", daemon=True).start()
+                self.roster.keep_in_touch()
                 self._admit_sites()
-                for warning in check_federation(self._roster.hellos):
+                for warning in check_federation(self.roster.hellos):
                     logger.warning("%s", warning)
                 for stage in self._stages():
                     self._run(stage)
+                self._wait_for_absent_sites()
             self._sink.emit(Finished(seconds=time.monotonic() - started))
         except (Exception, KeyboardInterrupt) as error:  # the channel must close in good order whatever happened
             self.error = error
         return History(), time.monotonic() - started
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
-        """Tell every node that can be reached why the federation ends, and let it go (called by the channel)."""
+        """Tell every node that can be reached why the federation ends, and let it go (called by the channel).
+
+        Nodes of a training that can be continued are left waiting for the coordinator to come back.
+        """
+        self.roster.close()
+        if self._arguments.task == "train" and isinstance(self.error, Terminated | RunFolderError):
+            return
         stopped = isinstance(self.error, KeyboardInterrupt)
         reason = "It was stopped by hand." if stopped else None if self.error is None else str(self.error)
-        for proxy in self._client_manager.all().copy().values():
-            self._take_leave(proxy, reason)
+        sites = self.roster.sites
+        own = {site.proxy.cid for site in sites if site.proxy is not None}
+        others = [proxy for proxy in self.roster.all().copy().values() if proxy.cid not in own]
+        with concurrent.futures.ThreadPoolExecutor(max(1, len(sites) + len(others))) as pool:
+            for site in sites:
+                pool.submit(site.take_leave, reason)
+            for proxy in others:
+                pool.submit(take_leave, proxy, self._all_taken if reason is None else reason)
+
+    def contacts(self) -> Mapping[str, Contact]:
+        """Return which sites are connected."""
+        return {site.name: Contact(connected=site.is_connected, at=site.last_contact) for site in self.roster.sites}
+
+    @property
+    def _all_taken(self) -> str:
+        return f"All {self.roster.places} places are taken: raise --num_clients to take more."
 
     def _admit_sites(self) -> None:
-        while not self._roster.is_complete:
-            proxy = self._roster.next_newcomer()
-            try:
-                hello = ask(proxy, "hello", None, Hello)
+        """Wait until enough sites are there to begin, or to go on."""
+        continued = self._arguments.task == "train" and self._arguments.c
+        needed = self._needed if continued else self.roster.places
+        self.roster.wait_for(lambda: len(self.roster.sites) >= needed)
+        self.roster.settle()
+
+    @property
+    def _needed(self) -> int:
+        return int(self._arguments.min_clients or self.roster.places)
+
+    def _greet_all(self) -> None:
+        """Greet every node that connects, in order, but let none that is slow hold up the others."""
+        while (proxy := self.roster.next_newcomer()) is not None:
+            greeting = threading.Thread(target=self._greet, args=(proxy,), name="fednnunet-greeting", daemon=True)
+            greeting.start()
+            greeting.join(_GREETING_SECONDS)
+
+    def _greet(self, proxy: ClientProxy) -> None:
+        try:
+            ins = GetPropertiesIns({"ask": "hello", "body": "{}"})
+            answer = proxy.get_properties(ins, timeout=self._arguments.contact_timeout, group_id=None)
+        except Exception as error:
+            logger.warning("A node left while it was greeted (%s)", type(error).__name__)
+            return
+        try:
+            hello = Hello.from_json(str(answer.properties.get("body", "")))
+            known = self.roster.named(hello.site)
+            with self._admitting:
                 self._check(hello)
-            except FednnUNetError as error:
-                logger.warning("Refused a node: %s", error)
-                self._take_leave(proxy, str(error))
-                continue
-            except Exception as error:
-                logger.warning("A node left while it was greeted (%s)", type(error).__name__)
-                continue
-            self._roster.admit(proxy, hello)
-            joined = len(self._roster.sites)
-            self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self._roster.places))
-        for proxy in self._roster.remaining_newcomers():
-            self._take_leave(proxy, f"All {self._roster.places} places are taken: raise --num_clients to take more.")
+                is_new = self.roster.named(hello.site) is None
+                admitted = self.roster.admit(proxy, hello)
+                joined = len(self.roster.sites)
+        except FednnUNetError as error:
+            logger.warning("Refused a node: %s", error)
+            take_leave(proxy, str(error))
+            return
+        if admitted and is_new:
+            self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self.roster.places))
+        elif admitted and known is not None and not known.is_restarted:
+            logger.info("Site %s is connected again.", hello.site)
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
-        admitted = self._roster.hellos
-        check_name_is_free(hello, admitted)
-        if admitted:
-            check_agreement(admitted[0], hello)
+        known = self.roster.named(hello.site)
+        if known is None and self.roster.is_complete:
+            raise FednnUNetError(self._all_taken)
+        if known is not None and known.hello.instance != hello.instance and known.ping():
+            raise FednnUNetError(
+                f"Site {hello.site} takes part already: start one node per site, with its own dataset or --site."
+            )
+        others = [other for other in self.roster.hellos if other.site != hello.site]
+        if others:
+            check_agreement(others[0], hello)
+
+    def _wait_for_absent_sites(self) -> None:
+        """Give sites whose connection has just broken the time to hear that all is done."""
+        sites = self.roster.sites
+        self.roster.wait_for(lambda: all(site.is_connected for site in sites), _LINGER_SECONDS)
 
     def _stages(self) -> list[Stage]:
-        task, facts = self._arguments.task, self._roster.hellos[0]
+        task, facts = self._arguments.task, self.roster.hellos[0]
         if task != "train":
             if facts.method == "AsymFedAvg":
-                return [AsymmetricPlanningStage(self._roster, self._sink)]
+                return [AsymmetricPlanningStage(self.roster, self._sink)]
             from fednnunet.coordinator.fingerprinting import FingerprintStage  # training does without it
 
-            return [FingerprintStage(task, self._roster, self._sink)]
+            return [FingerprintStage(task, self.roster, self._sink)]
         flags = ScheduleFlags(
             self._arguments.rounds,
             self._arguments.local_epochs,
             self._arguments.iterations_per_epoch,
             self._arguments.val_iterations_per_epoch,
             self._arguments.proximal_mu,
+            self._arguments.save_every,
         )
         averaging = AveragingFlags(
             Averaging(
@@ -131,36 +196,32 @@ class Federation(Server):
             self._arguments.keep_local,
             self._arguments.asym_cohorts,
         )
+        recovery = RecoveryFlags(
+            self._arguments.run_dir,
+            self._arguments.c,
+            self._arguments.overwrite,
+            self._needed,
+            self._arguments.round_timeout,
+            self._arguments.give_up_after,
+        )
         validation_only = bool(facts.options.get("--val"))
         return [
-            TrainingStage(fold, flags, averaging, validation_only, self._roster, self._sink)
+            TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink)
             for fold in parse_folds(str(facts.fold))
         ]
 
     def _run(self, stage: Stage) -> None:
-        parameters = stage.initialize_parameters(self._roster)
+        parameters = stage.initialize_parameters(self.roster)
         for number in stage.rounds:
-            updates = fit_all(stage.configure_fit(number, parameters, self._roster))
-            parameters, _ = stage.aggregate_fit(number, updates, [])
-            reports = evaluate_all(stage.configure_evaluate(number, parameters, self._roster))
-            stage.aggregate_evaluate(number, reports, [])
+            updates, failures = fit_all(stage.configure_fit(number, parameters, self.roster), stage.timeout)
+            _raise_unless_tolerated(stage, failures)
+            parameters, _ = stage.aggregate_fit(number, updates, failures)
+            reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), stage.timeout)
+            _raise_unless_tolerated(stage, failures)
+            stage.aggregate_evaluate(number, reports, failures)
         stage.conclude()
 
-    def _take_leave(self, proxy: ClientProxy, error: str | None) -> None:
-        try:
-            ask(proxy, "farewell", Farewell(error=error), Farewell, timeout=_FAREWELL_SECONDS)
-            proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
-        except Exception as problem:  # it has gone, or is still at work and will see the connection end
-            logger.debug("A node could not be told farewell: %s", problem)
 
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt; Flower's handlers would end the process without a farewell."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+def _raise_unless_tolerated(stage: Stage, failures: Sequence[SiteFailure]) -> None:
+    if failures and not stage.tolerates_failures:
+        raise failures[0]

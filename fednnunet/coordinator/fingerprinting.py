@@ -1,6 +1,6 @@
 """FFE, federated fingerprint extraction: one fingerprint and, where they are asked for, one set of plans."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from flwr.common import FitIns, FitRes, Parameters, Scalar, parameters_to_ndarrays
@@ -19,7 +19,7 @@ from fednnunet.channel.messages import (
 )
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.coordinator.preflight import check_dimensions
-from fednnunet.coordinator.roster import Roster, ask_all, site_name, work_all
+from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import SiteFailure
 from fednnunet.fingerprint.fingerprint import Fingerprint
@@ -71,7 +71,7 @@ class FingerprintStage(Stage):
         sites, facts = self._roster.sites, self._roster.hellos[0]
         self._sink.emit(StageStarted(title="reading images"))
         samples = samples_per_case(self._cases)
-        measured = work_all(sites, "measure", Measure(cases=self._cases), Measured, tell_progress(self._sink))
+        measured = ask_all(sites, "measure", Measure(cases=self._cases), Measured, tell_progress(self._sink))
         check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
         self._sink.emit(StageStarted(title="common fingerprint"))
         if facts.fingerprint == "shared-cases":
@@ -96,13 +96,13 @@ class FingerprintStage(Stage):
         self,
         server_round: int,
         results: list[tuple[ClientProxy, FitRes]],
-        failures: list[tuple[ClientProxy, FitRes] | BaseException],
+        failures: Sequence[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
         """Add up the answers, and let the protocol go on from their sum."""
         for proxy, result in results:
             size = sum(len(tensor) for tensor in result.parameters.tensors)
-            self._answered_bytes[site_name(proxy)] = self._answered_bytes.get(site_name(proxy), 0) + size
-        total = sum_of_answers([_answer(site_name(proxy), result.parameters) for proxy, result in results])
+            self._answered_bytes[_name(proxy)] = self._answered_bytes.get(_name(proxy), 0) + size
+        total = sum_of_answers([_answer(_name(proxy), result.parameters) for proxy, result in results])
         try:
             self._query = Query(question=self._protocol.send(total))
         except StopIteration as end:
@@ -127,10 +127,14 @@ class FingerprintStage(Stage):
             )
             common = common.model_copy(update={"plans": plans, "record": record})
         self._sink.emit(StageStarted(title="installing" if common.plans is None else "preprocessing"))
-        installed = work_all(self._roster.sites, "install", common, Installed, tell_progress(self._sink))
+        installed = ask_all(self._roster.sites, "install", common, Installed, tell_progress(self._sink))
         for site, report in installed.items():
             if report.plans_digest != (common.record.plans_digest if common.record else None):
                 raise SiteFailure(site, "it has installed other plans than the common ones")
+
+
+def _name(proxy: ClientProxy) -> str:
+    return str(proxy.properties["site"])
 
 
 def _answer(site: str, parameters: Parameters) -> np.ndarray:

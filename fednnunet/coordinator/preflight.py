@@ -39,18 +39,6 @@ def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
         )
 
 
-def check_name_is_free(hello: Hello, admitted: Sequence[Hello]) -> None:
-    """Refuse a second node of one site.
-
-    Raises
-    ------
-    FednnUNetError
-        If a site of that name takes part already.
-    """
-    if any(other.site == hello.site for other in admitted):
-        raise FednnUNetError(f"Site {hello.site} takes part already: start one node per site, with its own dataset.")
-
-
 def check_agreement(first: Hello, other: Hello) -> None:
     """Refuse two sites that cannot be in one federation.
 

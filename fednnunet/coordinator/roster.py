@@ -3,70 +3,76 @@
 import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
-from flwr.common import (
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    GetPropertiesIns,
-    Scalar,
-)
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.channel.messages import Hello, WorkReport
+from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message
 
 Reply = TypeVar("Reply")
+AnyProxy = TypeVar("AnyProxy", bound=ClientProxy)
 AnyMessage = TypeVar("AnyMessage", bound=Message)
-AnyReport = TypeVar("AnyReport", bound=WorkReport)
 OnProgress = Callable[[Mapping[str, WorkReport]], None]
 
-
-def site_name(proxy: ClientProxy) -> str:
-    """Return the name of the admitted site behind a Flower client."""
-    return str(proxy.properties["site"])
+_PING_SECONDS = 5.0
 
 
 class Roster(SimpleClientManager):
     """The connected nodes and, among them, the admitted sites, always in the order of their names.
 
-    The order does not depend on who connected first, so neither does any floating-point sum over sites.
+    The order does not depend on who connected first, so neither does any floating-point sum over sites. A site stays on
+    the roster when its connection breaks, once the roster is settled.
+
+    Parameters
+    ----------
+    places
+        Sites of the federation.
+    contact_timeout
+        Seconds without an answer, after which a connection counts as broken.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, contact_timeout: float = 120.0) -> None:
         super().__init__()
         self.places = places
+        self._contact_timeout = contact_timeout
         self._changed = threading.Condition()
         self._newcomers: list[ClientProxy] = []
-        self._hellos: dict[str, Hello] = {}
-        self._proxies: dict[str, ClientProxy] = {}
+        self._sites: dict[str, Site] = {}
+        self._is_settled = False
+        self._is_closed = False
 
     @property
-    def sites(self) -> list[ClientProxy]:
+    def sites(self) -> list[Site]:
         """The admitted sites, by name."""
         with self._changed:
-            return [self._proxies[name] for name in sorted(self._proxies)]
+            return [self._sites[name] for name in sorted(self._sites)]
 
     @property
     def hellos(self) -> list[Hello]:
         """How the admitted sites introduced themselves, by name."""
-        with self._changed:
-            return [self._hellos[name] for name in sorted(self._proxies)]
+        return [site.hello for site in self.sites]
 
     @property
     def is_complete(self) -> bool:
         """Whether all places are taken."""
         with self._changed:
-            return len(self._proxies) >= self.places
+            return len(self._sites) >= self.places
+
+    def named(self, name: str) -> Site | None:
+        """Return the site of that name, if it takes part."""
+        with self._changed:
+            return self._sites.get(name)
 
     def register(self, client: ClientProxy) -> bool:
-        """Take a node that has just connected (called by the channel); without a free place it is turned away."""
+        """Take a node that has just connected (called by the channel)."""
         with self._changed:
-            if self.is_complete:
+            if self._is_closed:
                 return False
             registered = super().register(client)
             self._newcomers.append(client)
@@ -74,129 +80,134 @@ class Roster(SimpleClientManager):
             return registered
 
     def unregister(self, client: ClientProxy) -> None:
-        """Forget a node whose connection has ended (called by the channel); its place is free until all are taken."""
+        """Forget a node whose connection has ended (called by the channel); its place is free until `settle`."""
         with self._changed:
             super().unregister(client)
             self._newcomers = [other for other in self._newcomers if other.cid != client.cid]
-            if not self.is_complete:
-                self._proxies = {name: proxy for name, proxy in self._proxies.items() if proxy.cid != client.cid}
+            for name, site in list(self._sites.items()):
+                if site.disconnect(client.cid) and not self._is_settled:
+                    del self._sites[name]
+            self._changed.notify_all()
 
-    def next_newcomer(self) -> ClientProxy:
-        """Wait for a node that has not been greeted yet."""
+    def next_newcomer(self, seconds: float | None = None) -> ClientProxy | None:
+        """Wait for a node that has not been greeted yet, but not longer than this, nor after `close`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._newcomers)
-            return self._newcomers.pop(0)
+            self._changed.wait_for(lambda: self._newcomers or self._is_closed, seconds)
+            return self._newcomers.pop(0) if self._newcomers and not self._is_closed else None
 
-    def remaining_newcomers(self) -> list[ClientProxy]:
-        """Return the nodes that have not been greeted yet, and forget that they are new."""
-        with self._changed:
-            remaining, self._newcomers = self._newcomers, []
-            return remaining
-
-    def admit(self, proxy: ClientProxy, hello: Hello) -> None:
-        """Make a node one of the federation's sites."""
+    def admit(self, proxy: ClientProxy, hello: Hello) -> bool:
+        """Make a node one of the federation's sites, or a site's new connection; return whether it is still there."""
         with self._changed:
             if proxy.cid not in self.clients:
-                return  # it has left while it was being greeted
-            proxy.properties["site"] = hello.site
-            self._proxies[hello.site] = proxy
-            self._hellos[hello.site] = hello
+                return False  # it has left while it was being greeted
+            if hello.site in self._sites:
+                self._sites[hello.site].connect(proxy, hello)
+            else:
+                self._sites[hello.site] = Site(hello, proxy, self._contact_timeout)
+            self._changed.notify_all()
+            return True
 
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Wait until `condition` holds, which is looked at when a site comes or goes; return whether it does."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
 
-def ask(
-    proxy: ClientProxy, kind: str, body: Message | None, answer: type[AnyMessage], timeout: float | None = None
-) -> AnyMessage:
-    """Ask one node a question and return its answer.
+    def wait_for_change(self, seconds: float) -> None:
+        """Wait until a site comes or goes, but not longer than this."""
+        with self._changed:
+            self._changed.wait(seconds)
 
-    Raises
-    ------
-    FednnUNetError
-        If the node reports a failure or answers something else.
-    """
-    message, _ = ask_with_data(proxy, kind, body, answer, timeout=timeout)
-    return message
+    def settle(self) -> None:
+        """From now on, keep the place of a site whose connection has ended."""
+        with self._changed:
+            self._is_settled = True
 
+    def dismiss(self, site: Site, reason: str) -> None:
+        """Let a site's node go, which can be started again; its place stays its own."""
+        threading.Thread(target=site.take_leave, args=(reason,), name="fednnunet-farewell", daemon=True).start()
 
-def ask_with_data(
-    proxy: ClientProxy,
-    kind: str,
-    body: Message | None,
-    answer: type[AnyMessage],
-    data: bytes = b"",
-    timeout: float | None = None,
-) -> tuple[AnyMessage, bytes]:
-    """Do what `ask` does with bytes beside the question, and return those beside the answer too."""
-    config: dict[str, Scalar] = {"ask": kind, "body": body.to_json() if body is not None else "{}"}
-    if data:
-        config["data"] = data
-    reply = proxy.get_properties(GetPropertiesIns(config), timeout=timeout, group_id=None)
-    raise_reported_failure(reply.properties)
-    replied = reply.properties.get("data", b"")
-    message = answer.from_json(str(reply.properties.get("body", "")))
-    return message, replied if isinstance(replied, bytes) else b""
+    def keep_in_touch(self) -> None:
+        """Let all sites hear of the coordinator every few seconds, in a thread of its own, until `close`."""
+
+        def ping() -> None:
+            with concurrent.futures.ThreadPoolExecutor(max(1, self.places)) as pool:
+                while not self.wait_for(lambda: self._is_closed, _PING_SECONDS):
+                    list(pool.map(lambda site: site.ping(older_than=_PING_SECONDS), self.sites))
+
+        threading.Thread(target=ping, name="fednnunet-ping", daemon=True).start()
+
+    def close(self) -> None:
+        """Admit nobody any more, and let all questions that wait for an answer fail."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        for site in self.sites:
+            site.close()
 
 
 def ask_all(
-    sites: Sequence[ClientProxy], kind: str, body: Message | None, answer: type[AnyMessage]
+    sites: Sequence[Site],
+    kind: str,
+    body: Message | None,
+    answer: type[AnyMessage],
+    progress: OnProgress | None = None,
 ) -> dict[str, AnyMessage]:
-    """Ask all sites the same question at the same time; answers by site, in the order of `sites`."""
-    answers = for_all(sites, lambda proxy: ask(proxy, kind, body, answer))
-    return {site_name(proxy): answer for proxy, answer in zip(sites, answers, strict=True)}
-
-
-def work_all(
-    sites: Sequence[ClientProxy], kind: str, body: Message, report: type[AnyReport], progress: OnProgress
-) -> dict[str, AnyReport]:
-    """Let all sites do work that takes long, at the same time; what came of it by site, in the order of `sites`.
-
-    A node answers soon with how far it is, and is asked again until it has finished.
+    """Ask all sites the same question at the same time; answers by site, in the order of `sites`.
 
     Parameters
     ----------
     progress
-        Called, by one thread at a time, with the last report of each site, once all have made one.
+        Called, by one thread at a time, with the last report of each site that has made one, while answers take long.
     """
     reports: dict[str, WorkReport] = {}
     reporting = threading.Lock()
 
-    def work(proxy: ClientProxy) -> AnyReport:
-        while True:
-            answer = ask(proxy, kind, body, report)
+    def ask(site: Site) -> AnyMessage:
+        def report(last: WorkReport) -> None:
             with reporting:
-                reports[site_name(proxy)] = answer
-                if len(reports) == len(sites):
-                    progress({site_name(site): reports[site_name(site)] for site in sites})
-            if answer.finished:
-                return answer
+                reports[site.name] = last
+                if progress is not None:
+                    progress({other.name: reports[other.name] for other in sites if other.name in reports})
 
-    return {site_name(proxy): answer for proxy, answer in zip(sites, for_all(sites, work), strict=True)}
+        reply = site.ask(kind, body, answer, progress=report)
+        if site.name in reports:
+            report(WorkReport(done=reports[site.name].total, total=reports[site.name].total))
+        return reply
 
-
-def fit_all(instructions: Sequence[tuple[ClientProxy, FitIns]]) -> list[tuple[ClientProxy, FitRes]]:
-    """Let sites do a round's work at the same time; results in the order of `instructions`."""
-    work = {proxy.cid: ins for proxy, ins in instructions}
-
-    def fit(proxy: ClientProxy) -> tuple[ClientProxy, FitRes]:
-        result = proxy.fit(work[proxy.cid], timeout=None, group_id=None)
-        raise_reported_failure(result.metrics)
-        return proxy, result
-
-    return for_all([proxy for proxy, _ in instructions], fit)
+    return {site.name: reply for site, reply in zip(sites, for_all(sites, ask), strict=True)}
 
 
-def evaluate_all(instructions: Sequence[tuple[ClientProxy, EvaluateIns]]) -> list[tuple[ClientProxy, EvaluateRes]]:
-    """Hand a round's result to sites at the same time; what they say of it in the order of `instructions`."""
-    work = {proxy.cid: ins for proxy, ins in instructions}
-
-    def evaluate(proxy: ClientProxy) -> tuple[ClientProxy, EvaluateRes]:
-        result = proxy.evaluate(work[proxy.cid], timeout=None, group_id=None)
-        raise_reported_failure(result.metrics)
-        return proxy, result
-
-    return for_all([proxy for proxy, _ in instructions], evaluate)
+def fit_all(
+    instructions: Sequence[tuple[ClientProxy, FitIns]], timeout: float | None
+) -> tuple[list[tuple[ClientProxy, FitRes]], list[SiteFailure]]:
+    """Let sites do a round's work at the same time; results in the order of `instructions`, and what went wrong."""
+    return each([(proxy, partial(proxy.fit, ins, timeout, None)) for proxy, ins in instructions])
 
 
-def for_all(sites: Sequence[ClientProxy], action: Callable[[ClientProxy], Reply]) -> list[Reply]:
+def evaluate_all(
+    instructions: Sequence[tuple[ClientProxy, EvaluateIns]], timeout: float | None
+) -> tuple[list[tuple[ClientProxy, EvaluateRes]], list[SiteFailure]]:
+    """Hand a round's result to sites at the same time; what they say of it, and what went wrong."""
+    return each([(proxy, partial(proxy.evaluate, ins, timeout, None)) for proxy, ins in instructions])
+
+
+def each(
+    actions: Sequence[tuple[AnyProxy, Callable[[], Reply]]],
+) -> tuple[list[tuple[AnyProxy, Reply]], list[SiteFailure]]:
+    """Run an action for each site at the same time; results by site, in order, and what went wrong."""
+    results, failures = [], []
+    executor = concurrent.futures.ThreadPoolExecutor(max(1, len(actions)))
+    pending = [(proxy, executor.submit(action)) for proxy, action in actions]
+    executor.shutdown(wait=False)  # a signal that ends the wait below shall not wait for the sites
+    for proxy, future in pending:
+        try:
+            results.append((proxy, future.result()))
+        except Exception as error:
+            failures.append(_as_failure(proxy, error))
+    return results, failures
+
+
+def for_all(sites: Sequence[Site], action: Callable[[Site], Reply]) -> list[Reply]:
     """Run `action` for all sites at the same time; results in the order of `sites`.
 
     Raises
@@ -206,19 +217,19 @@ def for_all(sites: Sequence[ClientProxy], action: Callable[[ClientProxy], Reply]
     """
     # not a context manager: its exit would wait for the sites that are still at work
     executor = concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(sites)))
-    pending = {executor.submit(action, proxy): proxy for proxy in sites}
+    pending = {executor.submit(action, site): site for site in sites}
     executor.shutdown(wait=False)
     for future in concurrent.futures.as_completed(pending):
         error = future.exception()
         if error is not None:
-            # whatever is not our own error comes out of the channel
-            broken = f"its connection broke ({type(error).__name__}), see what the node says"
-            reason = str(error) if isinstance(error, FednnUNetError) else broken
-            raise SiteFailure(site_name(pending[future]), reason) from error
+            raise _as_failure(pending[future], error) from error
     return [future.result() for future in pending]
 
 
-def raise_reported_failure(reply: dict[str, Scalar]) -> None:
-    """Raise the failure that a node reports instead of an answer, if it reports one."""
-    if "failure" in reply:
-        raise FednnUNetError(str(reply["failure"]))
+def _as_failure(proxy: ClientProxy, error: BaseException) -> SiteFailure:
+    if isinstance(error, SiteFailure):
+        return error
+    site = str(proxy.properties.get("site", proxy.cid))
+    if isinstance(error, FednnUNetError):
+        return SiteFailure(site, str(error))
+    return SiteFailure(site, f"{type(error).__name__}: {error}")

@@ -1,6 +1,6 @@
 """One stage of a task, as a Flower strategy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
@@ -15,11 +15,15 @@ class Stage(Strategy):
     """A Flower strategy that knows its title, its rounds, and what to do at the end.
 
     The federation calls ``initialize_parameters`` once; for each of `rounds` ``configure_fit``, ``aggregate_fit``,
-    ``configure_evaluate`` and ``aggregate_evaluate``; then `conclude`. Sites that fail never get as far as the
-    ``aggregate`` methods. Whatever a stage has no use for, it leaves as it is here: doing nothing.
+    ``configure_evaluate`` and ``aggregate_evaluate``; then `conclude`. Whatever a stage has no use for, it leaves as it
+    is here: doing nothing.
     """
 
     title: str
+    timeout: float | None = None
+    """Seconds that sites get for a round's work."""
+    tolerates_failures = False
+    """Whether `aggregate_fit` and `aggregate_evaluate` want to know of sites that fail; if not, they end the task."""
 
     @property
     def rounds(self) -> Iterable[int]:
@@ -40,7 +44,7 @@ class Stage(Strategy):
         self,
         server_round: int,
         results: list[tuple[ClientProxy, FitRes]],
-        failures: list[tuple[ClientProxy, FitRes] | BaseException],
+        failures: Sequence[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
         """Make one result of what the sites sent."""
         return NOTHING, {}
@@ -55,7 +59,7 @@ class Stage(Strategy):
         self,
         server_round: int,
         results: list[tuple[ClientProxy, EvaluateRes]],
-        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
+        failures: Sequence[tuple[ClientProxy, EvaluateRes] | BaseException],
     ) -> tuple[None, dict[str, Scalar]]:
         """Take what the sites say of it."""
         return None, {}

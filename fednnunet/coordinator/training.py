@@ -1,31 +1,51 @@
 """Federated training of one fold: federated averaging of what the sites' networks share."""
 
+import logging
 import math
 import time
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
+from fednnunet.background import Background
 from fednnunet.channel.messages import (
     FoldRequest,
     Method,
     Ready,
     RoundReport,
+    RoundRequest,
     Schedule,
+    Start,
     TrainingOffer,
     ValidationReport,
 )
+from fednnunet.coordinator.attendance import Attendance
 from fednnunet.coordinator.exchange import Averaging, Exchange
-from fednnunet.coordinator.roster import Roster, ask_all, site_name
+from fednnunet.coordinator.roster import Roster, ask_all, each
+from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
+from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.stage import NOTHING, Stage
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import Fold
-from fednnunet.report.events import EventSink, FoldValidated, RoundCompleted, SharingAgreed, SiteShare, StageStarted
+from fednnunet.report.events import (
+    EventSink,
+    FoldValidated,
+    RoundCompleted,
+    SharingAgreed,
+    SiteShare,
+    StageStarted,
+)
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.sharing import Group, share
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ class ScheduleFlags:
     iterations_per_epoch: int | None
     val_iterations_per_epoch: int | None
     proximal_mu: float = 0.0
+    save_every: int = 1
 
     def schedule(self, offers: dict[str, TrainingOffer]) -> Schedule:
         """Return the numbers that hold for every node.
@@ -63,7 +84,23 @@ class ScheduleFlags:
                 self.val_iterations_per_epoch,
             ),
             proximal_mu=self.proximal_mu,
+            save_every=self.save_every,
         )
+
+    def check_unchanged(self, schedule: Schedule) -> None:
+        """Refuse to continue a training with other numbers than it began with.
+
+        Raises
+        ------
+        FednnUNetError
+            Names the flag.
+        """
+        for name in ("rounds", "local_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "proximal_mu"):
+            given, begun = getattr(self, name), getattr(schedule, name)
+            if given is not None and given != begun:
+                raise FednnUNetError(
+                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same number."
+                )
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,39 @@ class AveragingFlags:
     keep_local: str | None = None
     cohorts: bool = False
 
+    @property
+    def others(self) -> dict[str, str | bool | None]:
+        """The flags apart from `averaging`, by name."""
+        return {"weighting": self.weighting, "keep_local": self.keep_local, "asym_cohorts": self.cohorts}
+
+
+@dataclass(frozen=True)
+class RecoveryFlags:
+    """The coordinator's flags for what is kept, and for sites that are not there.
+
+    Attributes
+    ----------
+    run_dir
+        Where the training is kept.
+    resume
+        Whether to go on with the one that is kept there.
+    overwrite
+        Whether one that is not finished may be replaced.
+    min_clients
+        Sites without which no round is completed.
+    round_timeout
+        Seconds that sites get for training a round.
+    give_up_after
+        Seconds to wait for sites that are missing.
+    """
+
+    run_dir: Path
+    resume: bool
+    overwrite: bool
+    min_clients: int
+    round_timeout: float | None
+    give_up_after: float | None
+
 
 class TrainingStage(Stage):
     """Federated averaging over the rounds of a fold.
@@ -82,6 +152,10 @@ class TrainingStage(Stage):
     In each round sites train (``fit``) and hold their updates; these are averaged part by part, the global model handed
     to the sites in the same parts (see `Exchange`), and validated there (``evaluate``). Each weight travels once in
     either direction.
+
+    A site that fails, is late or cannot be reached is left out of the round, and given the current global model before
+    the next one. A round for which too few sites are left is not completed: it comes again when they are back, and
+    sites that still hold their update of it need not train again.
 
     Parameters
     ----------
@@ -91,6 +165,8 @@ class TrainingStage(Stage):
         The coordinator's numbers.
     averaging
         What is averaged, and how.
+    recovery
+        What is kept, and who may be missing.
     validation_only
         Whether to skip the rounds, as ``--val`` asks.
     roster
@@ -99,97 +175,280 @@ class TrainingStage(Stage):
         Takes what happens.
     """
 
+    tolerates_failures = True
+
     def __init__(
         self,
         fold: Fold,
         flags: ScheduleFlags,
         averaging: AveragingFlags,
+        recovery: RecoveryFlags,
         validation_only: bool,
         roster: Roster,
         sink: EventSink,
     ) -> None:
         self.title = f"fold {fold}"
+        self.timeout = recovery.round_timeout
         self._fold = fold
         self._flags = flags
         self._averaging = averaging
+        self._recovery = recovery
         self._validation_only = validation_only
         self._roster = roster
         self._sink = sink
-        self._rounds = range(0)
-        self._weights: dict[str, int] = {}
+        self._folder = FoldFolder.of(recovery.run_dir, fold)
+        self._attendance = Attendance(roster, recovery.min_clients, recovery.give_up_after, sink)
+        self._is_finished = False
+        self._completed = 0
+        self._description: RunDescription
         self._exchange: Exchange
+        self._attendees: list[Site] = []
+        self._attempts = 0
         self._round_started = 0.0
+        self._saving: Background[None] | None = None
 
     @property
-    def rounds(self) -> range:
-        """Numbers of the rounds to do; a continued training starts above 1."""
-        return self._rounds
+    def rounds(self) -> Iterator[int]:
+        """Numbers of the rounds to do; the same one again if it could not be completed."""
+        while not self._validation_only and not self._is_finished and self._completed < self._schedule.rounds:
+            yield self._completed + 1
 
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """Let every site prepare the fold, and give all that share a tensor the same one to start from."""
-        sites = self._roster.sites
-        self._sink.emit(StageStarted(title=f"preparing {self.title}"))
-        schedule = self._flags.schedule(ask_all(sites, "offer", FoldRequest(fold=self._fold), TrainingOffer))
-        ready = ask_all(sites, "start", schedule, Ready)
-        layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
-        _check_layouts(layouts, self._roster.hellos[0].method)
         if self._validation_only:
+            self._attendance.wait_for_all()
+            self._agree()
             return NOTHING
-        self._rounds = _rounds_left(schedule, ready)
-        by_cases = self._averaging.weighting == "cases"
-        self._weights = {site: answer.training_cases if by_cases else 1 for site, answer in ready.items()}
-        groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
-        self._sink.emit(_agreement(layouts, groups))
-        self._exchange = Exchange(sites, groups, self._averaging.averaging)
-        self._exchange.agree()
-        # a pretrained model, where only some sites have it, is the one to start from
-        self._exchange.begin([site for site, answer in ready.items() if answer.pretrained])
-        self._sink.emit(
-            StageStarted(title=f"training {self.title}", rounds=schedule.rounds, first_round=self._rounds.start)
-        )
+        kept = self._folder.description()
+        if self._recovery.resume and kept is not None:
+            self._resume(kept)
+        else:
+            self._begin(kept)
+        if not self._is_finished:
+            self._sink.emit(
+                StageStarted(
+                    title=f"training {self.title}", rounds=self._schedule.rounds, first_round=self._completed + 1
+                )
+            )
         return NOTHING
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Let every site train, from the model that it has."""
-        self._round_started = time.monotonic()
-        return [(proxy, FitIns(NOTHING, {})) for proxy in self._roster.sites]
+        if self._attempts == 0:
+            self._round_started = time.monotonic()
+        self._attempts += 1
+        sites = self._attendance.muster(self._completed, self._prepare)
+        config = self._config("train", server_round)
+        return [(site, FitIns(NOTHING, config)) for site in sites]
 
     def aggregate_fit(
         self,
         server_round: int,
         results: list[tuple[ClientProxy, FitRes]],
-        failures: list[tuple[ClientProxy, FitRes] | BaseException],
+        failures: Sequence[tuple[ClientProxy, FitRes] | BaseException],
     ) -> tuple[Parameters, dict[str, Scalar]]:
         """Average the updates that the sites hold, and hand the global model to them."""
-        self._exchange.average(server_round, self._weights)
+        self._attendees = []
+        self._attendance.leave_out(failures, server_round)
+        present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
+        while len(present) >= self._recovery.min_clients:
+            try:
+                self._exchange.gather(present, server_round, self._description.sites)
+            except SiteFailure as failure:
+                self._attendance.leave_out([failure], server_round)
+                present = [site for site in present if site.name != failure.site]
+                continue
+            self._attendees, lost = self._exchange.spread(present, server_round)
+            self._attendance.leave_out(lost, server_round)
+            self._completed = server_round
+            break
         return NOTHING, {}
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, EvaluateIns]]:
-        """Let every site validate the global model that it has been handed."""
-        return [(proxy, EvaluateIns(NOTHING, {})) for proxy in self._roster.sites]
+        """Let every site validate the global model that it has been handed; the coordinator keeps it meanwhile."""
+        config = self._config("validate", server_round)
+        if self._completed == server_round and self._is_kept(server_round):
+            self._saving = Background(lambda _: self._folder.keep_model(server_round, self._exchange.state))
+        return [(site, EvaluateIns(NOTHING, config)) for site in self._attendees]
 
     def aggregate_evaluate(
         self,
         server_round: int,
         results: list[tuple[ClientProxy, EvaluateRes]],
-        failures: list[tuple[ClientProxy, EvaluateRes] | BaseException],
+        failures: Sequence[tuple[ClientProxy, EvaluateRes] | BaseException],
     ) -> tuple[None, dict[str, Scalar]]:
-        """Tell what the sites say of the round's global model."""
-        reports = {site_name(proxy): RoundReport.from_json(str(result.metrics["body"])) for proxy, result in results}
+        """Tell what the sites say of the round's global model, and make the round one that is complete."""
+        if self._completed < server_round:
+            return None, {}
+        self._attendance.leave_out(failures, server_round)
+        reports: dict[str, RoundReport] = {}
+        for proxy, result in results:
+            assert isinstance(proxy, Site)
+            reports[proxy.name] = RoundReport.from_json(str(result.metrics["body"]))
+            self._attendance.has_model(proxy, server_round)
+        if self._saving is not None:
+            self._saving.wait()
+            self._saving.result()
+            self._saving = None
         seconds = time.monotonic() - self._round_started
-        rounds = self._rounds.stop - 1
-        self._sink.emit(RoundCompleted(round=server_round, rounds=rounds, seconds=seconds, sites=reports))
+        left_out = {name: why for name, why in self._attendance.take_left_out().items() if name not in reports}
+        self._folder.append(
+            RoundRecord(round=server_round, seconds=seconds, attempts=self._attempts, sites=reports, left_out=left_out)
+        )
+        self._attempts = 0
+        self._sink.emit(
+            RoundCompleted(round=server_round, rounds=self._schedule.rounds, seconds=seconds, sites=reports)
+        )
         return None, {}
 
     def conclude(self) -> None:
         """Let every site save the final checkpoint and run nnU-Net's full validation."""
+        if self._is_finished:
+            return
         self._sink.emit(StageStarted(title=f"validating {self.title}"))
-        reports = ask_all(self._roster.sites, "finish", None, ValidationReport)
+        if self._validation_only:
+            reports = ask_all(self._roster.sites, "finish", None, ValidationReport)
+        else:
+            reports = self._finish()
+            self._folder.describe(self._description.model_copy(update={"finished": True}))
         self._sink.emit(FoldValidated(fold=str(self._fold), sites=reports))
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self._description.schedule
+
+    def _config(self, what: str, number: int) -> dict[str, Scalar]:
+        """Return the body of a question about a round, which stays the same when it is asked again."""
+        return {"body": RoundRequest(round=number).to_json(), "id": self._question(f"{what} {number}")}
+
+    def _question(self, what: str) -> str:
+        return f"{self._description.run} {what}"
+
+    def _is_kept(self, number: int) -> bool:
+        return number % self._schedule.save_every == 0 or number == self._schedule.rounds
+
+    def _begin(self, kept: RunDescription | None) -> None:
+        """Agree on a new training."""
+        if self._recovery.resume:
+            logger.warning("There is no training of %s in %s yet: it begins now.", self.title, self._folder.path)
+        if kept is not None and not kept.finished and not self._recovery.overwrite:
+            done = len(self._folder.history())
+            raise FednnUNetError(
+                f"{self._folder.path} holds a training that is not finished, with {done} of {kept.schedule.rounds} "
+                "rounds done: continue it with --c, or give --overwrite, or another --run_dir."
+            )
+        self._attendance.wait_for_all()
+        while True:
+            try:
+                self._description, layouts, preferred = self._agree()
+                groups = self._description.groups
+                self._exchange = Exchange(groups, self._averaging.averaging)
+                self._exchange.begin({site.name: site for site in self._roster.sites}, preferred)
+                break
+            except SiteLost as lost:
+                self._attendance.leave_out([lost], 0)
+                self._attendance.wait_for_all()
+        self._sink.emit(_agreement(layouts, groups))
+        if kept is not None and kept.finished:
+            self._folder.set_aside()
+        self._folder.begin(self._description)
+        self._folder.keep_model(0, self._exchange.state)
+
+    def _agree(self) -> tuple[RunDescription, dict[str, Layout], list[str]]:
+        """Let all sites get ready; return what they agree on, their networks, and who brings a pretrained model."""
+        sites = self._roster.sites
+        for site in sites:
+            site.renew()
+        self._sink.emit(StageStarted(title=f"preparing {self.title}"))
+        schedule = self._flags.schedule(ask_all(sites, "offer", FoldRequest(fold=self._fold), TrainingOffer))
+        run = uuid.uuid4().hex
+        start = Start(fold=self._fold, schedule=schedule, run=run, completed=0)
+        ready = ask_all(sites, "start", start, Ready)
+        layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
+        _check_layouts(layouts, self._roster.hellos[0].method)
+        groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
+        by_cases = self._averaging.weighting == "cases"
+        description = RunDescription(
+            run=run,
+            fold=self._fold,
+            sites={site: answer.training_cases if by_cases else 1 for site, answer in ready.items()},
+            plans={hello.site: hello.plans_digest for hello in self._roster.hellos},
+            schedule=schedule,
+            averaging=self._averaging.averaging,
+            flags=self._averaging.others,
+            shared=[SharedTensors(sites=list(g.sites), tensors=list(g.layout.tensors)) for g in groups],
+        )
+        # a pretrained model, where only some sites have it, is the one to start from
+        return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
+
+    def _resume(self, kept: RunDescription) -> None:
+        """Go on with a training from the last complete round of which there is a model."""
+        self._description = kept
+        if kept.finished:
+            logger.warning("The training of %s in %s is finished.", self.title, self._folder.path)
+            self._is_finished = True
+            return
+        self._flags.check_unchanged(kept.schedule)
+        if kept.averaging != self._averaging.averaging or kept.flags != self._averaging.others:
+            raise FednnUNetError(
+                "The training was begun with other flags for averaging "
+                f"({kept.averaging}, {kept.flags}): continue it with the same."
+            )
+        self._description = kept.model_copy(
+            update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
+        )
+        self._exchange = Exchange(kept.groups, kept.averaging)
+        done = len(self._folder.history())
+        self._completed, state = self._folder.last_model(done)
+        if self._completed < done:
+            logger.warning("Rounds %d to %d come again: no model was kept of them.", self._completed + 1, done)
+        self._folder.forget_after(self._completed)
+        self._exchange.restore(state)
+
+    def _prepare(self, site: Site) -> None:
+        """Bring a site to where the training is."""
+        description = self._description
+        if site.name not in description.sites:
+            names = ", ".join(description.sites)
+            raise FednnUNetError(f"site {site.name} does not take part in this training, in which are {names}")
+        if description.plans.get(site.name) != site.hello.plans_digest:
+            raise FednnUNetError("its plans are not those with which the training began: restore them")
+        start = Start(fold=self._fold, schedule=self._schedule, run=description.run, completed=self._completed)
+        ready = site.ask("start", start, Ready)
+        tensors = set(ready.tensors)
+        missing = [
+            tensor.name
+            for group in description.groups
+            if site.name in group.sites
+            for tensor in group.layout.tensors
+            if tensor not in tensors
+        ]
+        if missing:
+            raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
+        if not ready.has_model:
+            self._exchange.bring(site, self._completed)
+
+    def _finish(self) -> dict[str, ValidationReport]:
+        """Let sites finish; those that fail can come back as long as fewer than needed have finished."""
+        reports: dict[str, ValidationReport] = {}
+
+        def finish(site: Site) -> ValidationReport:
+            return site.ask("finish", None, ValidationReport, question=self._question("finish"))
+
+        while len(reports) < self._recovery.min_clients:
+            sites = [
+                site
+                for site in self._attendance.muster(self._completed, self._prepare, reports)
+                if site.name not in reports
+            ]
+            done, failures = each([(site, partial(finish, site)) for site in sites])
+            self._attendance.leave_out(failures, self._completed)
+            reports |= {site.name: report for site, report in done}
+        return {name: reports[name] for name in sorted(reports)}
 
 
 def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:
@@ -223,14 +482,3 @@ def _agreement(layouts: dict[str, Layout], groups: list[Group]) -> SharingAgreed
             of_parameters=layout.size,
         )
     return SharingAgreed(sites=shares)
-
-
-def _rounds_left(schedule: Schedule, ready: dict[str, Ready]) -> range:
-    epochs = {site: answer.completed_epochs for site, answer in ready.items()}
-    if len(set(epochs.values())) > 1:
-        raise FednnUNetError(
-            f"The sites' checkpoints are not of one epoch ({epochs}): train anew without --c, "
-            "or give all sites the checkpoint of one."
-        )
-    completed = next(iter(epochs.values()))
-    return range(1 + completed // schedule.local_epochs, schedule.rounds + 1)

@@ -46,6 +46,9 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
     progress_file = arguments.progress_file or log_dir / "events.jsonl"
 
+    if arguments.task == "train" and arguments.run_dir is None:
+        arguments.run_dir = _run_dir(arguments, os.environ)
+
     console = _console()
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
     columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
@@ -178,6 +181,13 @@ def _site_name(dataset: str, environment: Mapping[str, str]) -> str:
 
 def _file_name(name: str) -> str:
     return "".join(character if character.isalnum() or character in " _-." else "_" for character in name)
+
+
+def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+    """Return where a training is kept: the same folder for the same sites, plans and trainer."""
+    results = Path(environment.get("nnUNet_results") or ".").absolute()
+    sites = "+".join(arguments.dataset)
+    return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
 
 
 def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str]) -> Path:

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
+from fednnunet.background import Tracker
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import CaseMeasurement, SiteMeasurement, measure_case
-from fednnunet.node.background import Tracker
 from fednnunet.node.dataset import CaseFiles
 
 KEPT_MEASUREMENT = "federated_measurement.npz"

@@ -1,6 +1,7 @@
 """How a site introduces itself, and the checks before it does, which need no coordinator."""
 
 import argparse
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from fednnunet import __version__
-from fednnunet.channel.messages import Hello, PlannerOptions, Task
+from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
@@ -48,7 +49,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     }
     if arguments.task == "plan_and_preprocess":
         specifics["planner"] = _planner_options(arguments)
-    return dataset, _hello(arguments.task, dataset, content, len(cases), **specifics)
+    return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
 
 
 def _check_classes(arguments: argparse.Namespace, asym: bool) -> None:
@@ -122,7 +123,6 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     options = {
         "-tr": arguments.tr,
         "configuration": arguments.configuration,
-        "--c": arguments.c,
         "--val": arguments.val,
     }
     digest = plans_digest(plans)
@@ -133,7 +133,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         "plans_are_as_made": digest == record.plans_digest,
         "options": options,
     }
-    return dataset, _hello("train", dataset, content, len(cases), **specifics)
+    return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
 
 
 def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
@@ -153,7 +153,9 @@ def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
     )
 
 
-def _hello(task: Task, dataset: SiteDataset, content: dict[str, Any], cases: int, **specifics: Any) -> Hello:
+def _hello(
+    arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any], cases: int, **specifics: Any
+) -> Hello:
     if "labels" not in content or not (content.get("channel_names") or content.get("modality")):
         raise FednnUNetError(f"The dataset.json of site {dataset.name} lacks labels or channel_names: complete it.")
     channels = content.get("channel_names") or content["modality"]
@@ -163,8 +165,9 @@ def _hello(task: Task, dataset: SiteDataset, content: dict[str, Any], cases: int
             'name them "0", "1" and so on, in this order.'
         )
     return Hello(
-        site=dataset.name,
-        task=task,
+        site=arguments.site or dataset.name,
+        instance=uuid.uuid4().hex,
+        task=arguments.task,
         cases=cases,
         versions={"fednnunet": __version__, "nnunetv2": version("nnunetv2")},
         labels=content["labels"],

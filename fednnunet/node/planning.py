@@ -6,12 +6,12 @@ does without.
 
 import argparse
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from flwr.common import NDArrays, Scalar
+from flwr.common import NDArrays
 
+from fednnunet.background import Tracker
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
@@ -22,17 +22,15 @@ from fednnunet.channel.messages import (
     PlanAlone,
     Query,
     SharedCases,
-    WorkReport,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.files import write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
-from fednnunet.message import Message
 from fednnunet.nnunet_defaults import planner_environment, planning_class
-from fednnunet.node.background import Background, Tracker
 from fednnunet.node.dataset import SiteDataset, case_files
 from fednnunet.node.extraction import (
     KEPT_MEASUREMENT,
@@ -42,42 +40,27 @@ from fednnunet.node.extraction import (
     measure_site,
     save_measurement,
 )
-from fednnunet.node.files import write_json
 from fednnunet.node.preprocessing import preprocess
 from fednnunet.node.record import read_record, write_record
 from fednnunet.node.site_client import SiteClient
 
 FINGERPRINT = "dataset_fingerprint.json"
 
-_ANSWER_WITHIN_SECONDS = 1.0
-"""How long the coordinator waits to hear how far work is."""
-
 
 class PlanningClient(SiteClient):
-    """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses.
-
-    Questions about work that takes long (``measure``, ``install``, ``plan_alone``) begin it when they are first asked,
-    and are answered within a second with how far it is; the coordinator asks again until it is finished.
-    """
+    """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
         super().__init__(arguments, dataset, hello)
         self._measurement: SiteMeasurement | None = None
-        self._work: dict[str, Background[WorkReport]] = {}
-        self.answer("measure", self._in_background("measure", self._measure))
+        self.answer("measure", self._measure)
         self.answer("cases", self._share_cases)
-        self.answer("install", self._in_background("install", self._install))
-        self.answer("plan_alone", self._in_background("plan_alone", self._plan_alone))
+        self.answer("install", self._install)
+        self.answer("plan_alone", self._plan_alone)
 
-    def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
+    def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
         """Return the vector that answers a question about the measurement."""
-        query = Query.from_json(str(config["body"]))
-        return [self._measured.answer(query.question)], 1
-
-    def close(self) -> None:
-        """Give up work that is still going on."""
-        for work in self._work.values():
-            work.tracker.stop()
+        return [self._measured.answer(Query.from_json(body).question)], 1
 
     @property
     def _measured(self) -> SiteMeasurement:
@@ -85,30 +68,12 @@ class PlanningClient(SiteClient):
             raise FednnUNetError("the coordinator asks about cases that it has not let the node measure")
         return self._measurement
 
-    def _in_background(self, kind: str, work: Callable[[str, Tracker], WorkReport]) -> Callable[[str], Message]:
-        """Return an answer that begins `work` once, and tells how far it is."""
-
-        def answer(body: str) -> WorkReport:
-            if kind not in self._work:
-                self._work[kind] = Background(lambda tracker: work(body, tracker))
-            background = self._work[kind]
-            if background.wait(_ANSWER_WITHIN_SECONDS):
-                return background.result()
-            return WorkReport(done=background.tracker.done, total=background.tracker.total)
-
-        return answer
-
     def _measure(self, body: str, tracker: Tracker) -> Measured:
         samples = samples_per_case(Measure.from_json(body).cases)
         self._measurement = measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
-        return Measured(
-            done=self.hello.cases,
-            total=self.hello.cases,
-            finished=True,
-            is_two_dimensional=measurement.is_two_dimensional,
-        )
+        return Measured(is_two_dimensional=measurement.is_two_dimensional)
 
-    def _share_cases(self, body: str) -> SharedCases:
+    def _share_cases(self, body: str, tracker: Tracker) -> SharedCases:
         if self.hello.fingerprint != "shared-cases":
             raise FednnUNetError("the coordinator asks for spacing and shape of each case, which is not shared here")
         return SharedCases(spacings=self._measured.spacings.tolist(), shapes=self._measured.shapes.tolist())
@@ -117,7 +82,7 @@ class PlanningClient(SiteClient):
         common = CommonPlans.from_json(body)
         write_json(common.fingerprint, self.dataset.preprocessed / FINGERPRINT)
         if common.plans is None or common.record is None:
-            return Installed(done=0, total=0, finished=True)
+            return Installed()
         digest = plans_digest(common.plans)
         if digest != common.record.plans_digest:
             raise FednnUNetError("the common plans did not arrive as they were sent: start the task again")
@@ -152,12 +117,7 @@ class PlanningClient(SiteClient):
             done = preprocess(self.arguments, self.dataset, self._plans(plans_name), self.hello.cases, tracker)
             record = record.model_copy(update={"preprocessed": sorted({*(kept or []), *done})})
             write_record(self.dataset, plans_name, record)
-        return Installed(
-            done=tracker.done,
-            total=tracker.total,
-            finished=True,
-            plans_digest=plans_digest(self._plans(plans_name)),
-        )
+        return Installed(plans_digest=plans_digest(self._plans(plans_name)))
 
     def _plans(self, name: str) -> dict[str, Any]:
         plans: dict[str, Any] = load_json(str(self.dataset.preprocessed / f"{name}.json"))

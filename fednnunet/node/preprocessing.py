@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fednnunet.background import Background, Tracker
 from fednnunet.errors import FednnUNetError
 from fednnunet.nnunet_defaults import preprocessing_processes, stages_of
-from fednnunet.node.background import Background, Tracker
 from fednnunet.node.dataset import SiteDataset
 
 _LOOK_EVERY_SECONDS = 1.0

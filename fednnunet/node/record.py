@@ -6,8 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from fednnunet.channel.messages import FederationRecord
 from fednnunet.errors import FednnUNetError
+from fednnunet.files import write_json
 from fednnunet.node.dataset import SiteDataset
-from fednnunet.node.files import write_json
 
 RECORD = "federation.json"
 

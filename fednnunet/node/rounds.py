@@ -7,10 +7,13 @@ trainer class takes part; log, ``progress.png`` and checkpoints describe the fed
 
 import argparse
 import gc
+import logging
 import math
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +22,17 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from nnunetv2.utilities.helpers import empty_cache
 
-from fednnunet.channel.messages import Ready, RoundReport, Schedule, TrainingOffer, ValidationReport
+from fednnunet.background import Background, Tracker
+from fednnunet.channel.messages import Ready, RoundReport, Schedule, Start, TrainingOffer, ValidationReport
+from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, pack, unpack
+
+logger = logging.getLogger(__name__)
 
 
 class FederatedRounds:
@@ -41,13 +49,19 @@ class FederatedRounds:
     """
 
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold) -> None:
+        self.fold = fold
         self._arguments = arguments
         self._device = _use_device(arguments.device)
         self._trainer = get_trainer_from_args(
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
         self._trainer.disable_checkpointing = arguments.disable_checkpointing
+        self._states = KeptStates(Path(self._trainer.output_folder))
         self._proximal: ProximalTerm | None = None
+        self._ready: Ready | None = None
+        self._run = ""
+        self._epoch_is_open = False
+        self._trained = False
 
     def offer(self) -> TrainingOffer:
         """Return what the trainer would do if nobody told it otherwise."""
@@ -57,25 +71,52 @@ class FederatedRounds:
             val_iterations_per_epoch=self._trainer.num_val_iterations_per_epoch,
         )
 
-    def start(self, schedule: Schedule) -> Ready:
-        """Build network and data loaders for `schedule`; load a checkpoint if the flags ask for one."""
+    def start(self, start: Start) -> tuple[Ready, np.ndarray | None]:
+        """Be ready for the round after the last complete one; builds network and data loaders the first time.
+
+        What was kept of that last round is restored, if it is of the same training. Without that the trainer goes on
+        with the optimizer that it has, and with an empty log where it has missed epochs.
+
+        Returns
+        -------
+        What the coordinator wants to know, and the rounding error that was restored, if any.
+
+        Raises
+        ------
+        FednnUNetError
+            If there are states of another training.
+        """
+        if self._ready is None:
+            if not self._arguments.val:
+                self._states.begin(start.run, self._arguments.overwrite)
+            self._build(start.schedule)
+        assert self._ready is not None
+        self._run = start.run
+        restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
+        if restored:
+            self._epoch_is_open = True
+            self.end_epoch()
+        elif not self._arguments.val:
+            self._catch_up(start.completed * start.schedule.local_epochs)
+        return self._ready.model_copy(update={"restored": restored}), rounding_error
+
+    def _build(self, schedule: Schedule) -> None:
         trainer, arguments = self._trainer, self._arguments
-        self._local_epochs = schedule.local_epochs
+        self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
         trainer.num_epochs = schedule.epochs
         trainer.num_iterations_per_epoch = schedule.iterations_per_epoch
         trainer.num_val_iterations_per_epoch = schedule.val_iterations_per_epoch
-        maybe_load_checkpoint(trainer, arguments.c, arguments.val, arguments.pretrained_weights)
+        maybe_load_checkpoint(trainer, False, arguments.val, arguments.pretrained_weights)
         if not arguments.val:
             trainer.on_train_start()
         self.layout = layout_of(trainer.network.state_dict())
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
         training_keys, _ = trainer.do_split()
-        return Ready(
+        self._ready = Ready(
             tensors=list(self.layout.tensors),
             training_cases=len(training_keys),
-            completed_epochs=trainer.current_epoch,
             pretrained=arguments.pretrained_weights is not None,
         )
 
@@ -87,23 +128,57 @@ class FederatedRounds:
         """Replace those of the model's weights that `layout` lists."""
         unpack(weights, layout, self._trainer.network.state_dict())
 
-    def train(self) -> None:
+    def train(self, tracker: Tracker) -> None:
         """Train the local epochs of a round.
 
         All local epochs but the last are complete epochs of nnU-Net, validated on the local model; the last one stays
-        open until `complete` validates the global model.
+        open until `validate` and `end_epoch`.
+
+        Raises
+        ------
+        Stopped
+            If the round shall not be trained to its end; `start` makes the trainer usable again.
         """
         if self._proximal is not None:
             self._proximal.remember()
-        for epoch in range(self._local_epochs):
+        epochs = self._schedule.local_epochs
+        tracker.total, tracker.done = epochs * self._schedule.iterations_per_epoch, 0
+        for epoch in range(epochs):
             if epoch > 0:
-                self._validate_and_end_epoch()
-            self._train_epoch()
+                self._validate()
+                self.end_epoch()
+            self._train_epoch(tracker)
+        self._epoch_is_open = True
 
-    def complete(self) -> RoundReport:
-        """Validate the model, which by now is the global one, and end the epoch that `train` left open."""
-        self._validate_and_end_epoch()
+    def validate(self, round_number: int, rounding_error: np.ndarray | None) -> RoundReport:
+        """Validate the model, which by now is the global one, and keep the state of the training meanwhile.
+
+        Writing what is large needs nothing of the validation, so it goes on beside it.
+
+        Raises
+        ------
+        FednnUNetError
+            If the state cannot be written.
+        """
+        due = round_number % self._schedule.save_every == 0 or round_number == self._schedule.rounds
+        keeps = due and not self._arguments.disable_checkpointing
+        writing = Background(lambda _: self._states.keep_trainer(round_number, self._trainer)) if keeps else None
+        try:
+            self._validate()
+        finally:
+            if writing is not None:
+                writing.wait()
         log = self._trainer.logger
+        if writing is not None:
+            try:
+                writing.result()
+                self._states.keep_rest(self._run, round_number, log.get_checkpoint(), rounding_error)
+            except Exception as error:  # torch reports a full disk as a RuntimeError
+                reason = getattr(error, "strerror", None) or f"{type(error).__name__}, is the disk full?"
+                logger.error("The state of the training cannot be kept: %s", error)
+                raise FednnUNetError(
+                    f"the state of its training cannot be written ({reason}): mend that, and start the node with --c"
+                ) from error
         return RoundReport(
             train_loss=_number(log.get_value("train_losses", step=-1)),
             val_loss=_number(log.get_value("val_losses", step=-1)),
@@ -111,14 +186,22 @@ class FederatedRounds:
             dice=self._by_label(log.get_value("dice_per_class_or_region", step=-1)),
         )
 
+    def end_epoch(self) -> None:
+        """Let nnU-Net do its housekeeping: checkpoints, ``progress.png``."""
+        if self._epoch_is_open:
+            self._trainer.on_epoch_end()
+            self._epoch_is_open = False
+
     def finish(self) -> ValidationReport:
         """Save the final checkpoint and run nnU-Net's full validation."""
         trainer, arguments = self._trainer, self._arguments
-        if not arguments.val:
+        if not arguments.val and not self._trained:
             trainer.on_train_end()
+            self._trained = True
         if arguments.val_best:
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         trainer.perform_actual_validation(arguments.npz)
+        self._states.clear()
         summary = load_json(os.path.join(trainer.output_folder, "validation", "summary.json"))
         return ValidationReport(
             mean_dice=_number(summary["foreground_mean"]["Dice"]),
@@ -131,14 +214,19 @@ class FederatedRounds:
         gc.collect()
         empty_cache(self._device)
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, tracker: Tracker) -> None:
         trainer = self._trainer
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
-        outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(trainer.num_iterations_per_epoch)]
+        outputs = []
+        for _ in range(trainer.num_iterations_per_epoch):
+            tracker.check()
+            outputs.append(trainer.train_step(next(trainer.dataloader_train)))
+            tracker.done += 1
         trainer.on_train_epoch_end(outputs)
+        self._epoch_is_open = True
 
-    def _validate_and_end_epoch(self) -> None:
+    def _validate(self) -> None:
         trainer = self._trainer
         with torch.no_grad():
             trainer.on_validation_epoch_start()
@@ -147,14 +235,37 @@ class FederatedRounds:
                 for _ in range(trainer.num_val_iterations_per_epoch)
             ]
             trainer.on_validation_epoch_end(outputs)
-        trainer.on_epoch_end()
+
+    def _catch_up(self, epochs: int) -> None:
+        """Make `epochs` the number of epochs that are over: forget what comes after, leave blank what is missing."""
+        trainer = self._trainer
+        labels = len(self._foreground())
+        log = {}
+        for name, values in trainer.logger.get_checkpoint().items():
+            missing = epochs - len(values)
+            blank: Any = math.nan
+            if name == "dice_per_class_or_region":
+                blank = [math.nan] * labels
+            elif name == "ema_fg_dice":  # a moving average would never recover from NaN
+                blank = values[-1] if values else 0.0
+            elif name.endswith("timestamps"):
+                blank = time.time()
+            log[name] = [*values[:epochs], *[blank] * missing]
+        trainer.logger.load_checkpoint(log)
+        trainer.current_epoch = epochs
+        self._epoch_is_open = False
+
+    def _foreground(self) -> Sequence[Any]:
+        manager = self._trainer.label_manager
+        foreground: Sequence[Any] = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return foreground
 
     def _by_label(self, values: Sequence[float]) -> dict[str, float | None]:
         """Name values that come in the order of nnU-Net's metrics by the dataset's labels or regions."""
-        manager, labels = self._trainer.label_manager, self._trainer.dataset_json["labels"]
-        names = {_as_tuple(value): name for name, value in labels.items()}
-        foreground = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return {names[_as_tuple(label)]: _number(value) for label, value in zip(foreground, values, strict=True)}
+        names = {_as_tuple(value): name for name, value in self._trainer.dataset_json["labels"].items()}
+        return {
+            names[_as_tuple(label)]: _number(value) for label, value in zip(self._foreground(), values, strict=True)
+        }
 
 
 def _use_device(name: str) -> torch.device:

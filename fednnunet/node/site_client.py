@@ -1,14 +1,17 @@
 """What every node does: introduce itself, answer questions, report failures, take leave."""
 
 import argparse
+import contextlib
 import logging
+import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
 from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
-from fednnunet.channel.messages import Farewell, Hello
+from fednnunet.background import Replies, StillWorking, Tracker
+from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
@@ -16,18 +19,22 @@ from fednnunet.node.dataset import SiteDataset
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Answer = Callable[[str], Message]
-"""Answers one kind of question; takes the question's JSON body."""
+Answer = Callable[[str, Tracker], Message]
+"""Answers one kind of question; takes the question's JSON body, and tells how far it is."""
 DataAnswer = Callable[[str, bytes], tuple[Message, bytes]]
 """Answers a question that, or whose answer, is accompanied by bytes."""
+_Reply = tuple[NDArrays, int, dict[str, Scalar]]
+
+_STOP_WITHIN_SECONDS = 10.0
 
 
 class SiteClient(NumPyClient):
     """A node. Whatever goes wrong in an answer travels to the coordinator as this site's failure.
 
-    Questions come as Flower's ``get_properties`` with ``{"ask": KIND, "body": JSON}``; answers, metrics of ``fit`` and
-    metrics of ``evaluate`` are ``{"body": JSON}``, or ``{"failure": TEXT}``. Either may have
-    ``"data": BYTES`` beside it.
+    Questions come as Flower's ``get_properties`` with ``{"ask": KIND, "body": JSON, "id": TEXT}``, or as ``fit`` and
+    ``evaluate`` with ``{"body": JSON, "id": TEXT}``; answers, or the metrics of ``fit`` and ``evaluate``, are
+    ``{"body": JSON}``, ``{"pending": JSON}`` if the same question shall be asked again, or ``{"failure": TEXT}``. A
+    question or an answer may have ``"data": BYTES`` beside it.
 
     Parameters
     ----------
@@ -45,76 +52,100 @@ class SiteClient(NumPyClient):
         self.hello = hello
         self.farewell: Farewell | None = None
         self.failure: str | None = None
-        self._answers: dict[str, DataAnswer] = {}
-        self.answer("hello", lambda _: hello)
-        self.answer("farewell", self._take_leave)
+        self._answers: dict[str, Callable[[str, bytes, Tracker], tuple[Message, bytes]]] = {}
+        self.replies: Replies[_Reply] = Replies()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether there is no reason to be connected any more."""
+        return self.farewell is not None or self.failure is not None
 
     def answer(self, kind: str, answer: Answer) -> None:
         """Declare how this node answers questions of a kind."""
-        self.answer_with_data(kind, lambda body, _: (answer(body), b""))
+        self._answers[kind] = lambda body, _, tracker: (answer(body, tracker), b"")
 
     def answer_with_data(self, kind: str, answer: DataAnswer) -> None:
         """Declare how this node answers questions of a kind that bytes accompany."""
-        self._answers[kind] = answer
+        self._answers[kind] = lambda body, data, _: answer(body, data)
+
+    def answer_at_once(self, kind: str, body: str) -> Message | None:
+        """Return the answer to a question that must not disturb what is going on, ``None`` if it may."""
+        return None
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         """Answer a question of the coordinator (Flower's entry point)."""
+        kind, body, data = str(config.get("ask")), str(config.get("body", "{}")), config.get("data", b"")
+        if kind == "hello":  # these three at once, whatever else is going on
+            return {"body": self.hello.to_json()}
+        if kind == "ping":
+            return {"body": "{}"}
+        if kind == "farewell":
+            return self._take_leave(body)
+        with contextlib.suppress(FednnUNetError):  # a body that is no message is refused below
+            at_once = self.answer_at_once(kind, body)
+            if at_once is not None:
+                return {"body": at_once.to_json()}
 
-        def respond() -> dict[str, Scalar]:
-            kind = str(config.get("ask"))
+        def answer(tracker: Tracker) -> _Reply:
             if kind not in self._answers:
                 raise FednnUNetError(
                     f"the coordinator asks for '{kind}', which a node for {self.hello.task} does not answer"
                 )
-            data = config.get("data", b"")
-            message, reply = self._answers[kind](
-                str(config.get("body", "{}")), data if isinstance(data, bytes) else b""
-            )
+            message, reply = self._answers[kind](body, data if isinstance(data, bytes) else b"", tracker)
             properties: dict[str, Scalar] = {"body": message.to_json()}
-            return properties | ({"data": reply} if reply else {})
+            return [], 0, properties | ({"data": reply} if reply else {})
 
-        return self._or_failure(respond, lambda failure: failure)
+        return self._reply(config, answer)[2]
 
     def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
         """Do a round's work (Flower's entry point); see `work`."""
 
-        def respond() -> tuple[NDArrays, int, dict[str, Scalar]]:
-            arrays, weight = self.work(parameters, config)
+        def answer(tracker: Tracker) -> _Reply:
+            arrays, weight = self.work(str(config.get("body", "{}")), tracker)
             return arrays, weight, {}
 
-        return self._or_failure(respond, lambda failure: ([], 0, failure))
+        return self._reply(config, answer)
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
         """Take what the coordinator made of the round's work (Flower's entry point); see `receive`."""
 
-        def respond() -> tuple[float, int, dict[str, Scalar]]:
-            return 0.0, 1, {"body": self.receive(parameters, config).to_json()}
+        def answer(tracker: Tracker) -> _Reply:
+            return [], 1, {"body": self.receive(str(config.get("body", "{}")), tracker).to_json()}
 
-        return self._or_failure(respond, lambda failure: (0.0, 0, failure))
+        _, weight, metrics = self._reply(config, answer)
+        return 0.0, weight, metrics
 
-    def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
+    def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
         """Return the arrays that leave the site in this round, and the site's weight in cases."""
         raise NotImplementedError
 
-    def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> Message:
+    def receive(self, body: str, tracker: Tracker) -> Message:
         """Take the round's common result and say what came of it here."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Free what the node holds; called once, however the federation ends."""
+        """Give up work that is going on, and free what the node holds; called once, however the federation ends."""
+        self.replies.stop(_STOP_WITHIN_SECONDS)
 
-    def _take_leave(self, body: str) -> Farewell:
-        self.farewell = Farewell.from_json(body)
-        return self.farewell
-
-    def _or_failure(self, respond: Callable[[], Result], as_result: Callable[[dict[str, Scalar]], Result]) -> Result:
+    def _take_leave(self, body: str) -> dict[str, Scalar]:
         try:
-            return respond()
+            self.farewell = Farewell.from_json(body)
+        except FednnUNetError as error:
+            return {"failure": str(error)}
+        return {"body": body}
+
+    def _reply(self, config: dict[str, Scalar], answer: Callable[[Tracker], _Reply]) -> _Reply:
+        try:
+            return self.replies.reply(str(config.get("id", uuid.uuid4())), answer)
+        except StillWorking as working:
+            report = WorkReport(done=working.tracker.done, total=working.tracker.total)
+            return [], 0, {"pending": report.to_json()}
         except FednnUNetError as error:
             self.failure, told = str(error), error.shareable
         except Exception as error:  # its message may hold anything, the name of a case for example
-            logger.exception("This site failed")
+            if self.failure is None:
+                logger.exception("This site failed")
             self.failure = f"{type(error).__name__}: {error}"
             reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
             told = f"{type(error).__name__}{reason}, see the node's own output"
-        return as_result({"failure": told})
+        return [], 0, {"failure": told}

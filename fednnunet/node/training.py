@@ -2,21 +2,26 @@
 
 import argparse
 
-from flwr.common import NDArrays, Scalar
+import numpy as np
+from flwr.common import NDArrays
 
+from fednnunet.background import Background, Stopped, Tracker
 from fednnunet.channel.messages import (
+    Accepted,
     FoldRequest,
     Hello,
     ModelPart,
     Ready,
     RoundReport,
-    Schedule,
+    RoundRequest,
     Shared,
     Sharing,
+    Start,
     TrainingOffer,
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient
@@ -29,41 +34,77 @@ class TrainingClient(SiteClient):
     """Trains with the trainer that the user named, fold after fold, as the coordinator asks.
 
     After training a round it holds its update. The coordinator fetches that part by part, and hands the next global
-    model back in the same parts; then the node validates.
+    model back in the same parts; then the node validates. All this can be asked again, by a coordinator that was
+    restarted too: what is done is not done twice, and what goes on is not disturbed.
     """
 
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
         super().__init__(arguments, dataset, hello)
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None
-        self._training_cases = 0
+        self._ready: Ready | None = None
+        self._started: Start | None = None
+        self._global_round: int | None = None
+        """The round after which the global model was what this node has; unknown before it has one."""
+        self._held_round: int | None = None
+        """The round whose update it holds."""
+        self._is_spoiled = False
+        """Whether the trainer has left a round in the middle."""
+        self._restored_error: np.ndarray | None = None
+        self._housekeeping: Background[None] | None = None
         self.answer("offer", self._offer)
         self.answer("start", self._start)
         self.answer("share", self._share)
         self.answer_with_data("fetch", self._send_part)
         self.answer_with_data("hand", self._take_part)
+        self.answer("accept", self._accept)
         self.answer("finish", self._finish)
 
-    def work(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int]:
-        """Train a round from the global model, and hold the update."""
-        shared = self._model
-        self._rounds.load(shared.weights, shared.layout)
-        self._rounds.train()
-        shared.hold(self._rounds.weights(shared.layout))
-        return [], self._training_cases
+    def answer_at_once(self, kind: str, body: str) -> Message | None:
+        """Leave a round that is being trained alone if it is the one that a restarted coordinator will ask for."""
+        if kind != "start" or self._ready is None or self._started is None:
+            return None
+        start = Start.from_json(body)
+        is_same = start == self._started.model_copy(update={"completed": start.completed})
+        if is_same and start.completed == self._global_round and not self._is_spoiled and self.replies.is_undisturbed:
+            return self._ready.model_copy(update={"restored": True, "has_model": True})
+        return None
 
-    def receive(self, parameters: NDArrays, config: dict[str, Scalar]) -> RoundReport:
-        """Validate the round's global model, all parts of which have arrived."""
+    def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
+        """Train a round from the global model, and hold the update."""
+        number = RoundRequest.from_json(body).round
+        self._after_housekeeping()
         shared = self._model
+        if self._held_round != number:
+            if self._global_round != number - 1 or self._is_spoiled:
+                raise FednnUNetError(f"the coordinator asks for round {number}, for which this node is not ready")
+            self._rounds.load(shared.weights, shared.layout)
+            try:
+                self._rounds.train(tracker)
+            except Stopped:
+                self._is_spoiled = True
+                raise
+            shared.hold(self._rounds.weights(shared.layout))
+            self._held_round = number
+        return [], self._ready.training_cases if self._ready is not None else 0
+
+    def receive(self, body: str, tracker: Tracker) -> RoundReport:
+        """Validate the round's global model, all parts of which have arrived."""
+        number = RoundRequest.from_json(body).round
+        shared = self._model
+        shared.accept()
+        self._global_round = number
         self._rounds.load(shared.weights, shared.layout)
-        return self._rounds.complete()
+        report = self._rounds.validate(number, shared.rounding_error)
+        # nnU-Net's plot and checkpoints take seconds; the other sites need not wait for them
+        rounds = self._rounds
+        self._housekeeping = self.replies.afterwards(lambda _: rounds.end_epoch())
+        return report
 
     def close(self) -> None:
         """Free the trainer."""
-        if self._rounds_of_fold is not None:
-            self._rounds_of_fold.close()
-            self._rounds_of_fold = None
-        self._shared = None
+        super().close()
+        self._forget_fold()
 
     @property
     def _rounds(self) -> FederatedRounds:
@@ -77,17 +118,35 @@ class TrainingClient(SiteClient):
             raise FednnUNetError("the coordinator has not said yet what is shared")
         return self._shared
 
-    def _offer(self, body: str) -> TrainingOffer:
-        self.close()
+    def _after_housekeeping(self) -> None:
+        """Raise what went wrong in nnU-Net's housekeeping, which the worker has done before this."""
+        housekeeping, self._housekeeping = self._housekeeping, None
+        if housekeeping is not None:
+            housekeeping.result()
+
+    def _forget_fold(self) -> None:
+        if self._rounds_of_fold is not None:
+            self._rounds_of_fold.close()
+        self._rounds_of_fold = self._shared = self._ready = self._started = None
+        self._global_round = self._held_round = None
+
+    def _offer(self, body: str, tracker: Tracker) -> TrainingOffer:
+        self._forget_fold()
         self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, FoldRequest.from_json(body).fold)
         return self._rounds.offer()
 
-    def _start(self, body: str) -> Ready:
-        ready = self._rounds.start(Schedule.from_json(body))
-        self._training_cases = ready.training_cases
-        return ready
+    def _start(self, body: str, tracker: Tracker) -> Ready:
+        start = Start.from_json(body)
+        self._after_housekeeping()
+        if self._rounds_of_fold is None or self._rounds.fold != start.fold:
+            self._forget_fold()
+            self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, start.fold)
+        self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
+        self._ready, self._restored_error = self._rounds.start(start)
+        self._started = start
+        return self._ready
 
-    def _share(self, body: str) -> Shared:
+    def _share(self, body: str, tracker: Tracker) -> Shared:
         sharing = Sharing.from_json(body)
         own = {tensor.name: tensor for tensor in self._rounds.layout.tensors}
         unknown = [name for group in sharing.groups for name in group if name not in own]
@@ -100,6 +159,8 @@ class TrainingClient(SiteClient):
 
     def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
+        if part.round not in (0, self._held_round):
+            raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
         return part, self._model.send(part.group, part.start, part.stop, part.round)
 
     def _take_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
@@ -107,5 +168,16 @@ class TrainingClient(SiteClient):
         self._model.take(part.group, part.start, part.stop, part.round, data)
         return part, b""
 
-    def _finish(self, body: str) -> ValidationReport:
+    def _accept(self, body: str, tracker: Tracker) -> Accepted:
+        accepted = Accepted.from_json(body)
+        self._model.accept()
+        if self._restored_error is not None:
+            self._model.restore_rounding_error(self._restored_error)
+        self._global_round = accepted.round
+        return accepted
+
+    def _finish(self, body: str, tracker: Tracker) -> ValidationReport:
+        self._after_housekeeping()
+        if self._shared is not None:
+            self._rounds.load(self._shared.weights, self._shared.layout)
         return self._rounds.finish()

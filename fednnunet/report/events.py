@@ -1,6 +1,6 @@
 """What happens during a run, as events: the coordinator emits them, displays and files take them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -80,8 +80,34 @@ class SharingAgreed(Message):
     sites: dict[str, SiteShare]
 
 
+class SiteLeftOut(Message):
+    """A site could not do what a round asked of it; round 0 is the preparation."""
+
+    event: Literal["site_left_out"] = "site_left_out"
+    site: str
+    round: int
+    reason: str
+
+
+class SiteTakenIn(Message):
+    """A site that was missing has the global model of the last complete round, and takes part again."""
+
+    event: Literal["site_taken_in"] = "site_taken_in"
+    site: str
+    round: int
+
+
+class SitesAwaited(Message):
+    """Nothing goes on until some of these sites are there."""
+
+    event: Literal["sites_awaited"] = "sites_awaited"
+    sites: list[str]
+    present: int
+    needed: int
+
+
 class RoundCompleted(Message):
-    """All sites have validated the global model of a round."""
+    """The sites that took part have validated the global model of a round."""
 
     event: Literal["round_completed"] = "round_completed"
     round: int
@@ -111,6 +137,9 @@ Event = (
     | WorkProgressed
     | FingerprintFound
     | SharingAgreed
+    | SiteLeftOut
+    | SiteTakenIn
+    | SitesAwaited
     | RoundCompleted
     | FoldValidated
     | Finished
@@ -138,7 +167,7 @@ def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]
 class Tee:
     """Hands every event to several sinks."""
 
-    def __init__(self, *sinks: EventSink) -> None:
+    def __init__(self, sinks: Sequence[EventSink]) -> None:
         self._sinks = sinks
 
     def emit(self, event: Event) -> None:

@@ -24,6 +24,9 @@ from fednnunet.report.events import (
     RoundCompleted,
     SharingAgreed,
     SiteJoined,
+    SiteLeftOut,
+    SitesAwaited,
+    SiteTakenIn,
     StageStarted,
     WorkProgressed,
 )
@@ -104,6 +107,10 @@ def validation_table(event: FoldValidated) -> Table:
     return table
 
 
+def _awaited(event: SitesAwaited) -> str:
+    return f"waiting for {', '.join(event.sites)}: {event.present} of {event.needed} sites are ready"
+
+
 class PlainProgress:
     """One readable line for each event, for files and for terminals that cannot redraw."""
 
@@ -131,6 +138,13 @@ class PlainProgress:
             case SharingAgreed():
                 for line in _shared(event):
                     self._line(line)
+            case SiteLeftOut():
+                where = f"round {event.round}" if event.round else "preparing"
+                self._line(f"{where} · without site {event.site}: {event.reason}")
+            case SiteTakenIn():
+                self._line(f"site {event.site} takes part again, from round {event.round + 1}")
+            case SitesAwaited():
+                self._line(_awaited(event))
             case FoldValidated():
                 self._table(validation_table(event))
             case Finished():
@@ -239,6 +253,10 @@ class _View:
                 self._title, self._rounds, self._work = "common fingerprint found", None, None
             case SharingAgreed():
                 pass  # told by the lines above the region
+            case SitesAwaited():
+                self._title = _awaited(event)
+            case SiteLeftOut() | SiteTakenIn():
+                pass
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
             case Finished():

@@ -56,7 +56,7 @@ class Float32:
         """Return the bytes that this many numbers take."""
         return 4 * number
 
-    def encode(self, values: np.ndarray, random: np.random.Generator) -> tuple[bytes, np.ndarray]:
+    def encode(self, values: np.ndarray, random: np.random.Generator | None = None) -> tuple[bytes, np.ndarray]:
         """Write numbers as they are."""
         return values.astype("<f4", copy=False).tobytes(), values
 
@@ -151,14 +151,24 @@ class Sender:
         How to write.
     size
         Elements of the model.
+
+    Attributes
+    ----------
+    error
+        What rounding has left out so far: float32 of the model's size; ``None`` for an exact encoding.
     """
 
     def __init__(self, encoding: Encoding, size: int) -> None:
         self._encoding = encoding
-        self._error = None if encoding.is_exact else np.zeros(size, np.float32)
+        self.error = None if encoding.is_exact else np.zeros(size, np.float32)
 
     def encode(
-        self, part: slice, model: np.ndarray, known: np.ndarray, random: np.random.Generator
+        self,
+        part: slice,
+        model: np.ndarray,
+        known: np.ndarray,
+        random: np.random.Generator,
+        error: np.ndarray | None = None,
     ) -> tuple[bytes, np.ndarray]:
         """Write a part of a model.
 
@@ -172,17 +182,20 @@ class Sender:
             That part of the model that the receiver has, float32.
         random
             Decides how to round.
+        error
+            Takes the rounding errors that are left now, of the whole model's size; without it they replace those of
+            before, and the part cannot be written again.
 
         Returns
         -------
         The bytes, and that part of the model as the receiver will have it.
         """
-        if self._error is None:
+        if self.error is None:
             return self._encoding.encode(model, random)
         wanted = model - known
-        wanted += self._error[part]
+        wanted += self.error[part]
         data, sent = self._encoding.encode(wanted, random)
-        np.subtract(wanted, sent, out=self._error[part])
+        np.subtract(wanted, sent, out=(self.error if error is None else error)[part])
         sent += known
         return data, sent
 

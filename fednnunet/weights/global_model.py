@@ -25,8 +25,11 @@ def slices(size: int, sites: int) -> Iterator[slice]:
 class GlobalModel:
     """The weights that all sites of a group have, and how they become the next ones.
 
-    Memory is one float32 model, a second one for the rounding errors if the encoding has any, and what the server
-    optimizer keeps; it does not grow with the number of sites.
+    A round has two steps. `gather` makes one model of the updates, part by part, and can be begun again with other
+    sites; `advance` makes the result the global model, part by part.
+
+    Memory is one float32 model, a second one for what was gathered, a third one for the rounding errors if the encoding
+    has any, and what the server optimizer keeps; it does not grow with the number of sites.
 
     Parameters
     ----------
@@ -51,14 +54,21 @@ class GlobalModel:
         number: int = 0,
     ) -> None:
         self.weights = initial
+        self._gathered = np.empty_like(initial)
         self._encoding = encoding
         self._aggregation = aggregation
         self._optimizer = optimizer
         self._number = number
         self._sender = Sender(encoding, len(initial))
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next round depends on, by name: the arrays themselves, float32 of shape ``(n,)``."""
+        error = {} if self._sender.error is None else {"error": self._sender.error}
+        return {"weights": self.weights, **error, **(self._optimizer.state if self._optimizer is not None else {})}
+
     def decode(self, data: bytes, part: slice) -> np.ndarray:
-        """Return a part of one site's update as `reduce` takes it.
+        """Return a part of one site's update as `gather` takes it.
 
         Raises
         ------
@@ -67,8 +77,8 @@ class GlobalModel:
         """
         return self._encoding.decode(data, part.stop - part.start)
 
-    def reduce(self, part: slice, updates: Sequence[np.ndarray], weights: Sequence[int], round_number: int) -> bytes:
-        """Make a part of the next global model.
+    def gather(self, part: slice, updates: Sequence[np.ndarray], weights: Sequence[int]) -> None:
+        """Aggregate a part of the sites' updates.
 
         Parameters
         ----------
@@ -78,6 +88,16 @@ class GlobalModel:
             That part of each site's update, as `decode` gives it, always in the same order of sites.
         weights
             Of each site.
+        """
+        self._gathered[part] = self._aggregation(updates, weights)
+
+    def advance(self, part: slice, round_number: int) -> bytes:
+        """Make a part of what was gathered that part of the next global model.
+
+        Parameters
+        ----------
+        part
+            Which part; each one once in a round.
         round_number
             The round, from which rounding is derived.
 
@@ -85,10 +105,9 @@ class GlobalModel:
         -------
         That part of the global model, encoded for all sites.
         """
-        known = self.weights[part]
-        model = self._aggregation(updates, weights)
+        known, model = self.weights[part], self._gathered[part]
         if not self._encoding.is_exact:
-            model += known  # updates are differences to what the sites have
+            model = model + known  # updates are differences to what the sites have
         if self._optimizer is not None:
             model = known + self._optimizer.step(part, model - known)
         random = rounding(round_number, self._number, part.start)

@@ -3,8 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+
+MOST_ELEMENTS = 1 << 34
+"""More than any network has; who claims more is not believed."""
 
 
 @dataclass(frozen=True)
@@ -12,7 +17,7 @@ class TensorSpec:
     """One distinct floating-point tensor of a model."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=0, le=MOST_ELEMENTS)], ...]
     dtype: str
 
     @property

@@ -13,6 +13,9 @@ from fednnunet.weights.layout import Layout
 class SiteModel:
     """The shared tensors of a site, group after group in one flat buffer.
 
+    Sending and taking parts changes nothing that they depend on until `accept`, so an exchange that was interrupted can
+    be begun again and gives the same bytes.
+
     Parameters
     ----------
     site
@@ -26,12 +29,31 @@ class SiteModel:
     def __init__(self, site: str, groups: Sequence[Layout], encoding: Encoding) -> None:
         self.layout = Layout(tuple(tensor for group in groups for tensor in group.tensors))
         self.weights = np.zeros(self.layout.size, np.float32)
-        """The global model, as far as it has arrived: shape ``(n,)``, float32."""
+        """The last global model that has been accepted: shape ``(n,)``, float32."""
         self._update = self.weights
+        self._arriving = self.weights.copy()
         self._encoding = encoding
         self._seed = zlib.crc32(site.encode())
         self._sender = Sender(encoding, self.layout.size)
+        self._error = None if self._sender.error is None else self._sender.error.copy()
         self._sizes = [group.size for group in groups]
+
+    @property
+    def rounding_error(self) -> np.ndarray | None:
+        """What rounding has left out of all updates so far, for the next one: shape ``(n,)``; none if it is exact."""
+        return self._sender.error
+
+    def restore_rounding_error(self, error: np.ndarray) -> None:
+        """Go on from a `rounding_error` that was kept.
+
+        Raises
+        ------
+        FednnUNetError
+            If it belongs to another model.
+        """
+        if self._sender.error is None or error.shape != self._sender.error.shape:
+            raise FednnUNetError("the rounding errors that were kept belong to another model")
+        self._sender.error[:] = error
 
     def hold(self, update: np.ndarray) -> None:
         """Keep an update, float32 of the size of the layout, until all of it has been fetched."""
@@ -49,11 +71,11 @@ class SiteModel:
         if round_number == 0:
             return ENCODINGS["float32"].encode(self._update[part], rounding(0))[0]
         random = rounding(round_number, self._seed, group, start)
-        data, _ = self._sender.encode(part, self._update[part], self.weights[part], random)
+        data, _ = self._sender.encode(part, self._update[part], self.weights[part], random, self._error)
         return data
 
     def take(self, group: int, start: int, stop: int, round_number: int, data: bytes) -> None:
-        """Take a part of the global model.
+        """Take a part of the next global model; in round 0 it comes as it is.
 
         Raises
         ------
@@ -62,7 +84,13 @@ class SiteModel:
         """
         part = self._part(group, start, stop)
         encoding = ENCODINGS["float32"] if round_number == 0 else self._encoding
-        self.weights[part] = receive(encoding, data, self.weights[part])
+        self._arriving[part] = receive(encoding, data, self.weights[part])
+
+    def accept(self) -> None:
+        """Make the model that has arrived the global one."""
+        self.weights[:] = self._arriving
+        if self._sender.error is not None and self._error is not None:
+            self._sender.error[:] = self._error
 
     def _part(self, group: int, start: int, stop: int) -> slice:
         if not (0 <= group < len(self._sizes) and 0 <= start < stop <= self._sizes[group]):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.channel.messages import ModelPart, Shared, Sharing
+from fednnunet.channel.messages import Accepted, Hello, ModelPart, Shared, Sharing
 from fednnunet.coordinator.exchange import Averaging, Exchange
-from fednnunet.errors import SiteFailure
+from fednnunet.coordinator.site import Site
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group, share
@@ -44,6 +45,9 @@ class Holder(FakeNode):
             self.model = SiteModel(self.cid, groups, ENCODINGS[sharing.encoding])
             self.hold(self.value)
             return {"body": Shared(digests=[group.digest for group in groups]).to_json()}
+        if kind == "accept":
+            self.model.accept()
+            return {"body": Accepted.from_json(body).to_json()}
         part = ModelPart.from_json(body)
         where = (part.group, part.start, part.stop, part.round)
         if kind == "fetch":
@@ -51,16 +55,39 @@ class Holder(FakeNode):
         self.model.take(*where, data)
         return {"body": body}
 
+    @property
+    def received(self) -> np.ndarray:
+        """The global model, as a node has it that has been told to validate it."""
+        self.model.accept()
+        return self.model.weights
+
     def hold(self, value: float) -> None:
         self.model.hold(np.full(self.model.layout.size, value, np.float32))
 
 
 def _begin(nodes: list[Holder], *, cohorts: bool = False, averaging: Averaging = EXACT) -> tuple[Exchange, list[Group]]:
     groups = share({node.cid: node.layout for node in nodes}, cohorts=cohorts)
-    exchange = Exchange(nodes, groups, averaging)
-    exchange.agree()
-    exchange.begin([])
+    exchange = Exchange(groups, averaging)
+    sites = _sites(nodes)
+    exchange.begin({site.name: site for site in sites}, [])
+    for site in sites:
+        exchange.bring(site, 0)
     return exchange, groups
+
+
+def _sites(nodes: list[Holder]) -> list[Site]:
+    return [Site(_hello(node.cid), node, contact_timeout=60) for node in nodes]
+
+
+def _hello(site: str) -> Hello:
+    return Hello(site=site, task="train", method="FFE", cases=1, versions={}, labels={}, channels={})
+
+
+def _average(exchange: Exchange, nodes: list[Holder], weights: dict[str, int]) -> None:
+    sites = _sites(nodes)
+    exchange.gather(sites, 1, weights)
+    there, failures = exchange.spread(sites, 1)
+    assert (there, failures) == (sites, [])
 
 
 def test_a_round_gives_every_site_the_weighted_mean() -> None:
@@ -70,16 +97,18 @@ def test_a_round_gives_every_site_the_weighted_mean() -> None:
         assert (node.model.weights == 1).all()  # the first site's
     for node, value in zip(nodes, (10, 20, 30), strict=True):
         node.hold(value)
-    exchange.average(1, {"A": 1, "B": 1, "C": 2})
+    _average(exchange, nodes, {"A": 1, "B": 1, "C": 2})
     for node in nodes:
-        assert (node.model.weights == 22.5).all()
+        assert (node.received == 22.5).all()
 
 
 def test_a_site_with_a_pretrained_model_gives_the_first_one() -> None:
     nodes = [Holder(site, _layout(a=5), value) for site, value in (("A", 1), ("B", 2))]
-    exchange = Exchange(nodes, share({node.cid: node.layout for node in nodes}), EXACT)
-    exchange.agree()
-    exchange.begin(["B"])
+    exchange = Exchange(share({node.cid: node.layout for node in nodes}), EXACT)
+    sites = _sites(nodes)
+    exchange.begin({site.name: site for site in sites}, ["B"])
+    for site in sites:
+        exchange.bring(site, 0)
     assert all((node.model.weights == 2).all() for node in nodes)
 
 
@@ -94,8 +123,8 @@ def test_groups_are_averaged_among_their_own_sites_only() -> None:
     assert [group.sites for group in groups] == [("A", "B", "C", "D"), ("A", "B"), ("C", "D")]
     for node, value in zip(nodes, (1, 2, 3, 6), strict=True):
         node.hold(value)
-    exchange.average(1, dict.fromkeys("ABCD", 1))
-    assert [node.model.weights.tolist() for node in nodes] == [[3] * 3 + [1.5] * 4] * 2 + [[3] * 3 + [4.5] * 5] * 2
+    _average(exchange, nodes, dict.fromkeys("ABCD", 1))
+    assert [node.received.tolist() for node in nodes] == [[3] * 3 + [1.5] * 4] * 2 + [[3] * 3 + [4.5] * 5] * 2
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -109,9 +138,9 @@ def test_who_answers_first_does_not_change_a_bit(encoding: str) -> None:
         for node, update in zip(nodes, updates, strict=True):
             node.model.hold(update)
         release = _let_others_answer_first(nodes, nodes[last])
-        exchange.average(1, {"A": 3, "B": 1, "C": 2})
+        _average(exchange, nodes, {"A": 3, "B": 1, "C": 2})
         release.join()
-        results.append([node.model.weights.tobytes() for node in nodes])
+        results.append([node.received.tobytes() for node in nodes])
     assert len({result for group in results for result in group}) == 1
 
 
@@ -146,12 +175,12 @@ def test_an_update_that_cannot_be_one_is_that_sites_failure(damage: object, what
     exchange, _ = _begin(nodes)
     nodes[1].damage = damage  # type: ignore[assignment]
     with pytest.raises(SiteFailure, match=rf"Site B failed.*{what}"):
-        exchange.average(1, {"A": 1, "B": 1})
+        exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
 
 
 def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
     nodes = [Holder(site, _layout(a=5), 1) for site in "AB"]
     groups = share({node.cid: node.layout for node in nodes})
     nodes[1].layout = _layout(a=6)
-    with pytest.raises(SiteFailure, match=r"Site B failed.*not the one that it has described"):
-        Exchange(nodes, groups, EXACT).agree()
+    with pytest.raises(FednnUNetError, match="not the one that it has described"):
+        Exchange(groups, EXACT).bring(_sites(nodes)[1], 0)

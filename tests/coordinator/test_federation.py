@@ -27,6 +27,7 @@ class Site(FakeNode):
         super().__init__(cid=f"connection of {site} {id(self)}")
         defaults: dict[str, Any] = {
             "task": "extract_fingerprint",
+            "instance": str(id(self)),
             "method": "FFE",
             "image_reader": "SimpleITKIO",
             "fingerprint": "exact",
@@ -48,11 +49,10 @@ class Site(FakeNode):
             return {"body": body}
         if kind == "measure":
             self.measurement = _measurement(self.hello.cases, samples_per_case(json.loads(body)["cases"]))
-            done = Measured(done=1, total=1, finished=True, is_two_dimensional=self.is_flat)
-            return {"body": done.to_json()}
+            return {"body": Measured(is_two_dimensional=self.is_flat).to_json()}
         if kind == "install":
             self.common = Fingerprint.from_nnunet(CommonPlans.from_json(body).fingerprint)
-            return {"body": Installed(done=0, total=0, finished=True).to_json()}
+            return {"body": Installed().to_json()}
         return {"body": self.hello.to_json()}
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
@@ -176,14 +176,16 @@ def test_a_reported_failure_names_the_site_and_reaches_all() -> None:
     assert not any(isinstance(event, Finished) for event in events)
 
 
-def test_a_broken_connection_is_a_failure_of_that_site() -> None:
+def test_a_connection_that_broke_for_good_is_a_failure_of_that_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fednnunet.coordinator.site.RETURN_WITHIN_SECONDS", 0.1)
+
     def vanish() -> None:
         raise ConnectionResetError
 
     federation, _ = _run(2, Site("A"), Site("B", on_fit=vanish))
     assert isinstance(federation.error, SiteFailure)
     assert federation.error.site == "B"
-    assert "ConnectionResetError" in str(federation.error)
+    assert "its connection broke" in str(federation.error)
 
 
 def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:

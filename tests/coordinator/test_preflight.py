@@ -5,7 +5,7 @@ import pytest
 
 from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.cli.arguments import parse_server
-from fednnunet.coordinator.preflight import check_agreement, check_federation, check_name_is_free, check_task
+from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.errors import FednnUNetError
 
 
@@ -116,9 +116,3 @@ def test_what_users_should_know_before_they_train() -> None:
 
 def _coordinator(words: str) -> argparse.Namespace:
     return parse_server([*words.split(), "--num_clients", "2"])
-
-
-def test_a_site_takes_part_once() -> None:
-    check_name_is_free(_hello(), [_hello(site="B")])
-    with pytest.raises(FednnUNetError, match="Dataset001_A takes part already"):
-        check_name_is_free(_hello(), [_hello()])

@@ -34,7 +34,7 @@ def test_training_commands_hand_each_flag_to_the_process_that_knows_it():
     )
     assert server_command(arguments, Path("/a folder/events.jsonl")) == [
         *[*PROGRAM, "server", "train", "--num_clients", "2", "all", *ADDRESS],
-        *["--rounds", "5", "--progress_file", "/a folder/events.jsonl"],
+        *["--rounds", "5", "--c", "--progress_file", "/a folder/events.jsonl"],
     ]
     assert client_command(arguments, 1) == [
         *[*PROGRAM, "client", "train", "512", "3d_fullres", "all", *ADDRESS],

@@ -9,10 +9,10 @@ import pytest
 import SimpleITK as sitk
 from skimage import io
 
+from fednnunet.background import Stopped, Tracker
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.protocol import fingerprint_of
-from fednnunet.node.background import Stopped, Tracker
 from fednnunet.node.dataset import CaseFiles
 from fednnunet.node.extraction import (
     Extraction,

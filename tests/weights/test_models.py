@@ -27,18 +27,23 @@ class _Federation:
         self.sites[0].hold(initial)
         for site in self.sites:
             site.take(0, 0, SIZE, 0, self.sites[0].send(0, 0, SIZE, 0))
+            site.accept()
         server = server_optimizer(optimizer, SIZE, None)  # type: ignore[arg-type]
         self.model = GlobalModel(initial, ENCODINGS[encoding], AGGREGATIONS["mean"], server)
 
     def round(self, number: int, updates: list[np.ndarray], weights: list[int], length: int) -> None:
         for site, update in zip(self.sites, updates, strict=True):
             site.hold(update)
-        for start in range(0, SIZE, length):
-            part = slice(start, min(start + length, SIZE))
+        parts = [slice(start, min(start + length, SIZE)) for start in range(0, SIZE, length)]
+        for part in (*parts, *parts):  # twice, as when a site is lost meanwhile: the result must be that of once
             received = [self.model.decode(site.send(0, part.start, part.stop, number), part) for site in self.sites]
-            data = self.model.reduce(part, received, weights, number)
+            self.model.gather(part, received, weights)
+        for part in parts:
+            data = self.model.advance(part, number)
             for site in self.sites:
                 site.take(0, part.start, part.stop, number, data)
+        for site in self.sites:
+            site.accept()
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -83,6 +88,7 @@ def test_groups_of_a_site_do_not_touch_each_other() -> None:
     site.hold(np.arange(SIZE + 10, dtype=np.float32))
     assert site.send(1, 2, 4, 0) == np.array([SIZE + 2, SIZE + 3], np.float32).tobytes()
     site.take(1, 0, 10, 0, np.ones(10, np.float32).tobytes())
+    site.accept()
     assert site.weights[:SIZE].max() == 0
     assert (site.weights[SIZE:] == 1).all()
 

@@ -26,6 +26,10 @@ SERVER_OPTIMIZERS: dict[ServerOptimizerName, type[Momentum] | type[Adam] | type[
 class ServerOptimizer(Protocol):
     """State of an optimizer over a whole model."""
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What it remembers, by name: the arrays themselves, float32 of the model's size."""
+
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
         """Return what to add to a part of the global model, float32, given the aggregated difference, float32."""
 

@@ -26,6 +26,11 @@ class Adam:
         self._mean = np.zeros(size, np.float32)
         self._square = np.full(size, tau**2, np.float32)
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """Both means."""
+        return {"mean": self._mean, "square": self._square}
+
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
         """Return what to add to a part of the global model."""
         self._mean[part] = self._beta_1 * self._mean[part] + (1 - self._beta_1) * difference

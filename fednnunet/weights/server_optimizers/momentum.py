@@ -25,6 +25,11 @@ class Momentum:
         self._decay = np.float32(decay)
         self._sum = np.zeros(size, np.float32)
 
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The sum."""
+        return {"sum": self._sum}
+
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
         """Return what to add to a part of the global model."""
         self._sum[part] = self._decay * self._sum[part] + difference

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from fednnunet.node.background import Background, Stopped, Tracker
+from fednnunet.background import Background, Stopped, Tracker
 
 
 def test_work_goes_on_while_others_ask_how_far_it_is() -> None:

@@ -1,0 +1,124 @@
+"""Who takes part in a round: waiting for sites, and leaving out those that fail."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from fednnunet.coordinator.roster import Roster, each
+from fednnunet.coordinator.site import Site, SiteLate, SiteLost
+from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.report.events import EventSink, SiteLeftOut, SitesAwaited, SiteTakenIn
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 1.0
+
+
+class Attendance:
+    """Keeps the books of which site has which global model.
+
+    Parameters
+    ----------
+    roster
+        The sites.
+    needed
+        Sites without which nothing goes on.
+    give_up_after
+        Seconds to wait for them; ``None`` for as long as it takes.
+    sink
+        Takes what happens.
+    """
+
+    def __init__(self, roster: Roster, needed: int, give_up_after: float | None, sink: EventSink) -> None:
+        self._roster = roster
+        self._needed = needed
+        self._give_up_after = give_up_after
+        self._sink = sink
+        self._models: dict[str, tuple[str, int]] = {}
+        """Node and round of the model that it has, by site."""
+        self._has_taken_part: set[str] = set()
+        self._left_out: dict[str, str] = {}
+
+    def has_model(self, site: Site, round_number: int) -> None:
+        """Take note that a site has the global model of a round."""
+        self._models[site.name] = (site.hello.instance, round_number)
+
+    def leave_out(self, failures: Sequence[object], round_number: int) -> None:
+        """Take note of sites that could not do what a round asked of them, and let nodes that have failed go."""
+        for failure in failures:
+            if not isinstance(failure, SiteFailure):
+                continue
+            self._models.pop(failure.site, None)
+            self._left_out[failure.site] = failure.reason
+            self._sink.emit(SiteLeftOut(site=failure.site, round=round_number, reason=failure.reason))
+            site = self._roster.named(failure.site)
+            if site is not None and not isinstance(failure, SiteLost | SiteLate):
+                self._roster.dismiss(site, f"This site has failed: {failure.reason}.")
+
+    def take_left_out(self) -> dict[str, str]:
+        """Return who was left out since the last call, and why."""
+        left_out, self._left_out = self._left_out, {}
+        return left_out
+
+    def wait_for_all(self) -> None:
+        """Wait until every site of the federation is connected."""
+        self._wait(lambda: [site for site in self._roster.sites if site.is_connected], self._roster.places)
+
+    def muster(self, round_number: int, prepare: Callable[[Site], None], done: Collection[str] = ()) -> list[Site]:
+        """Return the sites that have the global model of a round, at least as many as are needed.
+
+        Parameters
+        ----------
+        round_number
+            The last complete round.
+        prepare
+            Brings a site there.
+        done
+            Sites that count without being there.
+        """
+
+        def ready() -> list[Site]:
+            self._prepare_all(
+                [site for site in self._connected() if not self._has(site, round_number)], round_number, prepare
+            )
+            return [site for site in self._connected() if self._has(site, round_number)]
+
+        return self._wait(ready, self._needed, done)
+
+    def _connected(self) -> list[Site]:
+        return [site for site in self._roster.sites if site.is_connected]
+
+    def _has(self, site: Site, round_number: int) -> bool:
+        return self._models.get(site.name) == (site.hello.instance, round_number)
+
+    def _prepare_all(self, sites: Sequence[Site], round_number: int, prepare: Callable[[Site], None]) -> None:
+        for site in sites:
+            site.renew()
+        prepared, failures = each([(site, partial(prepare, site)) for site in sites])
+        self.leave_out(failures, round_number)
+        for site, _ in prepared:
+            self.has_model(site, round_number)
+            if site.name in self._has_taken_part:
+                self._sink.emit(SiteTakenIn(site=site.name, round=round_number))
+            self._has_taken_part.add(site.name)
+
+    def _wait(self, present: Callable[[], list[Site]], needed: int, done: Collection[str] = ()) -> list[Site]:
+        """Return what `present` returns, once that and `done` are as many as `needed`."""
+        began, told = time.monotonic(), None
+        while True:
+            sites = present()
+            if len({site.name for site in sites}.union(done)) >= needed:
+                return sites
+            missing = [site.name for site in self._roster.sites if site not in sites and site.name not in done] + [
+                "others"
+            ] * (len(self._roster.sites) < needed)
+            if missing != told:
+                told = missing
+                self._sink.emit(SitesAwaited(sites=missing, present=len(sites), needed=needed))
+            if self._give_up_after is not None and time.monotonic() - began > self._give_up_after:
+                raise FednnUNetError(
+                    f"{', '.join(missing)} did not come back within --give_up_after {self._give_up_after:g} s: "
+                    "start the coordinator again with --c when they can."
+                )
+            self._roster.wait_for_change(_LOOK_EVERY_SECONDS)

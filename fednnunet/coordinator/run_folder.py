@@ -1,0 +1,208 @@
+"""What the coordinator keeps of a training on disk: enough to go on after any process has died at any moment.
+
+``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``history.jsonl`` (one line per complete
+round) and ``model_NNNNNN.npz`` (the global model and the state of the server optimizer after a round) of the last two
+rounds that were kept. Each file replaces the one before as a whole, and zip's checksums tell a damaged model.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from fednnunet.channel.messages import RoundReport, Schedule
+from fednnunet.coordinator.exchange import Averaging
+from fednnunet.errors import FednnUNetError
+from fednnunet.files import replacing
+from fednnunet.message import Message
+from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.sharing import Group
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "history.jsonl"
+DESCRIPTION = "run.json"
+
+_KEPT = 2
+
+
+class RunFolderError(FednnUNetError):
+    """The run folder cannot be written. The coordinator can be started again when that is mended."""
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"The run folder cannot be written ({error.strerror or error}, {error.filename or 'a file in it'}): mend "
+            "that, and start the coordinator again with --c."
+        ) from error
+
+
+class SharedTensors(Message):
+    """Tensors that are averaged among sites."""
+
+    sites: list[str] = Field(min_length=1)
+    tensors: list[TensorSpec] = Field(min_length=1)
+
+
+class RunDescription(Message):
+    """What was agreed when a fold's training began.
+
+    `averaging` and what else the coordinator's flags say cannot change when the training is continued.
+    """
+
+    run: str
+    fold: int | Literal["all"]
+    sites: dict[str, int] = Field(description="weight of each site")
+    plans: dict[str, str | None] = Field(description="digest of each site's plans")
+    schedule: Schedule
+    averaging: Averaging
+    flags: dict[str, str | bool | None] = Field(description="what else shapes the training")
+    shared: list[SharedTensors]
+    began: float = Field(default_factory=time.time, description="seconds since 1970")
+    finished: bool = False
+
+    @property
+    def groups(self) -> list[Group]:
+        """What is shared among whom."""
+        return [Group(tuple(part.sites), Layout(tuple(part.tensors))) for part in self.shared]
+
+
+class RoundRecord(Message):
+    """A complete round."""
+
+    round: int = Field(ge=1)
+    seconds: float
+    attempts: int = Field(default=1, ge=1)
+    sites: dict[str, RoundReport]
+    left_out: dict[str, str] = Field(default_factory=dict, description="sites that took no part, and why")
+
+
+class FoldFolder:
+    """The folder of one fold's training.
+
+    Parameters
+    ----------
+    path
+        ``RUN_DIR/fold_X``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, run_dir: Path, fold: int | str) -> Self:
+        """Return the folder of a fold."""
+        return cls(run_dir / f"fold_{fold}")
+
+    def description(self) -> RunDescription | None:
+        """Return what was agreed when the training that is kept here began; ``None`` if there is none.
+
+        Raises
+        ------
+        FednnUNetError
+            If the file is damaged.
+        """
+        path = self.path / DESCRIPTION
+        if not path.is_file():
+            return None
+        try:
+            return RunDescription.from_json(path.read_text(encoding="utf-8"))
+        except (FednnUNetError, OSError) as error:
+            raise FednnUNetError(f"{path} cannot be read ({error}): begin anew with --overwrite.") from error
+
+    def begin(self, description: RunDescription) -> None:
+        """Keep what was agreed, in place of whatever was kept before."""
+        with _told():
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.describe(description)
+
+    def describe(self, description: RunDescription) -> None:
+        """Replace what was agreed."""
+        with _told(), replacing(self.path / DESCRIPTION) as temporary:
+            temporary.write_text(description.to_json(), encoding="utf-8")
+
+    def set_aside(self) -> None:
+        """Rename the folder of a training that is finished, to make place for another one."""
+        with _told():
+            name = f"{self.path.name}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+            self.path.rename(self.path.with_name(name))
+
+    def keep_model(self, round_number: int, state: Mapping[str, np.ndarray]) -> None:
+        """Keep the global model after a round, and forget those older than the one before."""
+        with _told(), replacing(self._model(round_number)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **state)
+        for old in self._models()[:-_KEPT]:
+            self._model(old).unlink(missing_ok=True)
+
+    def last_model(self, rounds: int) -> tuple[int, dict[str, np.ndarray]]:
+        """Return the last model that can be read, and the round after which it was kept.
+
+        Parameters
+        ----------
+        rounds
+            The last complete round: models after that one are of no use.
+
+        Raises
+        ------
+        FednnUNetError
+            If there is none.
+        """
+        for number in reversed([number for number in self._models() if number <= rounds]):
+            try:
+                with np.load(self._model(number), allow_pickle=False) as file:
+                    return number, {name: file[name] for name in file.files}
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                logger.warning("%s is damaged (%s), taking the one before.", self._model(number), error)
+        raise FednnUNetError(f"There is no global model in {self.path} that can be read: begin anew with --overwrite.")
+
+    def history(self) -> list[RoundRecord]:
+        """Return the complete rounds, as far as they follow each other; a line that was being written is left out."""
+        records: list[RoundRecord] = []
+        path = self.path / HISTORY
+        if not path.is_file():
+            return records
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = RoundRecord.from_json(line)
+            except FednnUNetError:
+                break
+            if record.round != len(records) + 1:
+                break
+            records.append(record)
+        return records
+
+    def forget_after(self, rounds: int) -> None:
+        """Shorten the history to a number of rounds, and remove models of later ones."""
+        records = self.history()[:rounds]
+        with _told(), replacing(self.path / HISTORY) as temporary:
+            temporary.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+        for number in self._models():
+            if number > rounds:
+                self._model(number).unlink(missing_ok=True)
+
+    def append(self, record: RoundRecord) -> None:
+        """Add a complete round to the history."""
+        with _told(), (self.path / HISTORY).open("a", encoding="utf-8") as file:
+            file.write(record.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _models(self) -> list[int]:
+        return sorted(int(path.stem.split("_")[1]) for path in self.path.glob("model_*.npz"))
+
+    def _model(self, round_number: int) -> Path:
+        return self.path / f"model_{round_number:06d}.npz"

@@ -1,0 +1,319 @@
+"""One site, as the coordinator sees it: the same through all of its connections."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import uuid4
+
+from flwr.common import (
+    DisconnectRes,
+    EvaluateIns,
+    EvaluateRes,
+    FitIns,
+    FitRes,
+    GetParametersIns,
+    GetParametersRes,
+    GetPropertiesIns,
+    GetPropertiesRes,
+    ReconnectIns,
+    Scalar,
+)
+from flwr.server.client_proxy import ClientProxy
+
+from fednnunet.channel.messages import Farewell, Hello, WorkReport
+from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.message import Message
+
+logger = logging.getLogger(__name__)
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+Reply = TypeVar("Reply", GetPropertiesRes, FitRes, EvaluateRes)
+OnProgress = Callable[[WorkReport], None]
+
+RETURN_WITHIN_SECONDS = 20.0
+"""How long a question waits for a connection that broke to be replaced."""
+
+_FAREWELL_SECONDS = 10.0
+
+
+class SiteLost(SiteFailure):
+    """A site cannot be reached, or its node was restarted and does not know what it was asked."""
+
+
+class SiteLate(SiteFailure):
+    """A site has not done its work within the time that it was given."""
+
+
+class Site(ClientProxy):
+    """A site. What is asked of it survives a broken connection: the question is asked again over the next one.
+
+    Parameters
+    ----------
+    hello
+        How its node has introduced itself.
+    proxy
+        Its connection.
+    contact_timeout
+        Seconds without an answer, after which a connection counts as broken.
+    """
+
+    def __init__(self, hello: Hello, proxy: ClientProxy, contact_timeout: float) -> None:
+        super().__init__(cid=hello.site)
+        self.properties["site"] = hello.site
+        self.hello = hello
+        self.last_contact = time.time()
+        self._contact_timeout = contact_timeout
+        self._changed = threading.Condition()
+        self._line = threading.Lock()  # a connection carries one question at a time
+        self._proxy: ClientProxy | None = proxy
+        self._node = 1
+        self._spoken_to = 1
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """What the site is called."""
+        return self.hello.site
+
+    @property
+    def proxy(self) -> ClientProxy | None:
+        """The connection that there is, if any."""
+        return self._proxy
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._proxy is not None
+
+    @property
+    def is_restarted(self) -> bool:
+        """Whether its node is another one than the one that was spoken to: questions fail until `renew`."""
+        return self._node != self._spoken_to
+
+    def renew(self) -> None:
+        """Speak to the node that there is now."""
+        with self._changed:
+            self._spoken_to = self._node
+
+    def connect(self, proxy: ClientProxy, hello: Hello) -> None:
+        """Replace the connection by a new one."""
+        with self._changed:
+            if hello.instance != self.hello.instance:
+                self._node += 1
+            self.hello, self._proxy, self.last_contact = hello, proxy, time.time()
+            self._changed.notify_all()
+
+    def disconnect(self, cid: str) -> bool:
+        """Take note that a connection has ended; return whether it was the one of this site."""
+        with self._changed:
+            if self._proxy is None or self._proxy.cid != cid:
+                return False
+            self._proxy = None
+            self._changed.notify_all()
+            return True
+
+    def close(self) -> None:
+        """Let all questions that wait for an answer fail."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def ping(self, older_than: float = 0.0) -> bool:
+        """Make sure that the node knows of the coordinator; return whether it could be reached.
+
+        Parameters
+        ----------
+        older_than
+            Seconds; a contact that is not older will do, as will a question that is being asked.
+        """
+        proxy = self._proxy
+        if proxy is None:
+            return False
+        if older_than and time.time() - self.last_contact < older_than:
+            return True
+        if not self._line.acquire(blocking=not older_than):
+            return True
+        try:
+            proxy.get_properties(GetPropertiesIns({"ask": "ping", "body": "{}"}), timeout=self._contact_timeout, group_id=None)
+            self.last_contact = time.time()
+        except Exception as error:
+            self._lose(proxy, error)
+            return False
+        finally:
+            self._line.release()
+        return True
+
+    def ask(
+        self,
+        kind: str,
+        body: Message | None,
+        answer: type[AnyMessage],
+        *,
+        question: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> AnyMessage:
+        """Ask a question and return the answer.
+
+        Parameters
+        ----------
+        kind, body
+            The question.
+        answer
+            Class of the answer.
+        question
+            Identifies the question for as long as it is the last one; one of its own if not given.
+        progress
+            Called, while an answer takes long, with how far it is.
+
+        Raises
+        ------
+        FednnUNetError
+            If the node reports a failure or answers something else.
+        SiteLost
+            If it cannot be reached any more.
+        """
+        message, _ = self.ask_with_data(kind, body, answer, question=question, progress=progress)
+        return message
+
+    def ask_with_data(
+        self,
+        kind: str,
+        body: Message | None,
+        answer: type[AnyMessage],
+        data: bytes = b"",
+        *,
+        question: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> tuple[AnyMessage, bytes]:
+        """Do what `ask` does with bytes beside the question, and return those beside the answer too."""
+        config: dict[str, Scalar] = {"ask": kind, "body": body.to_json() if body is not None else "{}"}
+        if question is not None:
+            config["id"] = question
+        if data:
+            config["data"] = data
+        reply = self._until_answered(
+            config,
+            lambda proxy, asked: proxy.get_properties(GetPropertiesIns(asked), self._contact_timeout, None),
+            lambda properties: properties.properties,
+            progress=progress,
+        )
+        beside = reply.properties.get("data", b"")
+        message = answer.from_json(str(reply.properties.get("body", "")))
+        return message, beside if isinstance(beside, bytes) else b""
+
+    def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
+        """Ask a question as Flower does."""
+        return self._until_answered(
+            ins.config,
+            lambda proxy, asked: proxy.get_properties(GetPropertiesIns(asked), self._contact_timeout, group_id),
+            lambda reply: reply.properties,
+            timeout,
+        )
+
+    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
+        """Let the site do a round's work.
+
+        Raises
+        ------
+        SiteLate
+            If it takes more than `timeout` seconds.
+        """
+        return self._until_answered(
+            ins.config,
+            lambda proxy, asked: proxy.fit(FitIns(ins.parameters, asked), self._contact_timeout, group_id),
+            lambda reply: reply.metrics,
+            timeout,
+        )
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
+        """Hand a round's result to the site.
+
+        Raises
+        ------
+        SiteLate
+            If it takes more than `timeout` seconds.
+        """
+        return self._until_answered(
+            ins.config,
+            lambda proxy, asked: proxy.evaluate(EvaluateIns(ins.parameters, asked), self._contact_timeout, group_id),
+            lambda reply: reply.metrics,
+            timeout,
+        )
+
+    def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
+        """Not used: weights are fetched part by part."""
+        raise NotImplementedError
+
+    def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
+        """Let the node close its connection."""
+        proxy = self._proxy
+        return DisconnectRes("") if proxy is None else proxy.reconnect(ins, timeout, group_id)
+
+    def take_leave(self, error: str | None) -> None:
+        """Tell the node why it is not needed any more, and let it go."""
+        proxy = self._proxy
+        if proxy is None or not self._line.acquire(timeout=_FAREWELL_SECONDS):
+            return
+        try:
+            take_leave(proxy, error)
+        finally:
+            self._line.release()
+
+    def _until_answered(
+        self,
+        config: dict[str, Scalar],
+        send: Callable[[ClientProxy, dict[str, Scalar]], Reply],
+        told: Callable[[Reply], dict[str, Scalar]],
+        timeout: float | None = None,
+        progress: OnProgress | None = None,
+    ) -> Reply:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        asked = {"id": uuid4().hex, **config}
+        while True:
+            proxy = self._connection()
+            try:
+                with self._line:
+                    reply = send(proxy, asked)
+            except FednnUNetError:
+                raise
+            except Exception as error:  # whatever is not our own error comes out of the channel
+                self._lose(proxy, error)
+                continue
+            self.last_contact = time.time()
+            answer = told(reply)
+            if "failure" in answer:
+                raise FednnUNetError(str(answer["failure"]))
+            if "pending" not in answer:
+                return reply
+            if progress is not None:
+                progress(WorkReport.from_json(str(answer["pending"])))
+            if deadline is not None and time.monotonic() > deadline:
+                raise SiteLate(self.name, f"it has not done its work within {timeout:g} s")
+
+    def _connection(self) -> ClientProxy:
+        """Return the connection, or wait for the next one."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._proxy is not None or self.is_restarted or self._is_closed, RETURN_WITHIN_SECONDS
+            )
+            if self.is_restarted:
+                raise SiteLost(self.name, "its node was restarted")
+            if self._proxy is None or self._is_closed:
+                raise SiteLost(self.name, "its connection broke, see what the node says")
+            return self._proxy
+
+    def _lose(self, proxy: ClientProxy, error: Exception) -> None:
+        logger.debug("The connection of site %s broke", self.name, exc_info=error)
+        self.disconnect(proxy.cid)
+
+
+def take_leave(proxy: ClientProxy, error: str | None) -> None:
+    """Tell a node why it is not needed, or not any more, and let it go."""
+    try:
+        config: dict[str, Scalar] = {"ask": "farewell", "body": Farewell(error=error).to_json()}
+        proxy.get_properties(GetPropertiesIns(config), timeout=_FAREWELL_SECONDS, group_id=None)
+        proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
+    except Exception as problem:  # it has gone, or is still at work and will see the connection end
+        logger.debug("A node could not be told farewell: %s", problem)

@@ -1,0 +1,127 @@
+"""What a node keeps of a training on disk, so that a new process can go on from where the last round ended.
+
+The states of the last two rounds that were kept stand in the folder ``federated`` beside nnU-Net's checkpoints, in
+nnU-Net's own format, and are removed at the end. A state is what the trainer is when it has validated the round's
+global model and has not ended the epoch yet; the JSON file comes last and makes it valid.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.files import replacing
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """A state on disk.
+
+    Attributes
+    ----------
+    run
+        The training that it belongs to.
+    round
+        The round after which it was kept.
+    """
+
+    run: str
+    round: int
+
+
+class KeptStates:
+    """The states of one fold's training at one site.
+
+    Parameters
+    ----------
+    output_folder
+        nnU-Net's folder of the fold.
+    """
+
+    def __init__(self, output_folder: Path) -> None:
+        self._folder = output_folder / "federated"
+
+    def all(self) -> list[KeptState]:
+        """Return what there is, oldest first."""
+        return sorted(self._valid(), key=lambda state: state.round)
+
+    def begin(self, run: str, overwrite: bool) -> None:
+        """Refuse to write over what another training has left.
+
+        Raises
+        ------
+        FednnUNetError
+            If there is a state of another training, unless it may be overwritten.
+        """
+        others = [state for state in self.all() if state.run != run]
+        if others and not overwrite:
+            raise FednnUNetError(
+                f"this site has kept round {others[-1].round} of another training of this fold, which is not finished: "
+                "continue that one with --c at the coordinator, or give this node --overwrite"
+            )
+        if others:
+            self.clear()
+
+    def keep_trainer(self, round_number: int, trainer: nnUNetTrainer) -> None:
+        """Write weights, optimizer and what else nnU-Net has in a checkpoint; the first half of keeping a state."""
+        with replacing(self._path(round_number, "pth")) as temporary:
+            trainer.save_checkpoint(str(temporary))
+
+    def keep_rest(self, run: str, round_number: int, log: dict[str, Any], rounding_error: np.ndarray | None) -> None:
+        """Write the rest, which makes the state valid, and remove states that are older than the one before."""
+        if rounding_error is not None:
+            with replacing(self._path(round_number, "npy")) as temporary, temporary.open("wb") as file:
+                np.save(file, rounding_error, allow_pickle=False)
+        with replacing(self._path(round_number, "json")) as temporary:
+            text = json.dumps({"run": run, "round": round_number, "log": log}, default=float)
+            temporary.write_text(text, encoding="utf-8")
+        for state in self.all()[:-_KEPT]:
+            for suffix in ("json", "npy", "pth"):
+                self._path(state.round, suffix).unlink(missing_ok=True)
+
+    def restore(self, run: str, round_number: int, trainer: nnUNetTrainer) -> tuple[bool, np.ndarray | None]:
+        """Bring a trainer to where it was when the state of a round was kept.
+
+        Returns
+        -------
+        Whether there is such a state, and the rounding error that goes with it, if any.
+        """
+        if KeptState(run, round_number) not in self.all():
+            return False, None
+        try:
+            content = json.loads(self._path(round_number, "json").read_text(encoding="utf-8"))
+            error = self._path(round_number, "npy")
+            rounding_error = np.load(error, allow_pickle=False) if error.exists() else None
+            trainer.load_checkpoint(str(self._path(round_number, "pth")))
+        except Exception as error:  # torch raises whatever a damaged file makes it stumble over
+            logger.warning("What was kept of round %d cannot be read, going on without: %s", round_number, error)
+            return False, None
+        trainer.logger.load_checkpoint(content["log"])
+        trainer.current_epoch -= 1  # checkpoints name the epoch that comes next, but this one has not been ended
+        return True, rounding_error
+
+    def clear(self) -> None:
+        """Remove all states."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _valid(self) -> Iterator[KeptState]:
+        for path in self._folder.glob("round_*.json"):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                yield KeptState(str(content["run"]), int(content["round"]))
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning("%s cannot be read, going on without it: %s", path, error)
+
+    def _path(self, round_number: int, suffix: str) -> Path:
+        return self._folder / f"round_{round_number:06d}.{suffix}"

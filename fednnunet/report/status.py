@@ -1,0 +1,200 @@
+"""The state of a training at a glance: the coordinator keeps it in a file, ``fednnunet status`` shows it."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.files import replacing
+from fednnunet.message import Message
+from fednnunet.report.events import (
+    Event,
+    Finished,
+    FoldValidated,
+    RoundCompleted,
+    SiteLeftOut,
+    SitesAwaited,
+    SiteTakenIn,
+    StageStarted,
+)
+from fednnunet.report.progress import RoundTimes, duration, number, printable
+
+STATUS = "status.json"
+
+_WRITE_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
+_KEPT_FAILURES = 100
+_SHOWN_FAILURES = 8
+
+
+class Contact(Message):
+    """Whether a site is connected, and when it was last heard of, in seconds since 1970."""
+
+    connected: bool
+    at: float
+
+
+class Failure(Message):
+    """A site was left out, at a time in seconds since 1970."""
+
+    site: str
+    round: int
+    reason: str
+    at: float
+
+
+class Status(Message):
+    """What is known of a training; times in seconds since 1970."""
+
+    title: str = "waiting for sites"
+    round: int = 0
+    rounds: int | None = None
+    remaining: float | None = Field(default=None, description="seconds until the last round is done, as of `updated`")
+    sites: dict[str, Contact] = Field(default_factory=dict)
+    dice: dict[str, float | None] = Field(default_factory=dict, description="last mean pseudo Dice of each site")
+    awaited: list[str] = Field(default_factory=list)
+    failures: list[Failure] = Field(default_factory=list, description="the last ones, oldest first")
+    number_of_failures: int = 0
+    ended: str | None = Field(default=None, description="how the coordinator ended")
+    updated: float = 0.0
+
+
+class StatusFile:
+    """Keeps ``status.json`` up to date, in a thread of its own, until `end`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    contacts
+        Returns the sites, by name.
+    """
+
+    def __init__(self, path: Path, contacts: Callable[[], Mapping[str, Contact]]) -> None:
+        self._path = path
+        self._contacts = contacts
+        self._status = Status()
+        self._times = RoundTimes()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        threading.Thread(target=self._keep_writing, name="fednnunet-status", daemon=True).start()
+
+    def emit(self, event: Event) -> None:
+        """Take an event."""
+        with self._lock:
+            self._status = self._status.model_copy(update=self._changes(event))
+        self._write()
+
+    def end(self, how: str) -> None:
+        """Write for the last time."""
+        self._ended.set()
+        with self._lock:
+            self._status = self._status.model_copy(update={"ended": how, "awaited": [], "remaining": None})
+        self._write()
+
+    def _changes(self, event: Event) -> dict[str, object]:
+        match event:
+            case StageStarted():
+                self._times = RoundTimes()
+                done = event.first_round - 1 if event.rounds is not None else self._status.round
+                return {"title": event.title, "round": done, "rounds": event.rounds or self._status.rounds}
+            case RoundCompleted():
+                self._times.add(event.seconds)
+                remaining = self._times.remaining(event.rounds - event.round)
+                dice = {site: report.mean_dice for site, report in event.sites.items()}
+                return {
+                    "round": event.round,
+                    "rounds": event.rounds,
+                    "remaining": remaining,
+                    "dice": {**self._status.dice, **dice},
+                    "awaited": [],
+                }
+            case SiteLeftOut():
+                failure = Failure(site=event.site, round=event.round, reason=event.reason, at=time.time())
+                return {
+                    "failures": [*self._status.failures, failure][-_KEPT_FAILURES:],
+                    "number_of_failures": self._status.number_of_failures + 1,
+                }
+            case SitesAwaited():
+                return {"awaited": event.sites}
+            case SiteTakenIn():
+                return {"awaited": [site for site in self._status.awaited if site != event.site]}
+            case FoldValidated():
+                return {"title": f"fold {event.fold} validated"}
+            case Finished():
+                return {"title": "finished"}
+        return {}
+
+    def _keep_writing(self) -> None:
+        while not self._ended.wait(_WRITE_SECONDS):
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            status = self._status.model_copy(update={"sites": dict(self._contacts()), "updated": time.time()})
+            try:
+                with replacing(self._path) as temporary:
+                    temporary.write_text(status.to_json(), encoding="utf-8")
+            except OSError:
+                pass  # a full disk is told by what must be kept; this is only for looking at
+
+
+def read_status(run_dir: Path) -> Status:
+    """Return the state of the training that is kept in a run folder.
+
+    Raises
+    ------
+    FednnUNetError
+        If there is none.
+    """
+    path = run_dir / STATUS
+    if not path.is_file():
+        raise FednnUNetError(f"{run_dir} is no run folder, it has no {STATUS}: name the coordinator's --run_dir.")
+    return Status.from_json(path.read_text(encoding="utf-8"))
+
+
+def status_screen(status: Status, now: float) -> RenderableType:
+    """Return one screen about a training.
+
+    Parameters
+    ----------
+    status
+        What is known of it.
+    now
+        Seconds since 1970.
+    """
+    age = now - status.updated
+    lines: list[RenderableType] = []
+    head = printable(status.title)
+    head.stylize("bold")
+    if status.rounds is not None:
+        head.append(f" · round {status.round}/{status.rounds}")
+    if status.remaining is not None and status.round < (status.rounds or 0):
+        head.append(f" · ETA {duration(max(0.0, status.remaining - age))}")
+    lines.append(head)
+    if status.ended is not None:
+        lines.append(printable(f"The coordinator has ended: {status.ended}"))
+    elif age > _SILENT_SECONDS:
+        lines.append(
+            Text(f"The coordinator has not been running for {duration(age)}: start it with --c.", style="bold red")
+        )
+    elif status.awaited:
+        lines.append(printable(f"Waiting for {', '.join(status.awaited)}"))
+    table = Table()
+    for column in ("site", "connected", "last contact", "last pseudo Dice"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for site, contact in status.sites.items():
+        ago = f"{duration(max(0.0, now - contact.at))} ago"
+        table.add_row(printable(site), "yes" if contact.connected else "no", ago, number(status.dice.get(site), 4))
+    lines.append(table)
+    lines.append(Text(f"Failures so far: {status.number_of_failures}"))
+    for failure in status.failures[-_SHOWN_FAILURES:]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))
+        lines.append(printable(f"  {when} · round {failure.round} · {failure.site}: {failure.reason}"))
+    return Group(*lines)
