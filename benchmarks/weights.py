@@ -28,8 +28,9 @@ from rich.table import Table
 
 from fednnunet.channel.address import find_free_port, join_address
 from fednnunet.channel.long_lived import join, serve
-from fednnunet.channel.messages import ModelPart
+from fednnunet.channel.messages import Hello, ModelPart, Shared
 from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.site import Site
 from fednnunet.weights.encoding import ENCODINGS, Sender, receive, rounding
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -105,16 +106,15 @@ class _Measuring(Server):
         size = self._arguments.millions[0] * 1_000_000
         self.client_manager().wait_for(nodes, timeout=600)
         proxies = list(self.client_manager().all().values())
-        for number, proxy in enumerate(proxies):
-            proxy.properties["site"] = f"site {number:02d}"
-        sites = tuple(f"site {number:02d}" for number in range(nodes))
-        group = Group(sites, Layout((TensorSpec("weights", (size,), "float32"),)))
-        exchange = Exchange(proxies, [group], Averaging(encoding, "mean", "none", None))
-        exchange.begin([])
+        sites = [Site(_hello(f"site {number:02d}"), proxy, 600) for number, proxy in enumerate(proxies)]
+        names = tuple(site.name for site in sites)
+        exchange = Exchange([Group(names, _layout(size))], Averaging(encoding, "mean", "none", None))
+        exchange.begin({site.name: site for site in sites}, [])
         seconds = []
         for number in range(1, ROUNDS + 1):
             began = time.monotonic()
-            exchange.average(number, dict.fromkeys(sites, 1))
+            exchange.gather(sites, number, dict.fromkeys(names, 1))
+            exchange.spread(sites, number)
             seconds.append(time.monotonic() - began)
         per_parameter = ENCODINGS[encoding].size(size) / size
         moved = 2 * per_parameter * size * nodes
@@ -123,6 +123,14 @@ class _Measuring(Server):
 
     def disconnect_all_clients(self, timeout: float | None) -> None:
         """Leave the nodes to whoever has started them."""
+
+
+def _hello(site: str) -> Hello:
+    return Hello(site=site, task="train", method="FFE", cases=1, versions={}, labels={}, channels={})
+
+
+def _layout(size: int) -> Layout:
+    return Layout((TensorSpec("weights", (size,), "float32"),))
 
 
 def _print_cells(up: float, down: float, seconds: float, moved: float) -> None:
@@ -143,15 +151,20 @@ def _server(arguments: argparse.Namespace) -> None:
 class _Node(NumPyClient):
     """Has one slice of weights, which stands for all of them."""
 
-    def __init__(self, encoding: str) -> None:
+    has_left = False
+
+    def __init__(self, encoding: str, size: int) -> None:
         rng = np.random.default_rng(0)
+        self._layout = _layout(size)
         self._encoding = ENCODINGS[encoding]  # type: ignore[index]
         self._known = rng.normal(size=_SLICE).astype(np.float32)
         self._update = self._known + rng.normal(size=_SLICE).astype(np.float32) / 100
         self._sender = Sender(self._encoding, _SLICE)
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
-        """Send or take a part."""
+        """Agree, or send or take a part."""
+        if config["ask"] == "share":
+            return {"body": Shared(digests=[self._layout.digest]).to_json()}
         part = ModelPart.from_json(str(config["body"]))
         here = slice(0, part.stop - part.start)
         encoding = ENCODINGS["float32"] if part.round == 0 else self._encoding
@@ -168,7 +181,7 @@ class _Node(NumPyClient):
 
 
 def _node(arguments: argparse.Namespace) -> None:
-    join(join_address(HOST, arguments.port), _Node(arguments.encodings[0]))
+    join(join_address(HOST, arguments.port), _Node(arguments.encodings[0], arguments.millions[0] * 1_000_000))
 
 
 class _PlainClient(NumPyClient):

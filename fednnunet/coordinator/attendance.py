@@ -38,6 +38,7 @@ class Attendance:
         self._models: dict[str, tuple[str, int]] = {}
         """Node and round of the model that it has, by site."""
         self._has_taken_part: set[str] = set()
+        self._dismissed: set[tuple[str, str]] = set()
         self._left_out: dict[str, str] = {}
 
     def has_model(self, site: Site, round_number: int) -> None:
@@ -54,6 +55,7 @@ class Attendance:
             self._sink.emit(SiteLeftOut(site=failure.site, round=round_number, reason=failure.reason))
             site = self._roster.named(failure.site)
             if site is not None and not isinstance(failure, SiteLost | SiteLate):
+                self._dismissed.add((site.name, site.hello.instance))
                 self._roster.dismiss(site, f"This site has failed: {failure.reason}.")
 
     def take_left_out(self) -> dict[str, str]:
@@ -63,7 +65,7 @@ class Attendance:
 
     def wait_for_all(self) -> None:
         """Wait until every site of the federation is connected."""
-        self._wait(lambda: [site for site in self._roster.sites if site.is_connected], self._roster.places)
+        self._wait(self._connected, self._roster.places)
 
     def muster(self, round_number: int, prepare: Callable[[Site], None], done: Collection[str] = ()) -> list[Site]:
         """Return the sites that have the global model of a round, at least as many as are needed.
@@ -87,10 +89,15 @@ class Attendance:
         return self._wait(ready, self._needed, done)
 
     def _connected(self) -> list[Site]:
-        return [site for site in self._roster.sites if site.is_connected]
+        """Return the sites whose nodes can be asked; those that have failed are about to leave."""
+        return [
+            site
+            for site in self._roster.sites
+            if site.is_connected and (site.name, site.hello.instance) not in self._dismissed
+        ]
 
     def _has(self, site: Site, round_number: int) -> bool:
-        return self._models.get(site.name) == (site.hello.instance, round_number)
+        return not site.is_restarted and self._models.get(site.name) == (site.hello.instance, round_number)
 
     def _prepare_all(self, sites: Sequence[Site], round_number: int, prepare: Callable[[Site], None]) -> None:
         for site in sites:
@@ -109,13 +116,15 @@ class Attendance:
         while True:
             sites = present()
             if len({site.name for site in sites}.union(done)) >= needed:
+                if told is not None:
+                    self._sink.emit(SitesAwaited(sites=[], present=len(sites) + len(done), needed=needed))
                 return sites
             missing = [site.name for site in self._roster.sites if site not in sites and site.name not in done] + [
                 "others"
             ] * (len(self._roster.sites) < needed)
             if missing != told:
                 told = missing
-                self._sink.emit(SitesAwaited(sites=missing, present=len(sites), needed=needed))
+                self._sink.emit(SitesAwaited(sites=missing, present=len(sites) + len(done), needed=needed))
             if self._give_up_after is not None and time.monotonic() - began > self._give_up_after:
                 raise FednnUNetError(
                     f"{', '.join(missing)} did not come back within --give_up_after {self._give_up_after:g} s: "

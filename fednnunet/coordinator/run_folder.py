@@ -11,8 +11,7 @@ import os
 import shutil
 import time
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -120,7 +119,7 @@ class FoldFolder:
             return None
         try:
             return RunDescription.from_json(path.read_text(encoding="utf-8"))
-        except (FednnUNetError, OSError) as error:
+        except (FednnUNetError, OSError, UnicodeDecodeError) as error:
             raise FednnUNetError(f"{path} cannot be read ({error}): begin anew with --overwrite.") from error
 
     def begin(self, description: RunDescription) -> None:
@@ -145,8 +144,7 @@ class FoldFolder:
         """Keep the global model after a round, and forget those older than the one before."""
         with _told(), replacing(self._model(round_number)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **state)
-        for old in self._models()[:-_KEPT]:
-            self._model(old).unlink(missing_ok=True)
+        self._remove(self._models()[:-_KEPT])
 
     def last_model(self, rounds: int) -> tuple[int, dict[str, np.ndarray]]:
         """Return the last model that can be read, and the round after which it was kept.
@@ -164,35 +162,35 @@ class FoldFolder:
         for number in reversed([number for number in self._models() if number <= rounds]):
             try:
                 with np.load(self._model(number), allow_pickle=False) as file:
+                    if file.zip.testzip() is not None:
+                        raise zipfile.BadZipFile("a checksum is wrong")
                     return number, {name: file[name] for name in file.files}
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            except Exception as error:  # numpy and zipfile raise whatever a damaged byte makes them stumble over
                 logger.warning("%s is damaged (%s), taking the one before.", self._model(number), error)
         raise FednnUNetError(f"There is no global model in {self.path} that can be read: begin anew with --overwrite.")
 
     def history(self) -> list[RoundRecord]:
-        """Return the complete rounds, as far as they follow each other; a line that was being written is left out."""
+        """Return the complete rounds; a line that cannot be read, as one that was being written, is left out."""
         records: list[RoundRecord] = []
         path = self.path / HISTORY
         if not path.is_file():
             return records
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                record = RoundRecord.from_json(line)
-            except FednnUNetError:
-                break
-            if record.round != len(records) + 1:
-                break
-            records.append(record)
+                record = RoundRecord.from_json(line) if line else None
+            except FednnUNetError as error:
+                logger.warning("A line of %s is damaged: %s", path, error)
+                continue
+            if record is not None and (not records or record.round > records[-1].round):
+                records.append(record)
         return records
 
     def forget_after(self, rounds: int) -> None:
-        """Shorten the history to a number of rounds, and remove models of later ones."""
-        records = self.history()[:rounds]
+        """Forget later rounds than this one, and their models."""
+        records = [record for record in self.history() if record.round <= rounds]
         with _told(), replacing(self.path / HISTORY) as temporary:
             temporary.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-        for number in self._models():
-            if number > rounds:
-                self._model(number).unlink(missing_ok=True)
+        self._remove([number for number in self._models() if number > rounds])
 
     def append(self, record: RoundRecord) -> None:
         """Add a complete round to the history."""
@@ -200,6 +198,11 @@ class FoldFolder:
             file.write(record.to_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _remove(self, models: Sequence[int]) -> None:
+        with _told():
+            for number in models:
+                self._model(number).unlink(missing_ok=True)
 
     def _models(self) -> list[int]:
         return sorted(int(path.stem.split("_")[1]) for path in self.path.glob("model_*.npz"))

@@ -136,7 +136,9 @@ class Site(ClientProxy):
         if not self._line.acquire(blocking=not older_than):
             return True
         try:
-            proxy.get_properties(GetPropertiesIns({"ask": "ping", "body": "{}"}), timeout=self._contact_timeout, group_id=None)
+            proxy.get_properties(
+                GetPropertiesIns({"ask": "ping", "body": "{}"}), timeout=self._contact_timeout, group_id=None
+            )
             self.last_contact = time.time()
         except Exception as error:
             self._lose(proxy, error)
@@ -280,6 +282,7 @@ class Site(ClientProxy):
                 raise
             except Exception as error:  # whatever is not our own error comes out of the channel
                 self._lose(proxy, error)
+                self._check_in_time(deadline, timeout)
                 continue
             self.last_contact = time.time()
             answer = told(reply)
@@ -289,8 +292,11 @@ class Site(ClientProxy):
                 return reply
             if progress is not None:
                 progress(WorkReport.from_json(str(answer["pending"])))
-            if deadline is not None and time.monotonic() > deadline:
-                raise SiteLate(self.name, f"it has not done its work within {timeout:g} s")
+            self._check_in_time(deadline, timeout)
+
+    def _check_in_time(self, deadline: float | None, timeout: float | None) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise SiteLate(self.name, f"it has not done its work within {timeout:g} s")
 
     def _connection(self) -> ClientProxy:
         """Return the connection, or wait for the next one."""

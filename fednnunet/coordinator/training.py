@@ -336,7 +336,7 @@ class TrainingStage(Stage):
         if self._recovery.resume:
             logger.warning("There is no training of %s in %s yet: it begins now.", self.title, self._folder.path)
         if kept is not None and not kept.finished and not self._recovery.overwrite:
-            done = len(self._folder.history())
+            done = _last_round(self._folder)
             raise FednnUNetError(
                 f"{self._folder.path} holds a training that is not finished, with {done} of {kept.schedule.rounds} "
                 "rounds done: continue it with --c, or give --overwrite, or another --run_dir."
@@ -402,7 +402,7 @@ class TrainingStage(Stage):
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
         self._exchange = Exchange(kept.groups, kept.averaging)
-        done = len(self._folder.history())
+        done = _last_round(self._folder)
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
             logger.warning("Rounds %d to %d come again: no model was kept of them.", self._completed + 1, done)
@@ -449,6 +449,11 @@ class TrainingStage(Stage):
             self._attendance.leave_out(failures, self._completed)
             reports |= {site.name: report for site, report in done}
         return {name: reports[name] for name in sorted(reports)}
+
+
+def _last_round(folder: FoldFolder) -> int:
+    history = folder.history()
+    return history[-1].round if history else 0
 
 
 def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:

@@ -72,9 +72,15 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     for process in (coordinator, *nodes):
         console.print(Text(f"{process.name}: {process.description}"), soft_wrap=True)
     try:
-        return run_together(coordinator, nodes, console, progress_file)
+        return run_together(coordinator, nodes, console, progress_file, expendable=_expendable(arguments))
     finally:
         console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
+
+
+def _expendable(arguments: argparse.Namespace) -> int:
+    """Return how many nodes the coordinator can do without."""
+    quorum = arguments.min_clients if arguments.task == "train" else None
+    return len(arguments.dataset) - (quorum or len(arguments.dataset))
 
 
 def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[str]:

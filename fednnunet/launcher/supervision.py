@@ -61,6 +61,7 @@ def run_together(
     console: Console,
     progress_file: Path | None = None,
     patience: Patience | None = None,
+    expendable: int = 0,
 ) -> int:
     """Start the processes, show what they say, and end all of them when one fails.
 
@@ -78,13 +79,15 @@ def run_together(
         File to which the coordinator appends its events; on a terminal they are shown live.
     patience
         Times to wait.
+    expendable
+        Nodes without which the coordinator can do.
 
     Returns
     -------
     int
-        0 if all exited with 0, 1 if not, 128 + the signal's number if a signal ended the run.
+        0 if all but those exited with 0, 1 if not, 128 + the signal's number if a signal ended the run.
     """
-    return _Run(coordinator, nodes, console, progress_file, patience or Patience()).run()
+    return _Run(coordinator, nodes, console, progress_file, patience or Patience(), expendable).run()
 
 
 class _Run:
@@ -95,11 +98,13 @@ class _Run:
         console: Console,
         progress_file: Path | None,
         patience: Patience,
+        expendable: int,
     ) -> None:
         self._coordinator = coordinator
         self._processes = [coordinator, *nodes]
         self._console = console
         self._patience = patience
+        self._expendable = expendable
         self._happenings: Happenings = queue.SimpleQueue()
         self._groups: dict[Process, int] = {}
         self._exits: list[Exited] = []
@@ -173,11 +178,19 @@ class _Run:
         """Return how long the others may go on after the end of a process, ``None`` for as long as they want."""
         left = len(self._processes) - len(self._exits)
         if exited.status != 0:
+            if self._can_do_without():
+                self._say(f"{exited.process.name}: {describe_status(exited.status)}; the others go on …")
+                return None
             if left:
                 self._say(f"{exited.process.name}: {describe_status(exited.status)}; the run ends …")
             return self._patience.after_failure
         coordinator_ended = any(other.process is self._coordinator for other in self._exits)
         return self._patience.at_the_end if coordinator_ended or left == 1 else None
+
+    def _can_do_without(self) -> bool:
+        """Return whether the processes that have failed are nodes, and not too many."""
+        failed = [exited.process for exited in self._exits if exited.status != 0]
+        return self._coordinator not in failed and len(failed) <= self._expendable
 
     def _next(self, deadline: float | None) -> list[Happening]:
         """Show what has come; return what was no line, after a wait that is short enough for the display."""
@@ -217,8 +230,10 @@ class _Run:
             self._say("All processes are stopped.")
             return 128 + self._interrupted.signum
         failed = [exited for exited in self._exits if exited.status != 0]
-        if not failed and not self._late:
-            self._say(f"All {len(self._processes)} processes finished after {duration(seconds)}.")
+        if self._can_do_without() and not self._late:
+            finished = len(self._processes) - len(failed)
+            which = "All" if not failed else f"{finished} of"
+            self._say(f"{which} {len(self._processes)} processes finished after {duration(seconds)}.")
             return 0
         shown: set[tuple[str, ...]] = set()
         for exited in failed:

@@ -98,7 +98,7 @@ class SiteTakenIn(Message):
 
 
 class SitesAwaited(Message):
-    """Nothing goes on until some of these sites are there."""
+    """Nothing goes on until some of these sites are there; none are named when the wait is over."""
 
     event: Literal["sites_awaited"] = "sites_awaited"
     sites: list[str]

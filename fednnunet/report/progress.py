@@ -144,7 +144,8 @@ class PlainProgress:
             case SiteTakenIn():
                 self._line(f"site {event.site} takes part again, from round {event.round + 1}")
             case SitesAwaited():
-                self._line(_awaited(event))
+                if event.sites:
+                    self._line(_awaited(event))
             case FoldValidated():
                 self._table(validation_table(event))
             case Finished():
@@ -222,6 +223,7 @@ class _View:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._title = "waiting for sites"
+        self._awaited: str | None = None
         self._since = clock()
         self._rounds: int | None = None
         self._done = 0
@@ -254,7 +256,7 @@ class _View:
             case SharingAgreed():
                 pass  # told by the lines above the region
             case SitesAwaited():
-                self._title = _awaited(event)
+                self._awaited = _awaited(event) if event.sites else None
             case SiteLeftOut() | SiteTakenIn():
                 pass
             case FoldValidated():
@@ -269,7 +271,7 @@ class _View:
             yield _sites_table(self._last, console, options)
         head = Table.grid(padding=(0, 1))
         head.add_column(overflow="ellipsis", no_wrap=True)
-        title = printable(self._title)
+        title = printable(self._awaited or self._title)
         title.stylize("bold")
         elapsed = self._clock() - self._since if self._finished_after is None else self._finished_after
         cells: list[Text | ProgressBar] = [title]

@@ -81,6 +81,7 @@ class StatusFile:
         self._contacts = contacts
         self._status = Status()
         self._times = RoundTimes()
+        self._done_at: float | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._keep_writing, name="fednnunet-status", daemon=True).start()
@@ -95,23 +96,24 @@ class StatusFile:
         """Write for the last time."""
         self._ended.set()
         with self._lock:
-            self._status = self._status.model_copy(update={"ended": how, "awaited": [], "remaining": None})
+            self._done_at = None
+            self._status = self._status.model_copy(update={"ended": how, "awaited": []})
         self._write()
 
     def _changes(self, event: Event) -> dict[str, object]:
         match event:
             case StageStarted():
-                self._times = RoundTimes()
+                self._times, self._done_at = RoundTimes(), None
                 done = event.first_round - 1 if event.rounds is not None else self._status.round
                 return {"title": event.title, "round": done, "rounds": event.rounds or self._status.rounds}
             case RoundCompleted():
                 self._times.add(event.seconds)
                 remaining = self._times.remaining(event.rounds - event.round)
+                self._done_at = None if remaining is None else time.time() + remaining
                 dice = {site: report.mean_dice for site, report in event.sites.items()}
                 return {
                     "round": event.round,
                     "rounds": event.rounds,
-                    "remaining": remaining,
                     "dice": {**self._status.dice, **dice},
                     "awaited": [],
                 }
@@ -137,7 +139,11 @@ class StatusFile:
 
     def _write(self) -> None:
         with self._lock:
-            status = self._status.model_copy(update={"sites": dict(self._contacts()), "updated": time.time()})
+            now = time.time()
+            remaining = None if self._done_at is None else max(0.0, self._done_at - now)
+            status = self._status.model_copy(
+                update={"sites": dict(self._contacts()), "remaining": remaining, "updated": now}
+            )
             try:
                 with replacing(self._path) as temporary:
                     temporary.write_text(status.to_json(), encoding="utf-8")

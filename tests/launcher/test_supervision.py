@@ -20,13 +20,13 @@ LONG = Patience(after_failure=600, at_the_end=600, to_stop=600)
 def run(tmp_path, script):
     """Run a coordinator and nodes, given their code; return the exit status and what was shown."""
 
-    def start(coordinator, *nodes, patience=LONG):
+    def start(coordinator, *nodes, patience=LONG, expendable=0):
         console = Console(file=io.StringIO(), width=60)
         processes = [
             Process(name, script(code), tmp_path / f"{name}.log")
             for name, code in zip(["coordinator", "site 1", "site 2"], [coordinator, *nodes], strict=False)
         ]
-        status = run_together(processes[0], processes[1:], console, patience=patience)
+        status = run_together(processes[0], processes[1:], console, patience=patience, expendable=expendable)
         assert all(process.group is None for process in processes)
         return status, console.file.getvalue()
 
@@ -60,6 +60,13 @@ def test_a_failing_process_ends_the_run_and_its_error_is_told_last(run, lifeline
         f"site 2: exit status 2, see {tmp_path / 'site 2.log'}",
         "  Error: labels differ.",
     ]
+
+
+def test_a_node_that_the_coordinator_can_do_without_does_not_end_the_run(run):
+    status, shown = run("print('done')", "sys.exit(2)", "print('done too')", expendable=1)
+    assert status == 0
+    assert "site 1: exit status 2; the others go on …" in shown
+    assert "2 of 3 processes finished" in shown.splitlines()[-1]
 
 
 def test_without_an_error_line_the_last_lines_are_told(run):
@@ -108,7 +115,7 @@ def test_a_coordinator_that_outlasts_all_nodes_is_stopped_with_an_error(run, lif
 def test_only_a_failure_and_the_last_ones_are_hurried(tmp_path, exits, patience):
     processes = {name: Process(name, [], tmp_path / name) for name in ("coordinator", "site 1", "site 2")}
     coordinator, *nodes = processes.values()
-    run = _Run(coordinator, nodes, Console(file=io.StringIO()), None, Patience(1, 2, 3))
+    run = _Run(coordinator, nodes, Console(file=io.StringIO()), None, Patience(1, 2, 3), 0)
     for name, status in exits:
         run._exits.append(Exited(processes[name], status))
         waits = run._patience_after(run._exits[-1])

@@ -105,7 +105,7 @@ def test_a_site_that_fails_ends_the_federation_with_the_kind_of_its_error(federa
     )
     assert status == 1
     # an unexpected error may name anything: the node says all, the coordinator hears of what kind it is
-    assert "Site Dataset902_HospitalB failed: RuntimeError, see the node's own output" in output
+    assert "without site Dataset902_HospitalB: RuntimeError, see the node's own output" in output
     assert "Error: RuntimeError: the augmentation ran out of memory" in output
     assert "round 1/3" in output
     assert "round 2/3" not in output
@@ -128,24 +128,32 @@ def test_all_five_folds_are_trained_one_after_the_other_and_fold_all_on_every_ca
     assert len(list(validated.glob("*.nii.gz"))) == 5
 
 
-def test_an_interrupted_training_leaves_no_process_and_continues_where_nnunet_would(federation: Workspace) -> None:
-    words = ("train", "901 902", "2d", 3, *SHORT, "-tr", "OftenSavingTrainer")
-    process = federation.start("run", *words, "--rounds", 100000)
+def test_an_interrupted_training_leaves_no_process_and_continues(federation: Workspace) -> None:
+    words = ("train", "901 902", "2d", 3, *SHORT, "-tr", "RepeatableTrainer", "--rounds", 7)
+    process = federation.start("run", *words)
     assert process.stdout is not None
     for line in process.stdout:
-        if "round 4/" in line:  # both sites have saved after round 3
+        if "round 4/" in line:
             break
     process.send_signal(signal.SIGINT)
     status, _ = finish(process)
     assert status == 130
     assert not _processes_with(str(federation.folder))
 
-    output = federation.succeed("run", *words, "--rounds", 7, "--c")
+    status, output = federation.call("run", *words)
+    assert status == 1
+    assert "holds a training that is not finished" in output
+    assert "--c, or give --overwrite" in output
+
+    output = federation.succeed("run", *words, "--c")
     assert "round 7/7" in output
-    assert "round 3/7" not in output
+    assert "round 4/7" not in output
     for site in SITES[:2]:
-        checkpoint = federation.checkpoint(site, fold=3, trainer="OftenSavingTrainer")
-        assert len(checkpoint["logging"]["train_losses"]) == checkpoint["current_epoch"] == 7
+        checkpoint = federation.checkpoint(site, fold=3, trainer="RepeatableTrainer")
+        log = checkpoint["logging"]
+        assert {name: len(values) for name, values in log.items()} == dict.fromkeys(log, 7)
+        assert np.isfinite(log["train_losses"]).all()
+        assert checkpoint["current_epoch"] == 7
 
 
 def _processes_with(folder: str) -> list[str]:

@@ -21,6 +21,7 @@ class Workspace:
     """The place of one federation."""
 
     folder: Path
+    results_name: str = "nnUNet_results"
 
     @property
     def raw(self) -> Path:
@@ -32,7 +33,7 @@ class Workspace:
 
     @property
     def results(self) -> Path:
-        return self.folder / "nnUNet_results"
+        return self.folder / self.results_name
 
     @property
     def environment(self) -> dict[str, str]:

@@ -33,17 +33,25 @@ class RecordingTrainer(nnUNetTrainer):
         np.savez(os.path.join(self.output_folder, f"update_{self.current_epoch}.npz"), **arrays)
 
 
-class OftenSavingTrainer(nnUNetTrainer):
-    """Saves checkpoint_latest after three epochs instead of fifty, and then not for long."""
+class RepeatableTrainer(nnUNetTrainer):
+    """Draws what an epoch needs from the epoch's own seed, so that it is the same in a process that was started again.
+
+    Draws no plots, which would take most of the time.
+    """
 
     def on_train_start(self):
         super().on_train_start()
-        self.save_every = 3 if self.current_epoch == 0 else 50
+        torch.set_num_threads(1)
+        self.logger.plot_progress_png = lambda output_folder: None
 
-    def on_epoch_start(self):
-        super().on_epoch_start()
-        if self.current_epoch == 3:
-            self.save_every = 50
+    def initialize(self):
+        torch.manual_seed(7)
+        super().initialize()
+
+    def on_train_epoch_start(self):
+        torch.manual_seed(self.current_epoch)
+        np.random.seed(self.current_epoch)
+        super().on_train_epoch_start()
 
 
 class FailingTrainer(nnUNetTrainer):
