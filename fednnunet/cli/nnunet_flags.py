@@ -60,7 +60,7 @@ TRAIN_FLAGS = (
     _value("-pretrained_weights", "nnU-Net checkpoint to start from", type=str, default=None),
     _value("-num_gpus", "GPUs per site; more than one is not supported yet", type=int, default=1),
     _switch("--npz", "final validation also saves softmax probabilities"),
-    _switch("--c", "continue from the latest checkpoint"),
+    _switch("--c", "continue the training from the last complete round"),
     _switch("--val", "only run the final validation of a finished training"),
     _switch("--val_best", "run the final validation with checkpoint_best instead of checkpoint_final"),
     _switch("--disable_checkpointing", "write no checkpoints"),

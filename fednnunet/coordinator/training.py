@@ -288,8 +288,11 @@ class TrainingStage(Stage):
         reports: dict[str, RoundReport] = {}
         for proxy, result in results:
             assert isinstance(proxy, Site)
-            reports[proxy.name] = RoundReport.from_json(str(result.metrics["body"]))
-            self._attendance.has_model(proxy, server_round)
+            try:
+                reports[proxy.name] = RoundReport.from_json(str(result.metrics.get("body")))
+                self._attendance.has_model(proxy, server_round)
+            except FednnUNetError as error:
+                self._attendance.leave_out([SiteFailure(proxy.name, str(error))], server_round)
         if self._saving is not None:
             self._saving.wait()
             self._saving.result()
@@ -431,6 +434,8 @@ class TrainingStage(Stage):
             raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
         if not ready.has_model:
             self._exchange.bring(site, self._completed)
+        if self._completed and not ready.restored:
+            logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
 
     def _finish(self) -> dict[str, ValidationReport]:
         """Let sites finish; those that fail can come back as long as fewer than needed have finished."""

@@ -60,7 +60,8 @@ class FederatedRounds:
         self._proximal: ProximalTerm | None = None
         self._ready: Ready | None = None
         self._run = ""
-        self._epoch_is_open = False
+        self._is_validated = False
+        """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
 
     def offer(self) -> TrainingOffer:
@@ -94,7 +95,7 @@ class FederatedRounds:
         self._run = start.run
         restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
         if restored:
-            self._epoch_is_open = True
+            self._is_validated = True
             self.end_epoch()
         elif not self._arguments.val:
             self._catch_up(start.completed * start.schedule.local_epochs)
@@ -148,7 +149,6 @@ class FederatedRounds:
                 self._validate()
                 self.end_epoch()
             self._train_epoch(tracker)
-        self._epoch_is_open = True
 
     def validate(self, round_number: int, rounding_error: np.ndarray | None) -> RoundReport:
         """Validate the model, which by now is the global one, and keep the state of the training meanwhile.
@@ -187,10 +187,10 @@ class FederatedRounds:
         )
 
     def end_epoch(self) -> None:
-        """Let nnU-Net do its housekeeping: checkpoints, ``progress.png``."""
-        if self._epoch_is_open:
+        """Let nnU-Net do its housekeeping, checkpoints and ``progress.png``, unless it is done or not yet time."""
+        if self._is_validated:
             self._trainer.on_epoch_end()
-            self._epoch_is_open = False
+            self._is_validated = False
 
     def finish(self) -> ValidationReport:
         """Save the final checkpoint and run nnU-Net's full validation."""
@@ -224,7 +224,6 @@ class FederatedRounds:
             outputs.append(trainer.train_step(next(trainer.dataloader_train)))
             tracker.done += 1
         trainer.on_train_epoch_end(outputs)
-        self._epoch_is_open = True
 
     def _validate(self) -> None:
         trainer = self._trainer
@@ -235,6 +234,7 @@ class FederatedRounds:
                 for _ in range(trainer.num_val_iterations_per_epoch)
             ]
             trainer.on_validation_epoch_end(outputs)
+        self._is_validated = True
 
     def _catch_up(self, epochs: int) -> None:
         """Make `epochs` the number of epochs that are over: forget what comes after, leave blank what is missing."""
@@ -253,7 +253,7 @@ class FederatedRounds:
             log[name] = [*values[:epochs], *[blank] * missing]
         trainer.logger.load_checkpoint(log)
         trainer.current_epoch = epochs
-        self._epoch_is_open = False
+        self._is_validated = False
 
     def _foreground(self) -> Sequence[Any]:
         manager = self._trainer.label_manager

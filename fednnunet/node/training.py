@@ -119,10 +119,13 @@ class TrainingClient(SiteClient):
         return self._shared
 
     def _after_housekeeping(self) -> None:
-        """Raise what went wrong in nnU-Net's housekeeping, which the worker has done before this."""
+        """Make sure that the last epoch has been ended, or raise what went wrong with that."""
         housekeeping, self._housekeeping = self._housekeeping, None
         if housekeeping is not None:
             housekeeping.result()
+        if self._rounds_of_fold is not None:
+            # housekeeping comes too late if this question was there before the last one was answered
+            self._rounds_of_fold.end_epoch()
 
     def _forget_fold(self) -> None:
         if self._rounds_of_fold is not None:
