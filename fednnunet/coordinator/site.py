@@ -207,42 +207,27 @@ class Site(ClientProxy):
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
         """Ask a question as Flower does."""
-        return self._until_answered(
-            ins.config,
-            lambda proxy, asked: proxy.get_properties(GetPropertiesIns(asked), self._contact_timeout, group_id),
-            lambda reply: reply.properties,
-            timeout,
-        )
+
+        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> GetPropertiesRes:
+            return proxy.get_properties(GetPropertiesIns(config), self._contact_timeout, group_id)
+
+        return self._until_answered(ins.config, send, lambda reply: reply.properties, timeout)
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
-        """Let the site do a round's work.
+        """Let the site do a round's work; `SiteLate` if it takes more than `timeout` seconds."""
 
-        Raises
-        ------
-        SiteLate
-            If it takes more than `timeout` seconds.
-        """
-        return self._until_answered(
-            ins.config,
-            lambda proxy, asked: proxy.fit(FitIns(ins.parameters, asked), self._contact_timeout, group_id),
-            lambda reply: reply.metrics,
-            timeout,
-        )
+        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> FitRes:
+            return proxy.fit(FitIns(ins.parameters, config), self._contact_timeout, group_id)
+
+        return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        """Hand a round's result to the site.
+        """Hand a round's result to the site; `SiteLate` if it takes more than `timeout` seconds."""
 
-        Raises
-        ------
-        SiteLate
-            If it takes more than `timeout` seconds.
-        """
-        return self._until_answered(
-            ins.config,
-            lambda proxy, asked: proxy.evaluate(EvaluateIns(ins.parameters, asked), self._contact_timeout, group_id),
-            lambda reply: reply.metrics,
-            timeout,
-        )
+        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> EvaluateRes:
+            return proxy.evaluate(EvaluateIns(ins.parameters, config), self._contact_timeout, group_id)
+
+        return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         """Not used: weights are fetched part by part."""

@@ -73,16 +73,16 @@ class KeptStates:
         if others:
             self.clear()
 
-    def keep_trainer(self, round_number: int, trainer: nnUNetTrainer) -> None:
-        """Write weights, optimizer and what else nnU-Net has in a checkpoint; the first half of keeping a state."""
+    def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> None:
+        """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any."""
         with replacing(self._path(round_number, "pth")) as temporary:
             trainer.save_checkpoint(str(temporary))
-
-    def keep_rest(self, run: str, round_number: int, log: dict[str, Any], rounding_error: np.ndarray | None) -> None:
-        """Write the rest, which makes the state valid, and remove states that are older than the one before."""
         if rounding_error is not None:
             with replacing(self._path(round_number, "npy")) as temporary, temporary.open("wb") as file:
                 np.save(file, rounding_error, allow_pickle=False)
+
+    def keep_log(self, run: str, round_number: int, log: dict[str, Any]) -> None:
+        """Write the rest, which makes the state valid, and remove states that are older than the one before."""
         with replacing(self._path(round_number, "json")) as temporary:
             text = json.dumps({"run": run, "round": round_number, "log": log}, default=float)
             temporary.write_text(text, encoding="utf-8")

@@ -162,7 +162,11 @@ class FederatedRounds:
         """
         due = round_number % self._schedule.save_every == 0 or round_number == self._schedule.rounds
         keeps = due and not self._arguments.disable_checkpointing
-        writing = Background(lambda _: self._states.keep_trainer(round_number, self._trainer)) if keeps else None
+
+        def keep(tracker: Tracker) -> None:
+            self._states.keep_arrays(round_number, self._trainer, rounding_error)
+
+        writing = Background(keep) if keeps else None
         try:
             self._validate()
         finally:
@@ -172,7 +176,7 @@ class FederatedRounds:
         if writing is not None:
             try:
                 writing.result()
-                self._states.keep_rest(self._run, round_number, log.get_checkpoint(), rounding_error)
+                self._states.keep_log(self._run, round_number, log.get_checkpoint())
             except Exception as error:  # torch reports a full disk as a RuntimeError
                 reason = getattr(error, "strerror", None) or f"{type(error).__name__}, is the disk full?"
                 logger.error("The state of the training cannot be kept: %s", error)
