@@ -1,0 +1,104 @@
+"""Connections that fall silent, break, or never come about; everything on loopback."""
+
+import contextlib
+import queue
+import threading
+
+import pytest
+from flwr.common import GetPropertiesIns, NDArrays, ReconnectIns, Scalar
+from flwr.server import Server
+from flwr.server.client_manager import SimpleClientManager
+from flwr.server.client_proxy import ClientProxy
+from flwr.server.history import History
+from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed
+
+from fednnunet.channel.address import find_free_port, join_address
+from fednnunet.channel.long_lived import join, serve
+from fednnunet.errors import FednnUNetError
+
+HOST = "127.0.0.1"
+
+
+class _Connections(SimpleClientManager):
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: queue.Queue[ClientProxy] = queue.Queue()
+
+    def register(self, client: ClientProxy) -> bool:
+        self.new.put(client)
+        return super().register(client)
+
+
+class _Coordinator(Server):
+    """Says nothing over some connections, and farewell over the next one."""
+
+    def __init__(self, silent: int, says_farewell: bool = True) -> None:
+        self.connections = _Connections()
+        super().__init__(client_manager=self.connections)
+        self._silent = silent
+        self._says_farewell = says_farewell
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        for _ in range(self._silent):
+            self.connections.new.get(timeout=60)
+        proxy = self.connections.new.get(timeout=60)
+        word = "farewell" if self._says_farewell else "work"
+        proxy.get_properties(GetPropertiesIns({"ask": word}), timeout=None, group_id=None)
+        if self._says_farewell:
+            with contextlib.suppress(GrpcBridgeClosed):  # the node may be faster than its answer
+                proxy.reconnect(ReconnectIns(seconds=None), timeout=None, group_id=None)
+        return History(), 0.0
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        pass
+
+
+class _Node:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @property
+    def has_left(self) -> bool:
+        return "farewell" in self.heard
+
+    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        self.heard.append(str(config["ask"]))
+        return {}
+
+    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        raise NotImplementedError
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
+        raise NotImplementedError
+
+
+def _join(port: int, contact_timeout: float) -> tuple[_Node, threading.Thread]:
+    node = _Node()
+    words = (join_address(HOST, port), node, None, contact_timeout)
+    thread = threading.Thread(target=join, args=words, daemon=True)
+    thread.start()
+    return node, thread
+
+
+def test_a_connection_over_which_nothing_comes_is_replaced_by_another_one() -> None:
+    port = find_free_port(HOST)
+    node, thread = _join(port, contact_timeout=1.0)
+    serve(join_address(HOST, port), _Coordinator(silent=2))
+    thread.join(60)
+    assert not thread.is_alive()
+    assert node.heard == ["farewell"]
+
+
+def test_a_node_serves_the_coordinator_that_takes_the_place_of_one_that_has_gone() -> None:
+    port = find_free_port(HOST)
+    node, thread = _join(port, contact_timeout=60.0)
+    serve(join_address(HOST, port), _Coordinator(silent=0, says_farewell=False))
+    serve(join_address(HOST, port), _Coordinator(silent=0))
+    thread.join(60)
+    assert not thread.is_alive()
+    assert node.heard == ["work", "farewell"]
+
+
+def test_a_node_gives_up_when_no_coordinator_comes_for_as_long_as_it_may_retry() -> None:
+    with pytest.raises(FednnUNetError, match=r"No coordinator could be reached.*--retry_for"):
+        join(join_address(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)

@@ -1,0 +1,101 @@
+"""What a node keeps of a training on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.kept_states import KeptState, KeptStates
+
+
+class _Logger:
+    def __init__(self) -> None:
+        self.log: dict[str, Any] = {}
+
+    def load_checkpoint(self, log: dict[str, Any]) -> None:
+        self.log = log
+
+
+class _Trainer:
+    """As much of nnU-Net's trainer as a state needs: its checkpoints hold one number."""
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.current_epoch = weight
+        self.logger = _Logger()
+
+    def save_checkpoint(self, filename: str) -> None:
+        Path(filename).write_text(json.dumps({"weight": self.weight, "epoch": self.current_epoch + 1}))
+
+    def load_checkpoint(self, filename: str) -> None:
+        content = json.loads(Path(filename).read_text())
+        self.weight, self.current_epoch = content["weight"], content["epoch"]
+
+
+def _keep(states: KeptStates, run: str, number: int, error: np.ndarray | None = None) -> None:
+    states.keep_arrays(number, _Trainer(number), error)  # type: ignore[arg-type]
+    states.keep_log(run, number, {"train_losses": [float("nan"), np.float32(number)]})
+
+
+def _restore(states: KeptStates, run: str, number: int) -> tuple[_Trainer, bool, np.ndarray | None]:
+    trainer = _Trainer(100)
+    restored, error = states.restore(run, number, trainer)  # type: ignore[arg-type]
+    return trainer, restored, error
+
+
+def test_a_state_comes_back_with_its_log_its_rounding_error_and_the_epoch_still_open(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 4, np.array([0.5, -1], np.float32))
+    trainer, restored, error = _restore(states, "a", 4)
+    assert restored
+    assert (trainer.weight, trainer.current_epoch) == (4, 4)
+    np.testing.assert_array_equal(trainer.logger.log["train_losses"], [np.nan, 4])
+    np.testing.assert_array_equal(error, np.array([0.5, -1], np.float32))
+
+
+def test_only_the_last_two_states_are_kept_and_nothing_after_the_end(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    for number in (1, 2, 3, 10):
+        _keep(states, "a", number, np.zeros(1, np.float32))
+    assert states.all() == [KeptState("a", 3), KeptState("a", 10)]
+    assert len(list((tmp_path / "federated").iterdir())) == 6
+    states.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("run", "number"), [("b", 4), ("a", 3)])
+def test_a_state_of_another_training_or_round_is_not_taken(tmp_path: Path, run: str, number: int) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 4)
+    trainer, restored, error = _restore(states, run, number)
+    assert (trainer.weight, restored, error) == (100, False, None)
+
+
+@pytest.mark.parametrize("damaged", ["round_000004.pth", "round_000004.json"])
+def test_a_damaged_state_is_not_taken(tmp_path: Path, damaged: str) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 4)
+    path = tmp_path / "federated" / damaged
+    path.write_bytes(path.read_bytes()[:-5])
+    trainer, restored, _ = _restore(states, "a", 4)
+    assert (trainer.weight, restored) == (100, False)
+
+
+def test_arrays_without_a_log_are_no_state(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    states.keep_arrays(4, _Trainer(4), None)  # type: ignore[arg-type]
+    assert states.all() == []
+
+
+def test_what_another_training_has_left_is_only_overwritten_on_demand(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 4)
+    states.begin("a", overwrite=False)
+    with pytest.raises(FednnUNetError, match="round 4 of another training"):
+        states.begin("b", overwrite=False)
+    assert states.all() == [KeptState("a", 4)]
+    states.begin("b", overwrite=True)
+    assert states.all() == []
