@@ -1,23 +1,26 @@
 """What moving and averaging weights costs, over real gRPC on loopback, measured in one run.
 
-``python benchmarks/weights.py [--millions 31 100] [--nodes 2 8 32] [--encodings float32 float16 int8]``
+``python benchmarks/weights.py [--millions 31 100] [--nodes 2 8 32] [--encodings float32 float16 int8] [--trust]``
 
 Every node is a process of its own that has no network to train: it encodes and decodes as a real one does, but keeps
 one slice of weights only, so that many fit on one machine. Beside it runs plain Flower: ``FedAvg`` and a
 ``NumPyClient`` that returns a list of float32 arrays, with as many nodes as `--plain_up_to` allows, as each holds a
 whole model. All nodes share this machine's cores; in a real federation each has its own.
+
+With ``--trust`` each of our rows comes a second time as between hospitals: over TLS, and through each site's gate with
+its audit log.
 """
 
 import argparse
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import grpc
 import numpy as np
-from flwr.client import NumPyClient, start_client
 from flwr.common import NDArrays, Scalar, ndarrays_to_parameters
 from flwr.server import Server, ServerConfig, start_server
 from flwr.server.client_manager import SimpleClientManager
@@ -27,8 +30,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.address import find_free_port, join_address
-from fednnunet.channel.long_lived import join, serve
+from fednnunet.channel.audit import AuditLog
+from fednnunet.channel.certificates import create_certificates
+from fednnunet.channel.long_lived.serving import serve
 from fednnunet.channel.messages import Hello, ModelPart, Shared
+from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.site import Site
 from fednnunet.weights.encoding import ENCODINGS, Sender, receive, rounding
@@ -49,6 +55,8 @@ def main() -> None:
     parser.add_argument("--encodings", nargs="+", default=list(ENCODINGS))
     parser.add_argument("--plain_up_to", type=int, default=8, help="most nodes of plain Flower")
     parser.add_argument("--plain_millions", type=int, default=31, help="largest model of plain Flower, 1e6 parameters")
+    parser.add_argument("--trust", action="store_true", help="measure TLS, gate and audit log too")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--role", default="main", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--index", type=int, help=argparse.SUPPRESS)
@@ -64,22 +72,29 @@ def main() -> None:
         table.add_column(column, justify="right" if column else "left")
     for millions in arguments.millions:
         for nodes in arguments.nodes:
-            rows = [(encoding, "server", "node") for encoding in arguments.encodings]
+            rows = [(encoding, "server", "node", False) for encoding in arguments.encodings]
+            if arguments.trust:
+                rows += [(encoding, "server", "node", True) for encoding in arguments.encodings]
             if nodes <= arguments.plain_up_to and millions <= arguments.plain_millions:
-                rows.append(("plain Flower", "plain-server", "plain-node"))
-            for name, server, node in rows:
-                result = _measure(millions, nodes, name, server, node)
+                rows.append(("plain Flower", "plain-server", "plain-node", False))
+            for name, server, node, trust in rows:
+                with tempfile.TemporaryDirectory() as folder:
+                    result = _measure(millions, nodes, name, server, node, Path(folder) if trust else None)
+                name = f"{name}, TLS and log" if trust else name
                 table.add_row(name, str(millions), str(nodes), *result)
                 console.print(f"{name}, {millions} M, {nodes} nodes: {' '.join(result)}", highlight=False)
     console.print(table)
 
 
-def _measure(millions: int, nodes: int, name: str, server: str, node: str) -> list[str]:
-    """Start a coordinator and its nodes, and return the cells of the table."""
+def _measure(millions: int, nodes: int, name: str, server: str, node: str, folder: Path | None) -> list[str]:
+    """Start a coordinator and its nodes, and return the cells of the table; with a folder, over TLS."""
     port = str(find_free_port(HOST))
     words = [sys.executable, __file__, "--port", port, "--millions", str(millions), "--nodes", str(nodes)]
     if name in ENCODINGS:
         words += ["--encodings", name]
+    if folder is not None:
+        create_certificates(["localhost"], folder)
+        words += ["--folder", str(folder)]
     processes = [
         subprocess.Popen([*words, "--role", node, "--index", str(index)], stderr=subprocess.DEVNULL)
         for index in range(nodes)
@@ -145,13 +160,16 @@ def _print_cells(up: float, down: float, seconds: float, moved: float) -> None:
 
 
 def _server(arguments: argparse.Namespace) -> None:
-    serve(join_address(HOST, arguments.port), _Measuring(arguments))
+    folder: Path | None = arguments.folder
+    tls = None if folder is None else ((folder / "server.pem").read_bytes(), (folder / "server.key").read_bytes())
+    serve(join_address(HOST, arguments.port), _Measuring(arguments), tls)
 
 
-class _Node(NumPyClient):
+class _Node:
     """Has one slice of weights, which stands for all of them."""
 
     has_left = False
+    hello = _hello("a site")
 
     def __init__(self, encoding: str, size: int) -> None:
         rng = np.random.default_rng(0)
@@ -160,6 +178,18 @@ class _Node(NumPyClient):
         self._known = rng.normal(size=_SLICE).astype(np.float32)
         self._update = self._known + rng.normal(size=_SLICE).astype(np.float32) / 100
         self._sender = Sender(self._encoding, _SLICE)
+
+    def introduce(self, challenge: object, certificate: bytes) -> dict[str, Scalar]:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
+        """Not asked for."""
+        raise NotImplementedError
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         """Agree, or send or take a part."""
@@ -181,18 +211,20 @@ class _Node(NumPyClient):
 
 
 def _node(arguments: argparse.Namespace) -> None:
-    join(join_address(HOST, arguments.port), _Node(arguments.encodings[0], arguments.millions[0] * 1_000_000))
+    # the coordinator, whose memory is measured, imports none of this
+    from fednnunet.channel.approval import Approver
+    from fednnunet.channel.gate import Gate
+    from fednnunet.channel.long_lived.joining import join
+    from fednnunet.channel.policy import Policy
 
-
-class _PlainClient(NumPyClient):
-    """What a tutorial would write: parameters in, parameters out."""
-
-    def __init__(self, model: NDArrays) -> None:
-        self._model = model
-
-    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        """Return a model without having trained."""
-        return self._model, 1, {}
+    node = _Node(arguments.encodings[0], arguments.millions[0] * 1_000_000)
+    folder: Path | None = arguments.folder
+    if folder is None:
+        join(Endpoint(HOST, arguments.port), node)
+        return
+    log = AuditLog(folder / f"{arguments.index}.jsonl", "a site", "train")
+    gate = Gate(node, Policy(), log, Approver(folder, terminal=False))
+    join(Endpoint("localhost", arguments.port, authority(str(folder / "ca.pem"))), gate)
 
 
 def _model(arguments: argparse.Namespace) -> NDArrays:
@@ -238,10 +270,22 @@ def _plain_server(arguments: argparse.Namespace) -> None:
 
 
 def _plain_node(arguments: argparse.Namespace) -> None:
+    from flwr.client import NumPyClient, start_client
+
+    class PlainClient(NumPyClient):
+        """What a tutorial would write: parameters in, parameters out."""
+
+        def __init__(self, model: NDArrays) -> None:
+            self._model = model
+
+        def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+            """Return a model without having trained."""
+            return self._model, 1, {}
+
     logging.getLogger("flwr").setLevel(logging.ERROR)
     with grpc.insecure_channel(join_address(HOST, arguments.port)) as probe:
         grpc.channel_ready_future(probe).result()
-    client = _PlainClient(_model(arguments)).to_client()
+    client = PlainClient(_model(arguments)).to_client()
     start_client(server_address=join_address(HOST, arguments.port), client=client, insecure=True, max_wait_time=60)
 
 

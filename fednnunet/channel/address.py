@@ -1,5 +1,6 @@
 """Network addresses: how host and port are written, and whether a port is free."""
 
+import ipaddress
 import socket
 
 from fednnunet.errors import FednnUNetError
@@ -8,6 +9,15 @@ from fednnunet.errors import FednnUNetError
 def join_address(host: str, port: int) -> str:
     """Return ``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` can only be reached from this machine; a name that cannot be resolved counts as not."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 def check_can_listen(host: str, port: int) -> None:

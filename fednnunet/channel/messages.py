@@ -3,14 +3,20 @@
 Every message is JSON made by one of these classes; unknown fields and wrong types are refused on arrival.
 """
 
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import FailFast, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from fednnunet.fingerprint.questions import Question
-from fednnunet.message import Message
+from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
+from fednnunet.message import Count, JsonObject, Line, Name, Number, Score, Told, WireMessage
 from fednnunet.weights.encoding import EncodingName
-from fednnunet.weights.layout import TensorSpec
+from fednnunet.weights.layout import MOST_ELEMENTS, TensorSpec
+
+MOST_SITES = 1000
+MOST_LABELS = 1000
+MOST_CASES = 200_000
+MOST_TENSORS = 20_000
 
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
 TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
@@ -22,132 +28,161 @@ FingerprintMode = Literal["exact", "shared-cases"]
 FINGERPRINT_MODES: tuple[FingerprintMode, ...] = ("exact", "shared-cases")
 """Whether sites answer counts only, or also tell spacing and shape of each case."""
 
+_Fold = Annotated[int, Field(ge=0, lt=1000)] | Literal["all"]
+_Round = Annotated[int, Field(ge=0, le=10**6)]
+_Label = Annotated[int, Field(ge=0, le=10**9)]
+_Labels = Annotated[list[_Label], Field(max_length=MOST_LABELS)]
+_Voxels = Annotated[int, Field(ge=0, lt=1 << 32)]
+_Element = Annotated[int, Field(ge=0, le=1 << 40)]
+_TensorNames = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=MOST_TENSORS), FailFast()]
+_Sites = Annotated[list[Name], Field(min_length=1, max_length=MOST_SITES)]
+_Words = Annotated[dict[Line, Line], Field(max_length=100)]
+_Scores = Annotated[dict[Line, Score], Field(max_length=MOST_LABELS)]
 
-class PlannerOptions(Message):
+
+class PlannerOptions(WireMessage):
     """The flags that shape the plans; each field's title is nnU-Net's name for it."""
 
-    planner: str = Field(title="-pl")
-    gpu_memory_target: float | None = Field(default=None, title="-gpu_memory_target")
-    preprocessor: str = Field(default="DefaultPreprocessor", title="-preprocessor_name")
-    target_spacing: list[float] | None = Field(
+    planner: Line = Field(title="-pl")
+    gpu_memory_target: Number | None = Field(default=None, title="-gpu_memory_target")
+    preprocessor: Line = Field(default="DefaultPreprocessor", title="-preprocessor_name")
+    target_spacing: list[Spacing] | None = Field(
         default=None, min_length=3, max_length=3, title="-overwrite_target_spacing"
     )
-    plans_name: str | None = Field(default=None, title="-overwrite_plans_name")
+    plans_name: Name | None = Field(default=None, title="-overwrite_plans_name")
 
 
-class Hello(Message):
+class Hello(WireMessage):
     """How a site introduces itself. Nothing in it is about a single case."""
 
-    site: str = Field(min_length=1)
-    instance: str = Field(default="", description="drawn at random when the node starts: tells a restart")
+    longest_text: ClassVar[int] = 1 << 18
+
+    site: Name
+    instance: Line = Field(default="", description="drawn at random when the node starts: tells a restart")
     task: Task
     method: Method
-    fold: str | None = None
-    cases: int = Field(ge=1, description="training cases at the site")
-    versions: dict[str, str]
-    labels: dict[str, int | list[int]]
-    regions_class_order: list[int] | None = None
-    channels: dict[str, str]
+    fold: Line | None = None
+    cases: Count = Field(description="training cases at the site")
+    versions: _Words
+    labels: dict[Line, _Label | _Labels] = Field(max_length=MOST_LABELS)
+    regions_class_order: _Labels | None = None
+    channels: dict[Line, Line] = Field(max_length=MOST_CHANNELS)
     has_own_splits: bool = Field(default=False, description="whether the site brings its folds")
-    image_reader: str | None = None
+    image_reader: Line | None = None
     planner: PlannerOptions | None = None
     fingerprint: FingerprintMode | None = Field(default=None, description="what a site tells for a common fingerprint")
-    plans_digest: str | None = Field(default=None, description="digest of the plans that training will use")
+    plans_digest: Line | None = Field(default=None, description="digest of the plans that training will use")
     plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
-    options: dict[str, str | bool | None] = Field(
-        default_factory=dict, description="further flags that must be the same at every site"
+    options: dict[Line, Line | bool | None] = Field(
+        default_factory=dict, max_length=100, description="further flags that must be the same at every site"
     )
 
 
-class WorkReport(Message):
+class WorkReport(WireMessage):
     """How far a site is with an answer that takes long; the coordinator asks again."""
 
-    done: int = Field(ge=0)
-    total: int = Field(ge=0)
+    done: int = Field(ge=0, le=10**12)
+    total: int = Field(ge=0, le=10**12)
 
 
-class Measure(Message):
+class Measure(WireMessage):
     """The coordinator announces the federation's number of cases, on which depends how many voxels are sampled."""
 
-    cases: int = Field(ge=1)
+    cases: Count
 
 
-class Measured(Message):
+class Measured(WireMessage):
     """A site has looked at all of its cases."""
 
     is_two_dimensional: bool
 
 
-class Query(Message):
+class Query(WireMessage):
     """A question about what was measured; the answer is one vector of int64."""
+
+    longest_text: ClassVar[int] = 1 << 19
 
     question: Question
 
 
-class SharedCases(Message):
+class SharedCases(WireMessage):
     """Spacing (mm) and shape (voxels) of each case, only sent with ``--fingerprint shared-cases``."""
 
-    spacings: list[tuple[float, float, float]] = Field(min_length=1)
-    shapes: list[tuple[int, int, int]] = Field(min_length=1)
+    longest_text: ClassVar[int] = 1 << 25
+
+    spacings: Annotated[list[tuple[Spacing, Spacing, Spacing]], FailFast()] = Field(min_length=1, max_length=MOST_CASES)
+    shapes: Annotated[list[tuple[_Voxels, _Voxels, _Voxels]], FailFast()] = Field(min_length=1, max_length=MOST_CASES)
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if len(self.spacings) != len(self.shapes):
+            raise PydanticCustomError("cases", "spacings and shapes should be those of the same cases")
+        return self
 
 
-class FederationRecord(Message):
+class FederationRecord(WireMessage):
     """How plans came about; every site keeps it beside them, as ``federation.json``."""
 
     method: Method
-    sites: list[str] = Field(min_length=1)
-    cases: int = Field(ge=1, description="cases in the federation")
-    plans_digest: str
-    versions: dict[str, str]
-    preprocessed: list[str] | None = Field(
-        default=None, description="configurations preprocessed for these plans; none: left to nnU-Net's own command"
+    sites: _Sites
+    cases: Count = Field(description="cases in the federation")
+    plans_digest: Line
+    versions: _Words
+    preprocessed: list[Line] | None = Field(
+        default=None,
+        max_length=100,
+        description="configurations preprocessed for these plans; none: left to nnU-Net's own command",
     )
 
 
-class CommonPlans(Message):
+class CommonPlans(WireMessage):
     """The common fingerprint and plans, as nnU-Net writes them; without plans if none were asked for."""
 
-    fingerprint: dict[str, Any]
-    plans: dict[str, Any] | None = None
+    longest_text: ClassVar[int] = 1 << 25
+
+    fingerprint: JsonObject
+    plans: JsonObject | None = None
     record: FederationRecord | None = None
 
 
-class PlanAlone(Message):
+class PlanAlone(WireMessage):
     """Every site shall plan for itself; the coordinator tells who takes part."""
 
-    sites: list[str] = Field(min_length=1)
-    cases: int = Field(ge=1, description="cases in the federation")
+    longest_text: ClassVar[int] = 1 << 19
+
+    sites: _Sites
+    cases: Count = Field(description="cases in the federation")
 
 
-class Installed(Message):
+class Installed(WireMessage):
     """A site has installed fingerprint and plans and preprocessed its cases; the digest proves which plans."""
 
-    plans_digest: str | None = None
+    plans_digest: Line | None = None
 
 
-class FoldRequest(Message):
+class FoldRequest(WireMessage):
     """The coordinator names the fold that it is about to train."""
 
-    fold: int | Literal["all"]
+    fold: _Fold
 
 
-class TrainingOffer(Message):
+class TrainingOffer(WireMessage):
     """What a site's trainer would do if nobody told it otherwise."""
 
-    epochs: int = Field(ge=1)
-    iterations_per_epoch: int = Field(ge=1)
-    val_iterations_per_epoch: int = Field(ge=1)
+    epochs: Count
+    iterations_per_epoch: Count
+    val_iterations_per_epoch: Count
 
 
-class Schedule(Message):
+class Schedule(WireMessage):
     """The coordinator's numbers for a fold, which hold for every node."""
 
-    rounds: int = Field(ge=1)
-    local_epochs: int = Field(ge=1)
-    iterations_per_epoch: int = Field(ge=1)
-    val_iterations_per_epoch: int = Field(ge=1)
-    proximal_mu: float = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
-    save_every: int = Field(default=1, ge=1, description="rounds between two states that are kept on disk")
+    rounds: int = Field(ge=1, le=10**6)
+    local_epochs: int = Field(ge=1, le=10**6)
+    iterations_per_epoch: Count
+    val_iterations_per_epoch: Count
+    proximal_mu: Number = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
+    save_every: Count = Field(default=1, description="rounds between two states that are kept on disk")
 
     @property
     def epochs(self) -> int:
@@ -155,79 +190,109 @@ class Schedule(Message):
         return self.rounds * self.local_epochs
 
 
-class Start(Message):
+class Start(WireMessage):
     """A site shall get ready for the next round of a fold's training."""
 
-    fold: int | Literal["all"]
+    fold: _Fold
     schedule: Schedule
-    run: str = Field(min_length=1, description="names this training: what a node has kept of another one is of no use")
-    completed: int = Field(ge=0, description="rounds that are done")
+    run: Name = Field(description="names this training: what a node has kept of another one is of no use")
+    completed: _Round = Field(description="rounds that are done")
 
 
-class Ready(Message):
+class Ready(WireMessage):
     """A node has its network and its data loaders for the fold."""
 
-    tensors: list[TensorSpec] = Field(min_length=1, description="layout of the network")
-    training_cases: int = Field(ge=1)
+    longest_text: ClassVar[int] = 1 << 23
+
+    tensors: Annotated[list[TensorSpec], FailFast()] = Field(
+        min_length=1, max_length=MOST_TENSORS, description="layout of the network"
+    )
+    training_cases: Count
     pretrained: bool
     restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
     has_model: bool = Field(default=False, description="whether it has the global model, and need not be given it")
 
+    @model_validator(mode="after")
+    def _check_tensors(self) -> Self:
+        _check_distinct([tensor.name for tensor in self.tensors])
+        if sum(tensor.size for tensor in self.tensors) > MOST_ELEMENTS:
+            raise PydanticCustomError("size", "tensors should not have that many elements")
+        return self
 
-class Sharing(Message):
+
+class Sharing(WireMessage):
     """What a site shares: the names of the tensors of each group that it belongs to."""
 
-    groups: list[list[str]]
+    longest_text: ClassVar[int] = 1 << 24
+
+    groups: Annotated[list[_TensorNames], FailFast()] = Field(max_length=MOST_TENSORS)
     encoding: EncodingName
 
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        _check_distinct([name for group in self.groups for name in group])
+        return self
 
-class Shared(Message):
+
+class Shared(WireMessage):
     """A site knows what it shares; digests of its layout of each group prove that it means the same."""
 
-    digests: list[str]
+    longest_text: ClassVar[int] = 1 << 21
+
+    digests: Annotated[list[Line], FailFast()] = Field(max_length=MOST_TENSORS)
 
 
-class ModelPart(Message):
+class ModelPart(WireMessage):
     """A part of the weights of one of a site's groups; the bytes travel beside it.
 
     Round 0 is the exchange of the first global model, always in float32.
     """
 
-    round: int = Field(ge=0)
-    group: int = Field(ge=0)
-    start: int = Field(ge=0)
-    stop: int = Field(ge=1)
+    round: _Round
+    group: int = Field(ge=0, lt=MOST_TENSORS)
+    start: _Element
+    stop: _Element
 
 
-class Accepted(Message):
+class Accepted(WireMessage):
     """All parts of a model have been handed over: it is the global one after this round."""
 
-    round: int = Field(ge=0)
+    round: _Round
 
 
-class RoundRequest(Message):
+class RoundRequest(WireMessage):
     """The round that a site shall train, or whose global model it shall validate."""
 
-    round: int = Field(ge=1)
+    round: int = Field(ge=1, le=10**6)
 
 
-class RoundReport(Message):
+class RoundReport(WireMessage):
     """A site's view of one round; Dice is nnU-Net's pseudo Dice of the global model, per label or region."""
 
-    train_loss: float | None
-    val_loss: float | None
-    mean_dice: float | None
-    dice: dict[str, float | None]
+    longest_text: ClassVar[int] = 1 << 18
+
+    train_loss: Score
+    val_loss: Score
+    mean_dice: Score
+    dice: _Scores
 
 
-class ValidationReport(Message):
+class ValidationReport(WireMessage):
     """Mean Dice per label or region of nnU-Net's full validation; ``None`` where no case has the label."""
 
-    mean_dice: float | None
-    dice: dict[str, float | None]
+    longest_text: ClassVar[int] = 1 << 18
+
+    mean_dice: Score
+    dice: _Scores
 
 
-class Farewell(Message):
+class Farewell(WireMessage):
     """The coordinator's last word: why the federation ends, if not because all is done."""
 
-    error: str | None = None
+    error: Told | None = None
+
+
+def _check_distinct(names: list[str]) -> None:
+    """Refuse a tensor that is there twice."""
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("distinct", "no tensor should be there twice")

@@ -60,6 +60,30 @@ def port_number(text: str) -> int:
 HOST = Flag("--host", f"address of the coordinator (default: {DEFAULT_HOST})", {"default": DEFAULT_HOST})
 PORT = Flag("--port", "port of the coordinator (default: %(default)s)", {"type": port_number, "default": DEFAULT_PORT})
 
+_INSECURE = Flag("--insecure", "let connections to other machines be neither encrypted nor authenticated",
+                 {"action": "store_true"})  # fmt: skip
+SERVER_TRUST_FLAGS = (
+    Flag("--tls-cert", "certificate of the coordinator, PEM; without it, only nodes on this machine can connect",
+         {"type": Path, "default": None}),
+    Flag("--tls-key", "private key that belongs to --tls-cert, PEM", {"type": Path, "default": None}),
+    Flag("--sites", "list of the sites that may take part, with their public keys (TOML)",
+         {"type": Path, "default": None}),
+    _INSECURE,
+)  # fmt: skip
+"""By what nodes know the coordinator, and it knows them."""
+
+CLIENT_TRUST_FLAGS = (
+    Flag("--ca-cert", "certificate of the authority that has signed the coordinator's, PEM; 'system' for those that "
+         "this machine trusts", {"default": None}),
+    Flag("--key", "this site's private key, see 'fednnunet keys create'", {"type": Path, "default": None}),
+    Flag("--policy", "what may leave this site, see 'fednnunet policy create' (default: all that a task needs)",
+         {"type": Path, "default": None}),
+    Flag("--audit_log", "file in which the node writes down all that it sends and gets (default: "
+         "fednnunet_audit.jsonl among the site's preprocessed data)", {"type": Path, "default": None}),
+    _INSECURE,
+)  # fmt: skip
+"""By what a node knows the coordinator, and what it tells it."""
+
 SCHEDULE_FLAGS = (
     Flag("--rounds", "rounds of a fold (default: the trainer's number of epochs / local_epochs)",
          {"type": positive_int, "default": None}),
@@ -94,8 +118,6 @@ AVERAGING_FLAGS = (
 """The coordinator's choice of what is averaged, and how."""
 
 RECOVERY_FLAGS = (
-    Flag("--run_dir", "folder in which the coordinator keeps the training (default: fednnunet_runs/train in "
-         "nnUNet_results)", {"type": Path, "default": None}),
     Flag("--c", "continue the training that is kept there", {"action": "store_true"}),
     Flag("--overwrite", "begin anew although a training that is not finished is kept there",
          {"action": "store_true"}),
@@ -116,8 +138,8 @@ OVERWRITE = Flag("--overwrite", "begin anew although this site has kept the stat
 _CONTACT_TIMEOUT = Flag("--contact_timeout", "seconds without a word after which a connection counts as broken "
                         "(default: %(default)g)", {"type": positive_float, "default": 120.0})  # fmt: skip
 _SITE_FLAGS = (
-    Flag("--site", "name of the site, by which it is known when it comes back (default: the dataset's name)",
-         {"default": None}),
+    Flag("--site", "name of the site, by which it is known when it comes back (default: that of --key, or the "
+         "dataset's)", {"default": None}),
     Flag("--retry_for", "seconds without a connection after which to give up (default: never)",
          {"type": positive_float, "default": None}),
     _CONTACT_TIMEOUT,
@@ -139,6 +161,8 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 }
 """How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
 
+_RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
+                "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 
@@ -146,7 +170,7 @@ _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
-    return (*(of_training if task == "train" else ()), _PROGRESS_FILE, _CONTACT_TIMEOUT)
+    return (*(of_training if task == "train" else ()), _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
@@ -161,6 +185,7 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--num_clients", type=positive_int, required=True, help="number of sites in the federation")
     parser.add_argument("fold", metavar="FOLD", nargs="?", help=f"{FOLDS_HELP} (default: the nodes')")
     add_flags(parser, (HOST, PORT, *server_flags(task)))
+    add_flags(parser.add_argument_group("trust"), SERVER_TRUST_FLAGS)
     if FEDERATION_FLAGS[task]:
         checked = parser.add_argument_group("what the nodes must have been started with (default: whatever they were)")
         add_flags(checked, FEDERATION_FLAGS[task])
@@ -168,6 +193,8 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
     _check_quorum(parser, arguments, arguments.num_clients)
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        parser.error("--tls-cert and --tls-key go together")
     return arguments
 
 
@@ -178,6 +205,7 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
     own = [flag for flag in client_flags(task) if flag not in FLAGS_OF_TASK[task]]
     add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own))
+    add_flags(parser.add_argument_group("trust"), CLIENT_TRUST_FLAGS)
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.cli.arguments import DEFAULT_HOST, parse_client, parse_run, parse_server
+from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible
@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "client": ("the node of one site", client_main),
         "run": ("a whole federation on one machine", run_main),
         "status": ("where a training is, from the coordinator's run folder", status_main),
+        "certificates": ("make, and show, the coordinator's certificate", certificates_main),
+        "keys": ("make a site's key pair", keys_main),
+        "policy": ("what may leave a site: write the rules, answer what waits", policy_main),
+        "audit": ("what has left a site: show and verify its log", audit_main),
         "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
     }
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
@@ -86,6 +90,40 @@ def status_main(argv: Sequence[str] | None = None) -> int:
     return _run(show, parse, argv)
 
 
+def certificates_main(argv: Sequence[str] | None = None) -> int:
+    """Make or show certificates and return the exit status."""
+    from fednnunet.cli import certificates
+
+    return _run_small(
+        "certificates",
+        "The coordinator's certificate.",
+        certificates.add_arguments,
+        certificates.run_certificates,
+        argv,
+    )
+
+
+def keys_main(argv: Sequence[str] | None = None) -> int:
+    """Make a site's keys and return the exit status."""
+    from fednnunet.cli import keys
+
+    return _run_small("keys", "A site's key pair.", keys.add_arguments, keys.run_keys, argv)
+
+
+def policy_main(argv: Sequence[str] | None = None) -> int:
+    """Write a policy, or answer what waits for approval, and return the exit status."""
+    from fednnunet.cli import policy
+
+    return _run_small("policy", "What may leave a site.", policy.add_arguments, policy.run_policy, argv)
+
+
+def audit_main(argv: Sequence[str] | None = None) -> int:
+    """Show or verify an audit log and return the exit status."""
+    from fednnunet.cli import audit
+
+    return _run_small("audit", "What has left a site.", audit.add_arguments, audit.run_audit, argv)
+
+
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     from fednnunet.demo.demo import add_arguments, run_demo
@@ -96,6 +134,23 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
         return parser.parse_args(words)
 
     return _run(run_demo, parse, argv)
+
+
+def _run_small(
+    name: str,
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a command that needs no federation."""
+
+    def parse(words: Sequence[str]) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(prog=f"fednnunet {name}", description=description)
+        add_arguments(parser)
+        return parser.parse_args(words)
+
+    return _run(run, parse, argv)
 
 
 def _run(
@@ -119,35 +174,35 @@ def _run(
 
 def _serve(arguments: argparse.Namespace) -> int:
     from fednnunet.channel.address import check_can_listen, join_address
+    from fednnunet.cli.trust import door, tls_files
 
     if arguments.fold is not None:
         parse_folds(arguments.fold)
+    tls = tls_files(arguments)
+    at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
 
-    from fednnunet.channel.long_lived import serve
+    from fednnunet.channel.long_lived.serving import serve
     from fednnunet.coordinator.federation import Federation
     from fednnunet.report.events import EventFile, EventSink, Tee
     from fednnunet.report.progress import progress_for
     from fednnunet.report.status import STATUS, StatusFile
 
     address = join_address(arguments.host, arguments.port)
-    if arguments.host not in {DEFAULT_HOST, "localhost", "::1"}:
-        logging.getLogger(__name__).warning("%s: connections are not encrypted, stay inside of a VPN.", address)
     console = Console()
     console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
-    if arguments.task == "train":
-        arguments.run_dir = _run_dir(arguments.run_dir)
+    arguments.run_dir = _run_dir(arguments)
     with progress_for(console) as progress:
         sinks: list[EventSink] = [progress]
         if arguments.progress_file:
             sinks.append(EventFile(arguments.progress_file))
         tee = Tee(sinks)
-        federation = Federation(arguments, tee)
+        federation = Federation(arguments, tee, at_the_door)
         status = None
         if arguments.task == "train":
             status = StatusFile(arguments.run_dir / STATUS, federation.contacts)
             sinks.append(status)
-        serve(address, federation)
+        serve(address, federation, tls)
         if status is not None:
             status.end("all is done" if federation.error is None else str(federation.error) or "stopped by a signal")
     if federation.error is not None:
@@ -155,24 +210,30 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_dir(wanted: Path | None) -> Path:
+def _run_dir(arguments: argparse.Namespace) -> Path | None:
+    """Return the folder for what the coordinator keeps; only a training cannot do without one."""
+    wanted: Path | None = arguments.run_dir
     if wanted is not None:
         return wanted.absolute()
     results = os.environ.get("nnUNet_results")
-    if not results:
+    if results:
+        return Path(results).absolute() / "fednnunet_runs" / str(arguments.task)
+    if arguments.task == "train":
         raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
-    return Path(results).absolute() / "fednnunet_runs" / "train"
+    return None
 
 
 def _join(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         parse_folds(arguments.fold)
 
-    from fednnunet.channel.address import join_address
-    from fednnunet.channel.long_lived import join
+    from fednnunet.channel.long_lived.joining import join
+    from fednnunet.cli.trust import endpoint, gate, take_identity
     from fednnunet.node.hello import planning_hello, training_hello
     from fednnunet.node.site_client import SiteClient
 
+    coordinator = endpoint(arguments)
+    take_identity(arguments)
     client: SiteClient
     if arguments.task == "train":
         from fednnunet.node.training import TrainingClient  # with torch, whose import takes seconds
@@ -183,8 +244,9 @@ def _join(arguments: argparse.Namespace) -> int:
 
         client = PlanningClient(arguments, *planning_hello(arguments))
     try:
-        with interruptible():
-            join(join_address(arguments.host, arguments.port), client, arguments.retry_for, arguments.contact_timeout)
+        with interruptible(), gate(arguments, client) as gated:
+            gated.approve_introduction()
+            join(coordinator, gated, arguments.retry_for, arguments.contact_timeout)
     finally:
         client.close()
     if client.failure is not None:

@@ -25,7 +25,7 @@ class Flag:
     @property
     def dest(self) -> str:
         """The attribute that argparse stores the value in."""
-        return self.name.lstrip("-")
+        return self.name.lstrip("-").replace("-", "_")
 
     @property
     def is_switch(self) -> bool:

@@ -7,6 +7,7 @@ the sites' names, whoever was fastest.
 import concurrent.futures
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,7 @@ class Exchange:
                     self._hand(number, part, _WHOLE_MODEL, data, site)
         site.ask("accept", Accepted(round=round_number), Accepted)
 
-    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> None:
+    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> dict[str, float]:
         """Aggregate the updates that sites hold; can be done again, with other sites too.
 
         Parameters
@@ -116,25 +117,29 @@ class Exchange:
         weights
             Of each site.
 
+        Returns
+        -------
+        The norm of each site's update: the root of the mean square of what it would change, over all parameters that
+        the site shares, so that sites can be compared that do not share the same. Sites that share nothing have none.
+
         Raises
         ------
         SiteFailure
             If a site cannot be reached, or an update has another length than was agreed, or is not finite.
         """
+        squares: dict[str, list[float]] = {}
         # sites prepare the next part while this one is reduced; a node answers one question at a time
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
             for number, members, parts in self._work(sites):
-                model = self._models[number]
                 coming = ahead.submit(self._fetch_from_all, number, members, parts[0], round_number)
                 for part, following in itertools.zip_longest(parts, parts[1:]):
                     fetched = coming.result()
                     if following is not None:
                         coming = ahead.submit(self._fetch_from_all, number, members, following, round_number)
-                    updates = []
-                    for site, data in zip(members, fetched, strict=True):
-                        with _blamed_on(site.name):
-                            updates.append(model.decode(data, part))
-                    model.gather(part, updates, [weights[site.name] for site in members])
+                    changes = self._reduce(self._models[number], part, members, fetched, weights)
+                    for site, change in zip(members, changes, strict=True):
+                        squares.setdefault(site.name, []).append(change)
+        return {name: math.sqrt(math.fsum(of_site) / self._size(name)) for name, of_site in squares.items()}
 
     def spread(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
         """Make what was gathered the global model, and hand it to `sites`.
@@ -157,6 +162,22 @@ class Exchange:
                     _, failed = each([(site, partial(hand, site)) for site in there])
                     failures.update({failure.site: failure for failure in failed})
         return [site for site in sites if site.name not in failures], list(failures.values())
+
+    def _reduce(
+        self, model: GlobalModel, part: slice, members: Sequence[Site], fetched: list[bytes], weights: Mapping[str, int]
+    ) -> list[float]:
+        """Aggregate a part of the updates; return what each would change, squared. `fetched` is used up."""
+        updates, changes = [], []
+        for site in members:
+            with _blamed_on(site.name):
+                updates.append(model.decode(fetched.pop(0), part))  # bytes that are decoded need not stay in memory
+            changes.append(model.squared_change(part, updates[-1]))
+        model.gather(part, updates, [weights[site.name] for site in members])
+        return changes
+
+    def _size(self, site: str) -> int:
+        """Return the number of parameters that a site shares."""
+        return sum(group.layout.size for group in self._groups if site in group.sites)
 
     def _work(self, sites: Sequence[Site]) -> Iterator[tuple[int, list[Site], list[slice]]]:
         """Yield number, members among `sites`, and parts of each group that has any."""

@@ -6,17 +6,21 @@ import importlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 
-from flwr.common import GetPropertiesIns
 from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 
+from fednnunet.channel.door import Door
+from fednnunet.channel.long_lived.serving import hang_up
 from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
+from fednnunet.coordinator.receipts import Receipts
+from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
 from fednnunet.coordinator.run_folder import RunFolderError
 from fednnunet.coordinator.site import take_leave
@@ -25,13 +29,15 @@ from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, Schedu
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.message import cleaned
 from fednnunet.report.events import EventSink, Finished, SiteJoined
 from fednnunet.report.status import Contact
 
 logger = logging.getLogger(__name__)
 
 _FINGERPRINTING = "fednnunet.coordinator.fingerprinting"
-_GREETING_SECONDS = 2.0
+_GREETING_SECONDS = 20.0
+_IN_ORDER_SECONDS = 0.2
 _LINGER_SECONDS = 15.0
 
 
@@ -44,20 +50,28 @@ class Federation(Server):
         Command line of the coordinator.
     sink
         Takes what happens.
+    door
+        Who may take part.
 
     Attributes
     ----------
+    run
+        Name of this run of the coordinator.
     roster
         The sites.
     error
         What ended the federation before its task was done, if anything did; KeyboardInterrupt if a signal did.
     """
 
-    def __init__(self, arguments: argparse.Namespace, sink: EventSink) -> None:
+    def __init__(self, arguments: argparse.Namespace, sink: EventSink, door: Door) -> None:
+        self.run = uuid.uuid4().hex
         self.roster = Roster(arguments.num_clients, arguments.contact_timeout)
         super().__init__(client_manager=self.roster)
         self._arguments = arguments
         self._sink = sink
+        self._door = door
+        self._receipts = Receipts(arguments.run_dir)
+        self._refusals = Refusals()
         self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
         if arguments.task != "train":
@@ -100,6 +114,7 @@ class Federation(Server):
                 pool.submit(site.take_leave, reason)
             for proxy in others:
                 pool.submit(take_leave, proxy, self._all_taken if reason is None else reason)
+        self._receipts.keep(sites)
 
     def contacts(self) -> Mapping[str, Contact]:
         """Return which sites are connected."""
@@ -125,17 +140,12 @@ class Federation(Server):
         while (proxy := self.roster.next_newcomer()) is not None:
             greeting = threading.Thread(target=self._greet, args=(proxy,), name="fednnunet-greeting", daemon=True)
             greeting.start()
-            greeting.join(_GREETING_SECONDS)
+            greeting.join(_IN_ORDER_SECONDS)
 
     def _greet(self, proxy: ClientProxy) -> None:
         try:
-            ins = GetPropertiesIns({"ask": "hello", "body": "{}"})
-            answer = proxy.get_properties(ins, timeout=self._arguments.contact_timeout, group_id=None)
-        except Exception as error:
-            logger.warning("A node left while it was greeted (%s)", type(error).__name__)
-            return
-        try:
-            hello = Hello.from_json(str(answer.properties.get("body", "")))
+            seconds = min(_GREETING_SECONDS, self._arguments.contact_timeout)
+            hello, display_name = self._door.greet(proxy, self.run, seconds)
             known = self.roster.named(hello.site)
             with self._admitting:
                 self._check(hello)
@@ -143,11 +153,18 @@ class Federation(Server):
                 admitted = self.roster.admit(proxy, hello)
                 joined = len(self.roster.sites)
         except FednnUNetError as error:
-            logger.warning("Refused a node: %s", error)
+            self._refusals.warn(cleaned(str(error)))
             take_leave(proxy, str(error))
+            hang_up(proxy)
+            return
+        except Exception as error:  # whatever is not our own error comes out of the channel
+            self._refusals.warn(f"it left, or said nothing, while it was greeted ({type(error).__name__})")
+            hang_up(proxy)
             return
         if admitted and is_new:
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self.roster.places))
+            if self._door.is_guarded:
+                logger.info("Site %s has proven who it is: %s.", hello.site, display_name)
         elif admitted and known is not None and not known.is_restarted:
             logger.info("Site %s is connected again.", hello.site)
 
@@ -219,6 +236,7 @@ class Federation(Server):
             reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), stage.timeout)
             _raise_unless_tolerated(stage, failures)
             stage.aggregate_evaluate(number, reports, failures)
+            self._receipts.keep(self.roster.sites)
         stage.conclude()
 
 

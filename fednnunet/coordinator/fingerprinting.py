@@ -1,9 +1,10 @@
 """FFE, federated fingerprint extraction: one fingerprint and, where they are asked for, one set of plans."""
 
+import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from flwr.common import FitIns, FitRes, Parameters, Scalar, parameters_to_ndarrays
+from flwr.common import FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
@@ -138,8 +139,16 @@ def _name(proxy: ClientProxy) -> str:
 
 
 def _answer(site: str, parameters: Parameters) -> np.ndarray:
-    """Return the vector that a site has answered."""
-    arrays = parameters_to_ndarrays(parameters)
-    if len(arrays) != 1 or arrays[0].ndim != 1 or arrays[0].dtype != np.int64:
-        raise SiteFailure(site, "its answer is not one vector of int64")
-    return arrays[0]
+    """Return the vector that a site has answered; its length is checked before memory is taken for it."""
+    tensors = parameters.tensors
+    try:
+        file = io.BytesIO(tensors[0] if len(tensors) == 1 else b"")
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        rest = file.read()
+        if len(shape) != 1 or dtype != np.int64 or len(rest) != 8 * shape[0]:
+            raise ValueError
+    except ValueError:
+        raise SiteFailure(site, "its answer is not one vector of int64") from None
+    return np.frombuffer(rest, np.int64)

@@ -21,6 +21,8 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 OnProgress = Callable[[Mapping[str, WorkReport]], None]
 
 _PING_SECONDS = 5.0
+_MOST_STRANGERS = 64
+"""Connections, beside those of the sites, that there may be at a time; each one takes a thread and some memory."""
 
 
 class Roster(SimpleClientManager):
@@ -72,7 +74,7 @@ class Roster(SimpleClientManager):
     def register(self, client: ClientProxy) -> bool:
         """Take a node that has just connected (called by the channel)."""
         with self._changed:
-            if self._is_closed:
+            if self._is_closed or len(self.clients) >= self.places + _MOST_STRANGERS:
                 return False
             registered = super().register(client)
             self._newcomers.append(client)

@@ -87,6 +87,9 @@ class RoundRecord(Message):
     attempts: int = Field(default=1, ge=1)
     sites: dict[str, RoundReport]
     left_out: dict[str, str] = Field(default_factory=dict, description="sites that took no part, and why")
+    norms: dict[str, float] = Field(
+        default_factory=dict, description="root mean square of what each site's update would have changed"
+    )
 
 
 class FoldFolder:

@@ -1,6 +1,7 @@
 """One site, as the coordinator sees it: the same through all of its connections."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.message import Message
+from fednnunet.message import Message, cleaned
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ RETURN_WITHIN_SECONDS = 20.0
 """How long a question waits for a connection that broke to be replaced."""
 
 _FAREWELL_SECONDS = 10.0
+_LOG_ENTRY = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 
 
 class SiteLost(SiteFailure):
@@ -64,6 +66,9 @@ class Site(ClientProxy):
         self.properties["site"] = hello.site
         self.hello = hello
         self.last_contact = time.time()
+        self.last_entry: tuple[int, str] | None = None
+        """Number and SHA-256 of the last entry of the site's audit log, as it says."""
+        self._withholds = False
         self._contact_timeout = contact_timeout
         self._changed = threading.Condition()
         self._line = threading.Lock()  # a connection carries one question at a time
@@ -136,10 +141,10 @@ class Site(ClientProxy):
         if not self._line.acquire(blocking=not older_than):
             return True
         try:
-            proxy.get_properties(
+            reply = proxy.get_properties(
                 GetPropertiesIns({"ask": "ping", "body": "{}"}), timeout=self._contact_timeout, group_id=None
             )
-            self.last_contact = time.time()
+            self._heard(reply.properties)
         except Exception as error:
             self._lose(proxy, error)
             return False
@@ -244,7 +249,7 @@ class Site(ClientProxy):
         if proxy is None or not self._line.acquire(timeout=_FAREWELL_SECONDS):
             return
         try:
-            take_leave(proxy, error)
+            self._heard(take_leave(proxy, error))
         finally:
             self._line.release()
 
@@ -269,15 +274,27 @@ class Site(ClientProxy):
                 self._lose(proxy, error)
                 self._check_in_time(deadline, timeout)
                 continue
-            self.last_contact = time.time()
             answer = told(reply)
+            self._heard(answer)
             if "failure" in answer:
-                raise FednnUNetError(str(answer["failure"]))
+                raise FednnUNetError(cleaned(str(answer["failure"])))
             if "pending" not in answer:
                 return reply
             if progress is not None:
                 progress(WorkReport.from_json(str(answer["pending"])))
             self._check_in_time(deadline, timeout)
+
+    def _heard(self, answer: dict[str, Scalar]) -> None:
+        """Take note of an answer."""
+        self.last_contact = time.time()
+        entry = _LOG_ENTRY.fullmatch(str(answer.get("log", "")))
+        if entry is not None:
+            self.last_entry = int(entry[1]), entry[2]
+        if "withheld" in answer and not self._withholds:
+            self._withholds = True
+            logger.warning(
+                "Site %s withholds its metrics (rule %s of its policy).", self.name, cleaned(str(answer["withheld"]))
+            )
 
     def _check_in_time(self, deadline: float | None, timeout: float | None) -> None:
         if deadline is not None and time.monotonic() > deadline:
@@ -300,11 +317,13 @@ class Site(ClientProxy):
         self.disconnect(proxy.cid)
 
 
-def take_leave(proxy: ClientProxy, error: str | None) -> None:
-    """Tell a node why it is not needed, or not any more, and let it go."""
+def take_leave(proxy: ClientProxy, error: str | None) -> dict[str, Scalar]:
+    """Tell a node why it is not needed, or not any more, and let it go; return its last words."""
+    last_words: dict[str, Scalar] = {}
     try:
         config: dict[str, Scalar] = {"ask": "farewell", "body": Farewell(error=error).to_json()}
-        proxy.get_properties(GetPropertiesIns(config), timeout=_FAREWELL_SECONDS, group_id=None)
+        last_words = proxy.get_properties(GetPropertiesIns(config), _FAREWELL_SECONDS, group_id=None).properties
         proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
     except Exception as problem:  # it has gone, or is still at work and will see the connection end
         logger.debug("A node could not be told farewell: %s", problem)
+    return last_words

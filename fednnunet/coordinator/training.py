@@ -41,8 +41,10 @@ from fednnunet.report.events import (
     SharingAgreed,
     SiteShare,
     StageStarted,
+    UpdateOutOfLine,
 )
 from fednnunet.weights.layout import Layout
+from fednnunet.weights.norms import out_of_line
 from fednnunet.weights.sharing import Group, share
 
 logger = logging.getLogger(__name__)
@@ -203,6 +205,7 @@ class TrainingStage(Stage):
         self._description: RunDescription
         self._exchange: Exchange
         self._attendees: list[Site] = []
+        self._norms: dict[str, float] = {}
         self._attempts = 0
         self._round_started = 0.0
         self._saving: Background[None] | None = None
@@ -255,13 +258,14 @@ class TrainingStage(Stage):
         present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
         while len(present) >= self._recovery.min_clients:
             try:
-                self._exchange.gather(present, server_round, self._description.sites)
+                self._norms = self._exchange.gather(present, server_round, self._description.sites)
             except SiteFailure as failure:
                 self._attendance.leave_out([failure], server_round)
                 present = [site for site in present if site.name != failure.site]
                 continue
             self._attendees, lost = self._exchange.spread(present, server_round)
             self._attendance.leave_out(lost, server_round)
+            self._tell_out_of_line(server_round)
             self._completed = server_round
             break
         return NOTHING, {}
@@ -300,7 +304,14 @@ class TrainingStage(Stage):
         seconds = time.monotonic() - self._round_started
         left_out = {name: why for name, why in self._attendance.take_left_out().items() if name not in reports}
         self._folder.append(
-            RoundRecord(round=server_round, seconds=seconds, attempts=self._attempts, sites=reports, left_out=left_out)
+            RoundRecord(
+                round=server_round,
+                seconds=seconds,
+                attempts=self._attempts,
+                sites=reports,
+                left_out=left_out,
+                norms=self._norms,
+            )
         )
         self._attempts = 0
         self._sink.emit(
@@ -323,6 +334,15 @@ class TrainingStage(Stage):
     @property
     def _schedule(self) -> Schedule:
         return self._description.schedule
+
+    def _tell_out_of_line(self, number: int) -> None:
+        """Warn of updates that are much larger than the others of the round."""
+        for site, ratio in out_of_line(self._norms).items():
+            event = UpdateOutOfLine(site=site, round=number, ratio=ratio if math.isfinite(ratio) else None)
+            logger.warning(
+                "The update of site %s in round %d %s: look at its training log.", site, number, event.finding
+            )
+            self._sink.emit(event)
 
     def _config(self, what: str, number: int) -> dict[str, Scalar]:
         """Return the body of a question about a round, which stays the same when it is asked again."""

@@ -12,9 +12,6 @@ from fednnunet.fingerprint.moments import Moments
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.fingerprint.sampling import generator, sample_counts
 
-_MOST_PREFIXES = 8
-"""Order statistics of one quantity that the protocol follows: smallest, largest, and two for each of 3 percentiles."""
-
 
 @dataclass(frozen=True, eq=False)
 class CaseMeasurement:
@@ -135,10 +132,12 @@ class SiteMeasurement:
     def answer(self, question: MomentsQuestion | DigitsQuestion) -> np.ndarray:
         """Return the answer to a question of the coordinator: int64, one dimension.
 
+        Whether the protocol asks it now, `QuestionsDue` tells.
+
         Raises
         ------
         FednnUNetError
-            If the question is not one that the protocol asks.
+            If the question has no answer.
         """
         if isinstance(question, MomentsQuestion):
             return np.concatenate([Moments.of(samples).to_vector() for samples in self.samples])
@@ -150,7 +149,6 @@ class SiteMeasurement:
         is_due = (
             follow.bits % DIGIT_BITS == 0
             and follow.bits < length
-            and len(prefixes) <= _MOST_PREFIXES
             and all(0 <= prefix < 1 << follow.bits for prefix in prefixes)
         )
         if not is_due:

@@ -18,7 +18,7 @@ from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.moments import VECTOR_LENGTH, Moments
 from fednnunet.fingerprint.pseudo_cases import PSEUDO_CASES, Axis, pseudo_cases
 from fednnunet.fingerprint.quantiles import interpolate, ranks
-from fednnunet.fingerprint.questions import DigitsQuestion, MomentsQuestion, Quantity, QuantityName
+from fednnunet.fingerprint.questions import DigitsQuestion, MomentsQuestion, Quantity
 from fednnunet.fingerprint.selection import OrderStatistics, Wanted, select
 
 Protocol = Generator[MomentsQuestion | DigitsQuestion, np.ndarray, Fingerprint]
@@ -28,8 +28,15 @@ TargetSpacing = Callable[[Fingerprint], np.ndarray]
 AXES = range(3)
 _INTENSITY_PERCENTILES = (0.5, 50.0, 99.5)
 _LOW_PERCENTILE = 10.0
-_GEOMETRY: tuple[QuantityName, ...] = ("spacing", "shape")
-_RELATIVE_SIZE = Quantity("relative_size", 0)
+MOST_INTENSITY_RANKS = 2 + 2 * len(_INTENSITY_PERCENTILES)
+"""Order statistics of a channel that are looked for: smallest, largest, and two for each percentile."""
+
+SPACINGS = tuple(Quantity("spacing", axis) for axis in AXES)
+SHAPES = tuple(Quantity("shape", axis) for axis in AXES)
+RESAMPLED_SHAPES = tuple(Quantity("resampled_shape", axis) for axis in AXES)
+RELATIVE_SIZE = Quantity("relative_size", 0)
+GEOMETRY = (*SPACINGS, *SHAPES, RELATIVE_SIZE)
+"""Of which the exact fingerprint has medians."""
 
 
 def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: TargetSpacing) -> Protocol:
@@ -55,11 +62,8 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
         If no site has foreground, or answers contradict each other.
     """
     moments = yield from _moments(channels)
-    middle = _middle_ranks(cases)
-    geometry = [*(Quantity(name, axis) for name in _GEOMETRY for axis in AXES), _RELATIVE_SIZE]
-    found = yield from select(
-        {**_wanted_intensities(moments), **{quantity: Wanted(cases, middle) for quantity in geometry}}
-    )
+    middle = Wanted(cases, middle_ranks(cases))
+    found = yield from select({**_wanted_intensities(moments), **dict.fromkeys(GEOMETRY, middle)})
     intensities = _intensities(found, moments, cases * samples)
     relative_size = _relative_size(found)
 
@@ -68,25 +72,22 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
         x, y, z = target_spacing(_medians_only(found, low_spacings, intensities, relative_size)).tolist()
         return (x, y, z)
 
-    low_spacings = [_middle(found[Quantity("spacing", axis)])[0] for axis in AXES]
+    low_spacings = [_middle(found[spacing])[0] for spacing in SPACINGS]
     shrunk = choice([0.9 * spacing for spacing in low_spacings])
     looked_at = [axis for axis in AXES if shrunk[axis] != choice(low_spacings)[axis]]
     if looked_at:
-        lower = frozenset(ranks(cases, _LOW_PERCENTILE))
-        low = yield from select({Quantity("spacing", axis): Wanted(cases, lower) for axis in looked_at})
+        lower = Wanted(cases, low_ranks(cases))
+        low = yield from select({SPACINGS[axis]: lower for axis in looked_at})
         for axis in looked_at:
-            by_rank = low[Quantity("spacing", axis)]
-            low_spacings[axis] = interpolate(cases, _LOW_PERCENTILE, by_rank, "float64")
+            low_spacings[axis] = interpolate(cases, _LOW_PERCENTILE, low[SPACINGS[axis]], "float64")
     target = choice(low_spacings)
-    resampled = yield from select(
-        {Quantity("resampled_shape", axis): Wanted(cases, middle) for axis in AXES}, target_spacing=target
-    )
+    resampled = yield from select(dict.fromkeys(RESAMPLED_SHAPES, middle), target_spacing=target)
     axes = [
         pseudo_cases(
             Axis(
-                spacings=_middle(found[Quantity("spacing", axis)]),
-                shapes=_middle_voxels(found[Quantity("shape", axis)]),
-                resampled=_middle_voxels(resampled[Quantity("resampled_shape", axis)]),
+                spacings=_middle(found[SPACINGS[axis]]),
+                shapes=_middle_voxels(found[SHAPES[axis]]),
+                resampled=_middle_voxels(resampled[RESAMPLED_SHAPES[axis]]),
                 low_spacing=low_spacings[axis],
                 target=target[axis],
             )
@@ -118,7 +119,7 @@ def shared_cases_fingerprint(spacings: np.ndarray, shapes: np.ndarray, channels:
     """
     cases = len(spacings)
     moments = yield from _moments(channels)
-    found = yield from select({**_wanted_intensities(moments), _RELATIVE_SIZE: Wanted(cases, _middle_ranks(cases))})
+    found = yield from select({**_wanted_intensities(moments), RELATIVE_SIZE: Wanted(cases, middle_ranks(cases))})
     return Fingerprint(spacings, shapes, _intensities(found, moments, cases * samples), _relative_size(found))
 
 
@@ -161,30 +162,45 @@ def sum_of_answers(answers: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
+def intensity_of_channels(channels: int) -> list[Quantity]:
+    """Return the intensity of each channel."""
+    return [Quantity("intensity", channel) for channel in range(channels)]
+
+
+def middle_ranks(cases: int) -> frozenset[int]:
+    """Return the ranks between which the median lies: two, or one if the number of cases is odd."""
+    return frozenset({(cases - 1) // 2, cases // 2})
+
+
+def low_ranks(cases: int) -> frozenset[int]:
+    """Return the ranks between which the 10th percentile lies."""
+    return frozenset(ranks(cases, _LOW_PERCENTILE))
+
+
 def _moments(channels: int) -> Generator[MomentsQuestion, np.ndarray, list[Moments]]:
     vector = yield MomentsQuestion()
     if vector.shape != (channels * VECTOR_LENGTH,):
         raise FednnUNetError(f"The sites do not answer for {channels} channels: see that all images have them.")
     moments = [Moments.from_vector(part) for part in vector.reshape(channels, VECTOR_LENGTH)]
-    if any(of_channel.number == 0 for of_channel in moments):
+    if any(of_channel.number < 1 for of_channel in moments):
         raise FednnUNetError("No site has any foreground voxel: check labelsTr at the sites.")
     return moments
 
 
 def _wanted_intensities(moments: Sequence[Moments]) -> dict[Quantity, Wanted]:
     wanted = {}
-    for channel, of_channel in enumerate(moments):
+    for quantity, of_channel in zip(intensity_of_channels(len(moments)), moments, strict=True):
         extremes = {0, of_channel.number - 1}
         inner = {rank for percentile in _INTENSITY_PERCENTILES for rank in ranks(of_channel.number, percentile)}
-        wanted[Quantity("intensity", channel)] = Wanted(of_channel.number, frozenset(extremes | inner))
+        wanted[quantity] = Wanted(of_channel.number, frozenset(extremes | inner))
     return wanted
 
 
 def _intensities(found: OrderStatistics, moments: Sequence[Moments], number_if_all_have_foreground: int) -> np.ndarray:
     """Return `Fingerprint.intensities`."""
     rows = []
-    for channel, of_channel in enumerate(moments):
-        by_rank, number = found[Quantity("intensity", channel)], of_channel.number
+    for quantity, of_channel in zip(intensity_of_channels(len(moments)), moments, strict=True):
+        by_rank, number = found[quantity], of_channel.number
         # nnU-Net concatenates float32 arrays, but for a case without foreground an empty float64 one
         dtype = "float32" if number == number_if_all_have_foreground else "float64"
         low, median, high = (interpolate(number, percentile, by_rank, dtype) for percentile in _INTENSITY_PERCENTILES)
@@ -194,7 +210,7 @@ def _intensities(found: OrderStatistics, moments: Sequence[Moments], number_if_a
 
 
 def _relative_size(found: OrderStatistics) -> float:
-    return float(np.median(_middle(found[_RELATIVE_SIZE])))
+    return float(np.median(_middle(found[RELATIVE_SIZE])))
 
 
 def _medians_only(
@@ -204,20 +220,15 @@ def _medians_only(
     spacings, shapes = np.empty((PSEUDO_CASES, 3)), np.empty((PSEUDO_CASES, 3), np.int64)
     half = PSEUDO_CASES // 2
     for axis in AXES:
-        middle = _middle(found[Quantity("spacing", axis)])
+        middle = _middle(found[SPACINGS[axis]])
         spacings[:, axis] = [low_spacings[axis]] * (half - 1) + [*middle] + [middle[1]] * (half - 1)
-        lower, upper = _middle_voxels(found[Quantity("shape", axis)])
+        lower, upper = _middle_voxels(found[SHAPES[axis]])
         shapes[:, axis] = [lower] * half + [upper] * half
     return Fingerprint(spacings, shapes, intensities, relative_size)
 
 
-def _middle_ranks(number: int) -> frozenset[int]:
-    """Return the ranks between which the median lies: two, or one if the number is odd."""
-    return frozenset({(number - 1) // 2, number // 2})
-
-
 def _middle(by_rank: dict[int, np.ndarray]) -> tuple[float, float]:
-    """Return the numbers at the `_middle_ranks`: two, equal if there is one rank only."""
+    """Return the numbers at the `middle_ranks`: two, equal if there is one rank only."""
     values = [float(by_rank[rank]) for rank in sorted(by_rank)]
     return values[0], values[-1]
 

@@ -11,6 +11,9 @@ from fednnunet.message import Message
 
 QuantityName = Literal["intensity", "spacing", "shape", "relative_size", "resampled_shape"]
 
+MOST_CHANNELS = 1000
+"""More than any image has."""
+
 DTYPE_OF: dict[QuantityName, str] = {
     "intensity": "float32",
     "spacing": "float64",
@@ -21,11 +24,15 @@ DTYPE_OF: dict[QuantityName, str] = {
 """In which dtype nnU-Net holds a quantity, or one that has the same order."""
 
 
+Spacing = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+"""Millimetres."""
+
+
 class Quantity(NamedTuple):
     """One number per sampled voxel (``intensity``) or per case (all others)."""
 
     name: QuantityName
-    component: int
+    component: Annotated[int, Field(ge=0, lt=MOST_CHANNELS)]
     """Channel of an intensity, axis of a spacing or shape, 0 for the relative size."""
 
 
@@ -42,8 +49,8 @@ class Follow(Message):
     """Asks how many numbers of a quantity have keys that begin with each of these prefixes, by their next digit."""
 
     quantity: Quantity
-    bits: int = Field(ge=0)
-    prefixes: list[int] = Field(min_length=1)
+    bits: int = Field(ge=0, le=64)
+    prefixes: list[Annotated[int, Field(ge=0, lt=1 << 64)]] = Field(min_length=1, max_length=8)
 
 
 class DigitsQuestion(Message):
@@ -55,8 +62,8 @@ class DigitsQuestion(Message):
     """
 
     kind: Literal["digits"] = "digits"
-    follow: list[Follow] = Field(min_length=1)
-    target_spacing: tuple[float, float, float] | None = None
+    follow: list[Follow] = Field(min_length=1, max_length=2 * MOST_CHANNELS)
+    target_spacing: tuple[Spacing, Spacing, Spacing] | None = None
 
 
 Question = Annotated[MomentsQuestion | DigitsQuestion, Field(discriminator="kind")]

@@ -27,6 +27,11 @@ OrderStatistics = dict[Quantity, dict[int, np.ndarray]]
 """Of each quantity, the numbers (0-dimensional, of the quantity's dtype) by their rank."""
 
 
+def key_length(quantity: Quantity) -> int:
+    """Return the number of bits that are known of a quantity's order statistics once they are found."""
+    return key_bits(DTYPE_OF[quantity.name])
+
+
 def select(
     wanted: Mapping[Quantity, Wanted], target_spacing: tuple[float, float, float] | None = None
 ) -> Generator[DigitsQuestion, np.ndarray, OrderStatistics]:
@@ -63,7 +68,7 @@ class _Search:
 
     @property
     def is_done(self) -> bool:
-        return self._bits == key_bits(DTYPE_OF[self._quantity.name])
+        return self._bits == key_length(self._quantity)
 
     def follow(self) -> Follow:
         return Follow(quantity=self._quantity, bits=self._bits, prefixes=self._prefixes())

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fednnunet.channel.address import check_can_listen, find_free_port, join_address
+from fednnunet.channel.address import check_can_listen, find_free_port, is_loopback, join_address
 from fednnunet.cli.arguments import client_flags, server_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
@@ -237,6 +237,11 @@ def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str])
 
 
 def _port(arguments: argparse.Namespace) -> int:
+    if not is_loopback(arguments.host):
+        raise FednnUNetError(
+            f"Other machines can reach {arguments.host}, but this federation is on one machine: leave --host out, or "
+            "start coordinator and nodes by themselves."
+        )
     check_can_listen(arguments.host, arguments.port or 0)  # with port 0, it is the host that is checked
     return int(arguments.port or find_free_port(arguments.host))
 

@@ -144,7 +144,7 @@ def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
         raise FednnUNetError(
             f"-overwrite_target_spacing takes three numbers in mm, not {' '.join(spacing)}."
         ) from error
-    return PlannerOptions(
+    return PlannerOptions.of(
         planner=arguments.pl,
         gpu_memory_target=arguments.gpu_memory_target,
         preprocessor=arguments.preprocessor_name,
@@ -164,7 +164,7 @@ def _hello(
             f"The dataset.json of site {dataset.name} numbers its channels {', '.join(channels)}: "
             'name them "0", "1" and so on, in this order.'
         )
-    return Hello(
+    return Hello.of(
         site=arguments.site or dataset.name,
         instance=uuid.uuid4().hex,
         task=arguments.task,

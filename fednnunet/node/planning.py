@@ -6,7 +6,8 @@ does without.
 
 import argparse
 import shutil
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from flwr.common import NDArrays
@@ -15,6 +16,7 @@ from fednnunet.background import Tracker
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
+    FingerprintMode,
     Hello,
     Installed,
     Measure,
@@ -26,8 +28,9 @@ from fednnunet.channel.messages import (
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
+from fednnunet.fingerprint.due import Due, QuestionsDue, exact_questions, shared_cases_questions
 from fednnunet.fingerprint.measurement import SiteMeasurement
-from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.fingerprint.plans import check_fingerprint, check_plans, plans_digest
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
@@ -46,13 +49,25 @@ from fednnunet.node.site_client import SiteClient
 
 FINGERPRINT = "dataset_fingerprint.json"
 
+_QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {
+    "exact": exact_questions,
+    "shared-cases": shared_cases_questions,
+}
+
+
+class _Fingerprinting(NamedTuple):
+    """What the site has measured, and what may be asked about it."""
+
+    measurement: SiteMeasurement
+    due: QuestionsDue
+
 
 class PlanningClient(SiteClient):
     """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
         super().__init__(arguments, dataset, hello)
-        self._measurement: SiteMeasurement | None = None
+        self._fingerprinting: _Fingerprinting | None = None
         self.answer("measure", self._measure)
         self.answer("cases", self._share_cases)
         self.answer("install", self._install)
@@ -60,37 +75,54 @@ class PlanningClient(SiteClient):
 
     def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
         """Return the vector that answers a question about the measurement."""
-        return [self._measured.answer(Query.from_json(body).question)], 1
+        question = Query.from_json(body).question
+        self._measured.due.admit(question)
+        return [self._measured.measurement.answer(question)], 1
 
     @property
-    def _measured(self) -> SiteMeasurement:
-        if self._measurement is None:
+    def _measured(self) -> _Fingerprinting:
+        if self._fingerprinting is None:
             raise FednnUNetError("the coordinator asks about cases that it has not let the node measure")
-        return self._measurement
+        return self._fingerprinting
 
     def _measure(self, body: str, tracker: Tracker) -> Measured:
-        samples = samples_per_case(Measure.from_json(body).cases)
-        self._measurement = measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+        cases, mode = Measure.from_json(body).cases, self.hello.fingerprint
+        if mode is None:
+            raise FednnUNetError("the coordinator asks for a common fingerprint, but this site plans alone")
+        if self._fingerprinting is not None and self._fingerprinting.due.has_begun:
+            raise FednnUNetError(
+                "the coordinator begins anew, which would let it ask more than one fingerprint takes: "
+                "start the node again for another fingerprint"
+            )
+        if cases < self.hello.cases:
+            raise FednnUNetError(
+                f"the coordinator says that the federation has {cases} cases, but this site alone has "
+                f"{self.hello.cases}: see that you trust who runs it"
+            )
+        measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), tracker)
+        questions = _QUESTIONS[mode](cases, len(self.hello.channels))
+        self._fingerprinting = _Fingerprinting(measurement, QuestionsDue(questions))
         return Measured(is_two_dimensional=measurement.is_two_dimensional)
 
     def _share_cases(self, body: str, tracker: Tracker) -> SharedCases:
         if self.hello.fingerprint != "shared-cases":
             raise FednnUNetError("the coordinator asks for spacing and shape of each case, which is not shared here")
-        return SharedCases(spacings=self._measured.spacings.tolist(), shapes=self._measured.shapes.tolist())
+        measurement = self._measured.measurement
+        return SharedCases(spacings=measurement.spacings.tolist(), shapes=measurement.shapes.tolist())
 
     def _install(self, body: str, tracker: Tracker) -> Installed:
         common = CommonPlans.from_json(body)
+        check_common(common, self.hello)
         write_json(common.fingerprint, self.dataset.preprocessed / FINGERPRINT)
         if common.plans is None or common.record is None:
             return Installed()
-        digest = plans_digest(common.plans)
-        if digest != common.record.plans_digest:
-            raise FednnUNetError("the common plans did not arrive as they were sent: start the task again")
         install_plans(common.plans, self.dataset)
         return self._preprocess(str(common.plans["plans_name"]), common.record, tracker)
 
     def _plan_alone(self, body: str, tracker: Tracker) -> Installed:
         federation = PlanAlone.from_json(body)
+        if self.hello.method != "AsymFedAvg":
+            raise FednnUNetError("the coordinator wants this site to plan for itself, which was started without --asym")
         samples = samples_per_case(self.hello.cases)
         if self.arguments.fpe == EXTRACTOR:
             measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
@@ -202,6 +234,26 @@ def plan_alone(hello: Hello, dataset: SiteDataset) -> str:
             "check spacings and shapes of its images"
         ) from error
     return str(name)
+
+
+def check_common(common: CommonPlans, hello: Hello) -> None:
+    """Refuse a fingerprint and plans that the site was not started for, or with which nnU-Net could do harm.
+
+    Raises
+    ------
+    FednnUNetError
+        Says what is wrong; nothing has been written.
+    """
+    if hello.method != "FFE":
+        raise FednnUNetError("the coordinator sends a common fingerprint, but this site plans alone: give --asym to it")
+    check_fingerprint(common.fingerprint)
+    if common.plans is None or common.record is None:
+        return
+    if hello.planner is None:
+        raise FednnUNetError("the coordinator sends plans, but this site was started for the fingerprint only")
+    check_plans(common.plans, hello.planner.plans_name, {hello.planner.preprocessor})
+    if plans_digest(common.plans) != common.record.plans_digest:
+        raise FednnUNetError("the common plans did not arrive as they were sent: start the task again")
 
 
 def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:

@@ -11,6 +11,7 @@ from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
 from fednnunet.background import Replies, StillWorking, Tracker
+from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message
@@ -72,12 +73,17 @@ class SiteClient(NumPyClient):
         """Return the answer to a question that must not disturb what is going on, ``None`` if it may."""
         return None
 
+    def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
+        """Say who this is, and prove it if there is a key: ``{"body": JSON, "data": PROOF}``."""
+        introduction = self.hello.to_json()
+        identity = self.arguments.identity
+        proof = {} if identity is None else {"data": identity.prove(challenge, certificate, introduction)}
+        return {"body": introduction, **proof}
+
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         """Answer a question of the coordinator (Flower's entry point)."""
         kind, body, data = str(config.get("ask")), str(config.get("body", "{}")), config.get("data", b"")
-        if kind == "hello":  # these three at once, whatever else is going on
-            return {"body": self.hello.to_json()}
-        if kind == "ping":
+        if kind == "ping":  # these two at once, whatever else is going on
             return {"body": "{}"}
         if kind == "farewell":
             return self._take_leave(body)

@@ -9,6 +9,8 @@ from pydantic import Field, TypeAdapter
 from fednnunet.channel.messages import RoundReport, ValidationReport, WorkReport
 from fednnunet.message import Message
 
+_MANY = 10_000
+
 
 class SiteJoined(Message):
     """A site was admitted."""
@@ -97,6 +99,26 @@ class SiteTakenIn(Message):
     round: int
 
 
+class UpdateOutOfLine(Message):
+    """A site's update is many times as large as is usual among the others.
+
+    `ratio` is ``None`` where the update changes the model while those of most others do not.
+    """
+
+    event: Literal["update_out_of_line"] = "update_out_of_line"
+    site: str
+    round: int
+    ratio: float | None
+
+    @property
+    def finding(self) -> str:
+        """What is said of the update."""
+        if self.ratio is None:
+            return "changes the model, those of most others do not"
+        times = f"{self.ratio:.0f}" if self.ratio < _MANY else f"{self.ratio:.0e}"
+        return f"is {times} times as large as is usual among the others"
+
+
 class SitesAwaited(Message):
     """Nothing goes on until some of these sites are there; none are named when the wait is over."""
 
@@ -139,6 +161,7 @@ Event = (
     | SharingAgreed
     | SiteLeftOut
     | SiteTakenIn
+    | UpdateOutOfLine
     | SitesAwaited
     | RoundCompleted
     | FoldValidated

@@ -28,6 +28,7 @@ from fednnunet.report.events import (
     SitesAwaited,
     SiteTakenIn,
     StageStarted,
+    UpdateOutOfLine,
     WorkProgressed,
 )
 
@@ -143,6 +144,8 @@ class PlainProgress:
                 self._line(f"{where} · without site {event.site}: {event.reason}")
             case SiteTakenIn():
                 self._line(f"site {event.site} takes part again, from round {event.round + 1}")
+            case UpdateOutOfLine():
+                self._line(f"round {event.round} · the update of site {event.site} {event.finding}")
             case SitesAwaited():
                 if event.sites:
                     self._line(_awaited(event))
@@ -257,7 +260,7 @@ class _View:
                 pass  # told by the lines above the region
             case SitesAwaited():
                 self._awaited = _awaited(event) if event.sites else None
-            case SiteLeftOut() | SiteTakenIn():
+            case SiteLeftOut() | SiteTakenIn() | UpdateOutOfLine():
                 pass
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None

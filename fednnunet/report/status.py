@@ -22,6 +22,7 @@ from fednnunet.report.events import (
     SitesAwaited,
     SiteTakenIn,
     StageStarted,
+    UpdateOutOfLine,
 )
 from fednnunet.report.progress import RoundTimes, duration, number, printable
 
@@ -31,6 +32,8 @@ _WRITE_SECONDS = 5.0
 _SILENT_SECONDS = 30.0
 _KEPT_FAILURES = 100
 _SHOWN_FAILURES = 8
+_KEPT_OUT_OF_LINE = 100
+_SHOWN_OUT_OF_LINE = 4
 
 
 class Contact(Message):
@@ -61,6 +64,10 @@ class Status(Message):
     awaited: list[str] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list, description="the last ones, oldest first")
     number_of_failures: int = 0
+    out_of_line: list[UpdateOutOfLine] = Field(
+        default_factory=list, description="the last updates that were far out of line with the others, oldest first"
+    )
+    number_out_of_line: int = 0
     ended: str | None = Field(default=None, description="how the coordinator ended")
     updated: float = 0.0
 
@@ -122,6 +129,11 @@ class StatusFile:
                 return {
                     "failures": [*self._status.failures, failure][-_KEPT_FAILURES:],
                     "number_of_failures": self._status.number_of_failures + 1,
+                }
+            case UpdateOutOfLine():
+                return {
+                    "out_of_line": [*self._status.out_of_line, event][-_KEPT_OUT_OF_LINE:],
+                    "number_out_of_line": self._status.number_out_of_line + 1,
                 }
             case SitesAwaited():
                 return {"awaited": event.sites}
@@ -203,4 +215,8 @@ def status_screen(status: Status, now: float) -> RenderableType:
     for failure in status.failures[-_SHOWN_FAILURES:]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))
         lines.append(printable(f"  {when} · round {failure.round} · {failure.site}: {failure.reason}"))
+    if status.number_out_of_line:
+        lines.append(Text(f"Updates far out of line with the others so far: {status.number_out_of_line}"))
+    for event in status.out_of_line[-_SHOWN_OUT_OF_LINE:]:
+        lines.append(printable(f"  round {event.round} · {event.site}: its update {event.finding}"))
     return Group(*lines)

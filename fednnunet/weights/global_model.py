@@ -6,16 +6,17 @@ import numpy as np
 
 from fednnunet.weights.aggregation import Aggregation
 from fednnunet.weights.encoding import Encoding, Sender, rounding
+from fednnunet.weights.norms import squared_norm
 from fednnunet.weights.server_optimizers import ServerOptimizer
 
-_BYTES_IN_FLIGHT = 32 << 20
+_BYTES_IN_FLIGHT = 24 << 20
 _LARGEST_SLICE = 1 << 20
 
 
 def slices(size: int, sites: int) -> Iterator[slice]:
     """Yield the slices in which a model of `size` elements travels.
 
-    Those of all sites together take no more than 32 MiB in float32, whatever their number, and one 4 MiB at most.
+    Those of all sites together take no more than 24 MiB in float32, whatever their number, and one 4 MiB at most.
     """
     length = max(1, min(_LARGEST_SLICE, _BYTES_IN_FLIGHT // (4 * sites)))
     for start in range(0, size, length):
@@ -90,6 +91,10 @@ class GlobalModel:
             Of each site.
         """
         self._gathered[part] = self._aggregation(updates, weights)
+
+    def squared_change(self, part: slice, update: np.ndarray) -> float:
+        """Return the squared L2 norm of what a part of one site's update, as `decode` gives it, would change."""
+        return squared_norm(update, self.weights[part] if self._encoding.is_exact else None)
 
     def advance(self, part: slice, round_number: int) -> bytes:
         """Make a part of what was gathered that part of the next global model.

@@ -2,23 +2,42 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from fednnunet.message import printable_line
 
 MOST_ELEMENTS = 1 << 34
 """More than any network has; who claims more is not believed."""
 
+_MOST_AXES = 16
+
+
+def _check_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise PydanticCustomError("size", "Input should not have that many elements")
+    return shape
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One distinct floating-point tensor of a model."""
+    """One distinct floating-point tensor of a model.
 
-    name: str
-    shape: tuple[Annotated[int, Field(ge=0, le=MOST_ELEMENTS)], ...]
-    dtype: str
+    Whatever is received has the bounds that stand here, which are those of any network.
+    """
+
+    name: Annotated[str, Field(max_length=500), AfterValidator(printable_line)]
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=MOST_ELEMENTS)], ...],
+        Field(max_length=_MOST_AXES),
+        AfterValidator(_check_size),
+    ]
+    dtype: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
 
     @property
     def size(self) -> int:

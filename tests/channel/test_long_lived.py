@@ -13,7 +13,10 @@ from flwr.server.history import History
 from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed
 
 from fednnunet.channel.address import find_free_port, join_address
-from fednnunet.channel.long_lived import join, serve
+from fednnunet.channel.identity import Challenge
+from fednnunet.channel.long_lived.joining import join
+from fednnunet.channel.long_lived.serving import serve
+from fednnunet.channel.tls import Endpoint
 from fednnunet.errors import FednnUNetError
 
 HOST = "127.0.0.1"
@@ -61,6 +64,9 @@ class _Node:
     def has_left(self) -> bool:
         return "farewell" in self.heard
 
+    def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
+        raise NotImplementedError
+
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         self.heard.append(str(config["ask"]))
         return {}
@@ -74,7 +80,7 @@ class _Node:
 
 def _join(port: int, contact_timeout: float) -> tuple[_Node, threading.Thread]:
     node = _Node()
-    words = (join_address(HOST, port), node, None, contact_timeout)
+    words = (Endpoint(HOST, port), node, None, contact_timeout)
     thread = threading.Thread(target=join, args=words, daemon=True)
     thread.start()
     return node, thread
@@ -101,4 +107,4 @@ def test_a_node_serves_the_coordinator_that_takes_the_place_of_one_that_has_gone
 
 def test_a_node_gives_up_when_no_coordinator_comes_for_as_long_as_it_may_retry() -> None:
     with pytest.raises(FednnUNetError, match=r"No coordinator could be reached.*--retry_for"):
-        join(join_address(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)
+        join(Endpoint(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)

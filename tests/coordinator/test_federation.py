@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flwr.common import DisconnectRes, FitIns, FitRes, ReconnectIns, Scalar, ndarrays_to_parameters
 
+from fednnunet.channel.door import Door
+from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, Query
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
@@ -96,7 +98,7 @@ def _run(num_clients: int, *nodes: Site) -> tuple[Federation, list[Event]]:
     """Let `nodes` connect in order, and run the federation to its end."""
     events = _Events()
     arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)])
-    federation = Federation(arguments, events)
+    federation = Federation(arguments, events, Door(None, NO_CERTIFICATE))
     for node in nodes:
         _connect(node, federation)
     federation.fit(0, None)
@@ -190,7 +192,9 @@ def test_a_connection_that_broke_for_good_is_a_failure_of_that_site(monkeypatch:
 
 def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
     events = _Events()
-    federation = Federation(parse_server(["extract_fingerprint", "--num_clients", "2"]), events)
+    federation = Federation(
+        parse_server(["extract_fingerprint", "--num_clients", "2"]), events, Door(None, NO_CERTIFICATE)
+    )
     roster = federation.client_manager()
     gone, back, other = Site("A"), Site("A"), Site("B")
     for node in (gone, back, other):

@@ -231,6 +231,18 @@ def test_the_history_holds_what_happened_in_each_round(folder: FoldFolder) -> No
     assert folder.history() == records
 
 
+def test_a_round_keeps_the_norms_of_its_updates_and_one_from_before_there_were_any_can_be_read(
+    folder: FoldFolder,
+) -> None:
+    new = _record(2, norms={"A": 0.0, "B": 1e-9, "C": 6.8e38})
+    folder.append(_record(1))
+    folder.append(new)
+    path = folder.path / HISTORY
+    assert path.read_text().count(',"norms":{}') == 1
+    path.write_text(path.read_text().replace(',"norms":{}', ""))
+    assert folder.history() == [_record(1), new]
+
+
 @pytest.mark.parametrize("odd", ["\x0b", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_no_reason_that_a_site_gives_ends_the_history(folder: FoldFolder, odd: str) -> None:
     records = [_record(1, left_out={"B": f"disk{odd}full"}), _record(2)]

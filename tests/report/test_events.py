@@ -1,4 +1,4 @@
-from fednnunet.report.events import EventFile, EventReader, Finished, StageStarted
+from fednnunet.report.events import EventFile, EventReader, Finished, StageStarted, UpdateOutOfLine
 
 
 def test_reader_of_a_file_that_does_not_exist_yet_waits_for_it(tmp_path):
@@ -23,3 +23,11 @@ def test_reader_leaves_a_line_that_is_not_complete_for_the_next_call(tmp_path):
         file.write(text[len(stage.to_json()) + 10 :])
         file.flush()
         assert list(reader.new_events()) == [Finished(seconds=2.0)]
+
+
+def test_an_update_out_of_line_is_read_as_it_was_written_with_and_without_a_number(tmp_path):
+    path = tmp_path / "events.jsonl"
+    events = [UpdateOutOfLine(site="A", round=3, ratio=ratio) for ratio in (12.5, 1e300, None)]
+    for event in events:
+        EventFile(path).emit(event)
+    assert list(EventReader(path).new_events()) == events

@@ -15,6 +15,7 @@ from fednnunet.report.events import (
     SiteJoined,
     SiteProgress,
     StageStarted,
+    UpdateOutOfLine,
     WorkProgressed,
 )
 from fednnunet.report.progress import (
@@ -108,6 +109,26 @@ def test_plain_round_shows_dashes_and_no_eta_at_the_end():
         "round 10/10 · 5.0 s · loss –, val – · pseudo Dice A – (a –, b –)",
         "finished after 0:01:15",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "what"),
+    [
+        (12.3, "is 12 times as large as is usual among the others"),
+        (1e32, "is 1e+32 times as large as is usual among the others"),
+        (None, "changes the model, those of most others do not"),
+    ],
+)
+def test_an_update_that_is_out_of_line_is_one_line_in_either_display(ratio, what):
+    event = UpdateOutOfLine(site="[b]A", round=3, ratio=ratio)
+    line = f"round 3 · the update of site [b]A {what}"
+    console = plain_console(width=40)
+    PlainProgress(console).emit(event)
+    assert written(console).splitlines() == [line]
+    console = live_console(no_color=True)
+    with LiveProgress(console) as progress:
+        progress.emit(event)
+    assert line in written(console)
 
 
 def test_a_new_stage_forgets_how_long_the_rounds_of_the_last_one_took():

@@ -25,6 +25,7 @@ from fednnunet.report.events import (
     SitesAwaited,
     SiteTakenIn,
     StageStarted,
+    UpdateOutOfLine,
 )
 from fednnunet.report.progress import MISSING
 from fednnunet.report.status import Contact, Failure, Status, StatusFile, read_status, status_screen
@@ -273,3 +274,25 @@ def test_what_a_site_says_cannot_steer_the_terminal() -> None:
     assert lines[1] == "Waiting for B?[1m"
     assert _rows(lines)[0][0] == "[b]A?"
     assert lines[-1].endswith("round 1 · [red]A: gone?[2J?for good")
+
+
+def test_updates_that_are_out_of_line_are_counted_and_the_last_hundred_kept(
+    status_file: StatusFile, tmp_path: Path
+) -> None:
+    for number in range(1, 104):
+        status_file.emit(UpdateOutOfLine(site="A", round=number, ratio=None if number % 2 else 7.5))
+    status = read_status(tmp_path)
+    assert status.number_out_of_line == 103
+    assert [event.round for event in status.out_of_line] == list(range(4, 104))
+    assert [event.ratio for event in status.out_of_line[-2:]] == [7.5, None]
+
+
+def test_the_screen_shows_the_last_updates_that_were_out_of_line_if_there_were_any() -> None:
+    assert not any("out of line" in line for line in _shown(_status(), BEGAN))
+    found = [UpdateOutOfLine(site="B\x07", round=number, ratio=number) for number in range(6, 12)]
+    lines = _shown(_status(out_of_line=found, number_out_of_line=30), BEGAN)
+    start = lines.index("Updates far out of line with the others so far: 30")
+    assert lines[start + 1 :] == [
+        f"  round {number} · B?: its update is {number} times as large as is usual among the others"
+        for number in range(8, 12)
+    ]

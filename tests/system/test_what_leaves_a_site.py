@@ -2,14 +2,19 @@
 
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from fednnunet.channel.address import find_free_port
+from fednnunet.channel.audit import read_receipts, verify
 from fednnunet.channel.messages import Farewell, Hello, Installed, Measured, Query, SharedCases, WorkReport
+from fednnunet.cli.trust import AUDIT_LOG
+from fednnunet.coordinator.receipts import RECEIPTS
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.moments import VECTOR_LENGTH, Moments
@@ -58,8 +63,46 @@ def _observe(workspace: Workspace, *flags: str) -> tuple[Exchange, int]:
         answer.DiscardUnknownFields()
         assert answer.ByteSize() == len(message)
     assert questions.pop().HasField("reconnect_ins")  # after which the node ends the connection without a word
-    return list(zip(questions, answers, strict=True)), len(answered)
+    exchange = list(zip(questions, answers, strict=True))
+    _check_log(workspace, exchange, len(asked), len(answered))
+    return exchange, len(answered)
 
+
+def _check_log(workspace: Workspace, exchange: Exchange, asked: int, answered: int) -> None:
+    """Assert that the site's audit log accounts for every byte of what was said, and for the wire but for framing."""
+    log = workspace.preprocessed / OBSERVED / AUDIT_LOG
+    verified = verify(log, receipts=read_receipts(workspace.results / "fednnunet_runs/plan_and_preprocess" / RECEIPTS))
+    assert verified.receipt is not None, "no receipt"
+    assert sum(verified.out.values()) == sum(_size_of_answer(answer) for _, answer in exchange)
+    assert sum(verified.received.values()) == sum(_size_of_question(question) for question, _ in exchange)
+    assert 0 < answered - sum(verified.out.values()) < _FRAMING * len(exchange)
+    assert 0 < asked - sum(verified.received.values()) < _FRAMING * (len(exchange) + 1)
+    for name in CASE_NAMES:
+        assert name not in log.read_text()
+
+
+def _size_of_answer(answer: ClientMessage) -> int:
+    """Return the bytes that an answer tells, without what Flower, numpy and the log's own hash add."""
+    if answer.WhichOneof("msg") == "get_properties_res":
+        return _size(answer.get_properties_res.properties)
+    arrays = [np.load(io.BytesIO(tensor), allow_pickle=False) for tensor in answer.fit_res.parameters.tensors]
+    return _size(answer.fit_res.metrics) + sum(array.nbytes for array in arrays)
+
+
+def _size_of_question(question: ServerMessage) -> int:
+    is_fit = question.WhichOneof("msg") == "fit_ins"
+    config = question.fit_ins.config if is_fit else question.get_properties_ins.config
+    # a challenge is logged without the words around it
+    is_hello = "ask" in config and config["ask"].string == "hello"
+    return len(config["body"].string) if is_hello else _size(config)
+
+
+def _size(values: Mapping[str, Any]) -> int:
+    return sum(len(name) + len(value.string) + len(value.bytes) for name, value in values.items() if name != "log")
+
+
+_FRAMING = 400
+"""Bytes that Flower, protobuf and numpy add to a message, and the hash of the log in it."""
 
 CASE_NAMES = ("imagesTr", ".nii.gz", "HospitalB_0")
 ANSWERS: dict[str, tuple[type[Message], ...]] = {
@@ -82,8 +125,10 @@ def _with_all_sites(federation: Workspace, tmp_path_factory: pytest.TempPathFact
 def _check_properties(question: ServerMessage, answer: ClientMessage) -> str:
     """Assert that an answer is one of the documented messages for its question and nothing else; return the kind."""
     kind = question.get_properties_ins.config["ask"].string
-    (name, value), *others = answer.get_properties_res.properties.items()
-    assert others == []
+    properties = dict(answer.get_properties_res.properties.items())
+    if "pending" not in properties:
+        assert re.fullmatch("[0-9]+:[0-9a-f]{64}", properties.pop("log").string)
+    ((name, value),) = properties.items()
     body = value.string
     if name == "pending":
         assert WorkReport.from_json(body).to_json() == body
@@ -113,7 +158,7 @@ def _vector(answer: ClientMessage) -> np.ndarray:
     np.save(again, vector, allow_pickle=False)
     assert again.getvalue() == tensor
     assert answer.fit_res.num_examples == 1
-    assert not answer.fit_res.metrics
+    assert list(answer.fit_res.metrics) == ["log"]
     assert vector.dtype == np.int64
     assert vector.ndim == 1
     return vector
@@ -194,3 +239,30 @@ def test_a_site_that_plans_alone_tells_nothing_about_its_data(
     asked = _kinds_asked(exchange)
     assert list(dict.fromkeys(asked)) == ["hello", "plan_alone", "farewell"]
     assert size < 10_000
+
+
+def test_an_audit_log_that_was_tampered_with_is_found_out(
+    federation: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = _with_all_sites(federation, tmp_path_factory)
+    _observe(workspace, "--asym")
+    log = workspace.preprocessed / OBSERVED / AUDIT_LOG
+    receipts = str(workspace.results / "fednnunet_runs/plan_and_preprocess" / RECEIPTS)
+    lines = log.read_text().splitlines(keepends=True)
+    other_bytes = re.sub('"bytes":[0-9]+', '"bytes":0', lines[2])
+    tampered = {
+        "changed": [*lines[:2], other_bytes, *lines[3:]],
+        "missing": [*lines[:2], *lines[3:]],
+        "reordered": [*lines[:2], lines[3], lines[2], *lines[4:]],
+        "repeated": [*lines[:3], *lines[2:]],
+        "cut off at the end": lines[:-2],
+        "cut off at the beginning": lines[1:],
+    }
+    for what, content in tampered.items():
+        assert content != lines
+        log.write_text("".join(content))
+        status, output = workspace.fednnunet("audit", "verify", log, "--receipts", receipts)
+        assert (status, output.count("Error")) == (1, 1), (what, output)
+    log.write_text("".join(lines))
+    status, output = workspace.fednnunet("audit", "verify", log, "--receipts", receipts)
+    assert (status, "is whole" in output) == (0, True), output

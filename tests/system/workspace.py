@@ -53,8 +53,11 @@ class Workspace:
 
     def start(self, script: str, *words: object) -> "subprocess.Popen[str]":
         """Start ``python fednnunet/SCRIPT.py WORDS``."""
+        return self._start([sys.executable, str(REPOSITORY / "fednnunet" / f"{script}.py")], *words)
+
+    def _start(self, command: list[str], *words: object) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "fednnunet" / f"{script}.py"), *map(str, words)],
+            [*command, *map(str, words)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -72,6 +75,10 @@ class Workspace:
         status, output = self.call(script, *words)
         assert status == 0, output
         return output
+
+    def fednnunet(self, *words: object) -> tuple[int, str]:
+        """Run ``fednnunet WORDS`` and return exit status and output."""
+        return finish(self._start([sys.executable, "-m", "fednnunet"], *words))
 
     def nnunet(self, command: str, *words: object, **variables: str) -> None:
         """Run one of nnU-Net's own commands, with further environment variables."""

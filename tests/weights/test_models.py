@@ -107,5 +107,5 @@ def test_slices_cover_a_model_once_and_are_small_for_many_sites(sites: int) -> N
     parts = list(slices(5_000_000, sites))
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
     assert (parts[0].start, parts[-1].stop) == (0, 5_000_000)
-    assert max(part.stop - part.start for part in parts) * sites * 4 <= 32 << 20
+    assert max(part.stop - part.start for part in parts) * sites * 4 <= 24 << 20
     assert list(slices(0, sites)) == []

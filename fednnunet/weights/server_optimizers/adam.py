@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_LARGEST = np.float32(1e18)
+
 
 class Adam:
     """Divides the mean of the differences by the root of the mean of their squares, both decaying.
@@ -34,10 +36,17 @@ class Adam:
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
         """Return what to add to a part of the global model."""
         self._mean[part] = self._beta_1 * self._mean[part] + (1 - self._beta_1) * difference
-        self._square[part] = self._second_moment(self._square[part], difference * difference)
+        self._square[part] = self._second_moment(self._square[part], _square(difference))
         change: np.ndarray = self._learning_rate * self._mean[part] / (np.sqrt(self._square[part]) + self._tau)
         return change
 
     def _second_moment(self, before: np.ndarray, square: np.ndarray) -> np.ndarray:
         moment: np.ndarray = self._beta_2 * before + (1 - self._beta_2) * square
         return moment
+
+
+def _square(difference: np.ndarray) -> np.ndarray:
+    """Return the squares, which stay finite: one infinite second moment would never move its weight again."""
+    bounded = difference.clip(-_LARGEST, _LARGEST)
+    squares: np.ndarray = bounded * bounded
+    return squares

@@ -1,0 +1,130 @@
+"""Asking a person whether something may leave the site: at the node's terminal, or by files that wait for an answer."""
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fednnunet.background import Tracker
+from fednnunet.errors import FednnUNetError
+from fednnunet.files import replacing
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something that waits for a person.
+
+    Attributes
+    ----------
+    summary
+        File with a text to read; what would be sent stands beside it.
+    """
+
+    summary: Path
+
+    @property
+    def payload(self) -> Path:
+        """File with the very bytes that would be sent."""
+        return self.summary.with_suffix(".payload")
+
+    @property
+    def decision(self) -> bool | None:
+        """What the person has said, if anything."""
+        answer = self.summary.with_suffix(".answer")
+        return answer.read_text(encoding="utf-8").strip() == "yes" if answer.is_file() else None
+
+    def decide(self, agreed: bool) -> None:
+        """Write down what the person has said."""
+        with replacing(self.summary.with_suffix(".answer")) as temporary:
+            temporary.write_text("yes" if agreed else "no", encoding="utf-8")
+
+
+class Approver:
+    """Puts each request into a folder, where a person finds it, and waits for the answer.
+
+    Parameters
+    ----------
+    folder
+        The folder; made when it is needed.
+    terminal
+        Whether somebody sits before the node, who can be asked at once.
+    """
+
+    def __init__(self, folder: Path, terminal: bool | None = None) -> None:
+        self._folder = folder
+        self._terminal = sys.stdin.isatty() if terminal is None else terminal
+
+    def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
+        """Return whether a person agrees, once one has said so.
+
+        Parameters
+        ----------
+        kind
+            What it is about; a part of the files' names.
+        summary
+            Text for the person.
+        payload
+            What would be sent, one part after the other.
+        tracker
+            Tells when nobody waits for the answer any more.
+
+        Raises
+        ------
+        FednnUNetError
+            If the request cannot be written.
+        Stopped
+            If `tracker` tells so.
+        """
+        tracker = tracker or Tracker()
+        request = self._put(kind, summary, payload)
+        logger.warning(
+            "%s\nSaved as %s. Answer here, or with: fednnunet policy approve '%s'",
+            summary,
+            request.payload,
+            self._folder,
+        )
+        if self._terminal:
+            threading.Thread(target=_ask_here, args=(request,), name="fednnunet-approval", daemon=True).start()
+        while (decision := request.decision) is None:
+            tracker.check()
+            tracker.pause(_LOOK_EVERY_SECONDS)
+        logger.info("%s: %s.", kind, "approved" if decision else "not approved")
+        return decision
+
+    def _put(self, kind: str, summary: str, payload: Sequence[bytes]) -> Request:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            number = len(list(self._folder.glob("*.txt"))) + 1
+            request = Request(self._folder / f"{number:04d}-{kind}.txt")
+            with replacing(request.payload) as temporary:
+                temporary.write_bytes(b"".join(payload))
+            with replacing(request.summary) as temporary:
+                temporary.write_text(summary + "\n", encoding="utf-8")
+        except OSError as error:
+            raise FednnUNetError(
+                f"What waits for approval cannot be saved in {self._folder} ({error.strerror}): make room there."
+            ) from error
+        return request
+
+
+def waiting(folder: Path) -> list[Request]:
+    """Return what waits for an answer in a folder, oldest first."""
+    requests = [Request(path) for path in sorted(folder.glob("*.txt"))]
+    return [request for request in requests if request.decision is None]
+
+
+def _ask_here(request: Request) -> None:
+    try:
+        sys.stderr.write("Send it? Type yes or no: ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline().strip().lower()
+    except (OSError, ValueError):
+        return  # the terminal has gone; the files are left
+    if answer and request.decision is None:
+        request.decide(answer == "yes")

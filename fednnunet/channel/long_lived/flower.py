@@ -1,0 +1,12 @@
+"""What both ends of the channel have in common."""
+
+import logging
+
+LONGEST_MESSAGE = 32 << 20
+"""Bytes; more than any message has, but for what nobody should believe."""
+
+
+def silence() -> None:
+    """Keep Flower's own narration, deprecation notices included, out of ours, and gRPC's about connections that end."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)

@@ -1,0 +1,175 @@
+"""``fednnunet audit``: what has left a site, and whether its log of that is whole."""
+
+import argparse
+from collections import Counter, deque
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fednnunet.channel.audit import AuditEntry, Verification, read_entries, read_receipts, verify
+from fednnunet.cli.arguments import positive_int
+from fednnunet.errors import FednnUNetError
+from fednnunet.report.progress import MISSING, printable
+
+_ARROWS = {"out": "→ out", "in": "← in"}
+_WITHHELD = "✗ withheld"
+_WIDTH_OF_FILES = 200
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of ``fednnunet audit``."""
+    commands = parser.add_subparsers(dest="audit_command", required=True, metavar="COMMAND")
+    show = commands.add_parser("show", help="the entries of a log, and what they sum up to")
+    show.add_argument("log", metavar="LOG", type=Path, help="the site's audit log")
+    show.add_argument("--last", metavar="N", type=positive_int, help="only the last N entries (default: all)")
+    show.add_argument("--kind", metavar="KIND", help="only entries of this kind, 'update' for example (default: all)")
+    check = commands.add_parser("verify", help="whether a log is whole")
+    check.add_argument("log", metavar="LOG", type=Path, help="the site's audit log")
+    check.add_argument(
+        "--receipts",
+        metavar="FILE",
+        type=Path,
+        help="what the coordinator keeps of the logs of all sites; finds an end that was cut off or written anew",
+    )
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Show or verify an audit log and return the exit status.
+
+    Raises
+    ------
+    FednnUNetError
+        If a file cannot be read, or the log is not whole.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_OF_FILES)
+    if arguments.audit_command == "show":
+        _show(console, arguments.log, arguments.last, arguments.kind)
+    else:
+        sentence = _verified(arguments.log, arguments.receipts)
+        console.print(printable(sentence), soft_wrap=True)
+    return 0
+
+
+def _show(console: Console, path: Path, last: int | None, kind: str | None) -> None:
+    rows: deque[AuditEntry] = deque(maxlen=last)
+    totals = _Totals()
+    no_entries = 0
+    for entry in read_entries(path):
+        if entry is None:
+            no_entries += 1
+        elif kind is None or entry.kind == kind:
+            rows.append(entry)
+            totals.add(entry)
+    console.print(_entries_table(rows))
+    console.print()
+    console.print(totals.table())
+    if no_entries:
+        lines = "1 line is no entry" if no_entries == 1 else f"{no_entries} lines are no entries"
+        console.print(
+            f"{lines}: 'fednnunet audit verify' tells whether the log is whole.", soft_wrap=True, highlight=False
+        )
+
+
+def _entries_table(entries: deque[AuditEntry]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("entry", "time (UTC)", "run", "round", "", "kind", "messages", "bytes", "decision"):
+        is_number = column in {"entry", "round", "messages", "bytes"}
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for entry in entries:
+        table.add_row(
+            str(entry.number),
+            _seconds(entry.time),
+            printable(entry.run),
+            MISSING if entry.round is None else str(entry.round),
+            _arrow(entry),
+            printable(entry.kind),
+            str(entry.messages),
+            f"{entry.bytes:,}",
+            printable(entry.decision),
+        )
+    return table
+
+
+class _Totals:
+    """What entries sum up to, by direction and kind."""
+
+    def __init__(self) -> None:
+        self._entries: Counter[tuple[str, str]] = Counter()
+        self._messages: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, entry: AuditEntry) -> None:
+        """Take one entry."""
+        key = (_arrow(entry), entry.kind)
+        self._entries[key] += 1
+        self._messages[key] += entry.messages
+        self._bytes[key] += entry.bytes
+
+    def table(self) -> Table:
+        """Return one row for each direction and kind."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("", "total of", "entries", "messages", "bytes"):
+            table.add_column(column, justify="left" if column in {"", "total of"} else "right", overflow="fold")
+        for key in sorted(self._entries):
+            arrow, kind = key
+            table.add_row(
+                arrow, printable(kind), str(self._entries[key]), str(self._messages[key]), f"{self._bytes[key]:,}"
+            )
+        return table
+
+
+def _arrow(entry: AuditEntry) -> str:
+    return _WITHHELD if entry.is_withheld else _ARROWS[entry.direction]
+
+
+def _verified(path: Path, receipts: Path | None) -> str:
+    """Return one sentence about a log that is whole."""
+    found = verify(path, receipts=[] if receipts is None else read_receipts(receipts))
+    if receipts is None:
+        end = "without the coordinator's receipts (--receipts) nobody can tell whether its end was cut off"
+    elif found.receipt is None:
+        raise FednnUNetError(
+            f"{path} is whole as far as it goes, but {receipts} has no receipt of its site ({_sites(found)}): name the "
+            "receipts of a coordinator that the site has been connected to."
+        )
+    else:
+        end = f"its last receipt at the coordinator is entry {found.receipt}"
+    return f"{path.name} is whole: {_content(found)}; {end}."
+
+
+def _content(found: Verification) -> str:
+    if found.first is None or found.last is None:
+        return "it has no entries"
+    parts = [
+        "1 entry" if found.entries == 1 else f"{found.entries} entries",
+        f"{_size(sum(found.out.values()))} out",
+        f"{_size(sum(found.received.values()))} in",
+    ]
+    if found.withheld:
+        parts.append(f"{found.withheld} messages withheld" if found.withheld > 1 else "1 message withheld")
+    if found.torn:
+        parts.append(f"{found.torn} lines cut short" if found.torn > 1 else "1 line cut short")
+    return ", ".join([*parts, f"from {_seconds(found.first)} to {_seconds(found.last)} UTC"])
+
+
+def _sites(found: Verification) -> str:
+    return ", ".join(printable(site).plain for site in sorted(found.sites)) or "it names none"
+
+
+def _seconds(time: str) -> str:
+    """Return an entry's time, which is UTC, without what is less than a second."""
+    return time[:19].replace("T", " ")
+
+
+def _size(size: int) -> str:
+    """Return a number of bytes in a unit in which it is short."""
+    value = float(size)
+    for unit in _UNITS[:-1]:
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {_UNITS[-1]}"

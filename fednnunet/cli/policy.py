@@ -1,0 +1,61 @@
+"""``fednnunet policy``: write the rules of a site, and answer what waits for a person's yes."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from fednnunet.channel.approval import waiting
+from fednnunet.channel.policy import RECOMMENDED, read_policy
+from fednnunet.errors import FednnUNetError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the subcommands."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = commands.add_parser("create", help="write a policy to begin with, every rule explained")
+    create.add_argument("--out", type=Path, default=Path("policy.toml"), help="the file (default: %(default)s)")
+    check = commands.add_parser("check", help="read a policy, and say whether it is one")
+    check.add_argument("policy", type=Path, metavar="FILE", help="the policy")
+    approve = commands.add_parser("approve", help="look at what waits for a person's yes, and answer")
+    approve.add_argument("folder", type=Path, metavar="FOLDER", help="where the node has said that it waits")
+
+
+def run_policy(arguments: argparse.Namespace) -> int:
+    """Do what is asked for and return the exit status."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if arguments.action == "create":
+        _create(arguments.out)
+        console.print(f"{arguments.out} is written: read it, change it, and start the node with --policy.")
+    elif arguments.action == "check":
+        read_policy(arguments.policy)
+        console.print(f"{arguments.policy} is a policy.")
+    else:
+        _approve(arguments.folder, console)
+    return 0
+
+
+def _create(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(RECOMMENDED)
+    except FileExistsError as error:
+        raise FednnUNetError(f"{path} is there already: remove it, or name another one with --out.") from error
+    except OSError as error:
+        raise FednnUNetError(f"{path} cannot be written ({error.strerror}): name another one with --out.") from error
+
+
+def _approve(folder: Path, console: Console) -> None:
+    requests = waiting(folder)
+    if not requests:
+        console.print(f"Nothing waits in {folder}.")
+    for request in requests:
+        console.print(request.summary.read_text(encoding="utf-8"))
+        console.print(f"What would be sent: {request.payload}")
+        try:
+            answer = console.input("Send it? Type yes or no: ").strip().lower()
+        except EOFError:
+            raise FednnUNetError("Nobody has answered: run this in a terminal.") from None
+        request.decide(answer == "yes")
+        console.print("It will be sent." if answer == "yes" else "It will not be sent.")

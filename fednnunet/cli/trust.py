@@ -1,0 +1,123 @@
+"""What the flags about trust mean: whom to let in, whom to connect to, what may leave."""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fednnunet.channel.address import is_loopback, join_address
+from fednnunet.channel.approval import Approver
+from fednnunet.channel.audit import AuditLog
+from fednnunet.channel.certificates import check_server_certificate
+from fednnunet.channel.door import Door
+from fednnunet.channel.gate import Gate
+from fednnunet.channel.identity import NO_CERTIFICATE, read_key, read_sites
+from fednnunet.channel.policy import Policy, read_policy
+from fednnunet.channel.tls import Endpoint, authority
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.site_client import SiteClient
+
+logger = logging.getLogger(__name__)
+
+AUDIT_LOG = "fednnunet_audit.jsonl"
+
+
+def tls_files(arguments: argparse.Namespace) -> tuple[bytes, bytes] | None:
+    """Return certificate and key of the coordinator, PEM, if there are any.
+
+    Raises
+    ------
+    FednnUNetError
+        If they are no good, or other machines could connect without them.
+    """
+    if arguments.tls_cert is not None:
+        check_server_certificate(arguments.tls_cert, arguments.tls_key)
+        certificate: Path = arguments.tls_cert
+        key: Path = arguments.tls_key
+        return certificate.read_bytes(), key.read_bytes()
+    if not is_loopback(arguments.host) and not arguments.insecure:
+        raise FednnUNetError(
+            f"Other machines can reach {arguments.host}, but nothing would be encrypted: give --tls-cert and --tls-key "
+            "(see 'fednnunet certificates create'), or --insecure if the network is trusted."
+        )
+    return None
+
+
+def door(arguments: argparse.Namespace) -> Door:
+    """Return what lets sites in.
+
+    Raises
+    ------
+    FednnUNetError
+        If the list of sites is no good, or everybody could come in.
+    """
+    certificate = NO_CERTIFICATE
+    if arguments.tls_cert is not None:
+        certificate = check_server_certificate(arguments.tls_cert, arguments.tls_key)
+    if arguments.sites is None:
+        if not is_loopback(arguments.host) and not arguments.insecure:
+            raise FednnUNetError(
+                f"Other machines can reach {arguments.host}, and any of them could take part: list the sites with "
+                "--sites (see 'fednnunet keys create'), or give --insecure."
+            )
+        return Door(None, certificate)
+    sites = read_sites(arguments.sites)
+    if len(sites.names) < arguments.num_clients:
+        raise FednnUNetError(
+            f"{arguments.sites} lists {len(sites.names)} sites, fewer than --num_clients {arguments.num_clients}: "
+            "add the others."
+        )
+    return Door(sites, certificate)
+
+
+def endpoint(arguments: argparse.Namespace) -> Endpoint:
+    """Return where the coordinator is, and whom to trust there.
+
+    Raises
+    ------
+    FednnUNetError
+        If the authority's certificate is no good, or nothing would be encrypted on the way to another machine.
+    """
+    if arguments.ca_cert is not None:
+        return Endpoint(arguments.host, arguments.port, authority(arguments.ca_cert))
+    if not is_loopback(arguments.host) and not arguments.insecure:
+        raise FednnUNetError(
+            f"{join_address(arguments.host, arguments.port)} is another machine, and nothing would be encrypted on the "
+            "way to it: give --ca-cert with the certificate that the coordinator has sent you, or --insecure."
+        )
+    return Endpoint(arguments.host, arguments.port)
+
+
+def take_identity(arguments: argparse.Namespace) -> None:
+    """Put the site's key in the place of the path to it, and name the site as its key if it has no other name.
+
+    Raises
+    ------
+    FednnUNetError
+        If the key is no good.
+    """
+    path: Path | None = arguments.key
+    arguments.identity = None if path is None else read_key(path)
+    if path is not None and arguments.site is None:
+        arguments.site = path.stem
+
+
+@contextmanager
+def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
+    """Give the gate before a node, with policy and log as the command line wants them.
+
+    Raises
+    ------
+    FednnUNetError
+        If the policy cannot be read, or the log not be written.
+    """
+    policy = Policy() if arguments.policy is None else read_policy(arguments.policy)
+    path: Path = arguments.audit_log or client.dataset.preprocessed / AUDIT_LOG
+    log = AuditLog(path, client.hello.site, client.hello.task)
+    gated = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")))
+    try:
+        yield gated
+    finally:
+        gated.close()
+        log.close()

@@ -1,0 +1,47 @@
+"""Receipts for what sites have sent: against them, a site's audit log can be shown to have lost nothing at its end."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fednnunet.channel.audit import Receipt
+from fednnunet.coordinator.site import Site
+
+logger = logging.getLogger(__name__)
+
+RECEIPTS = "receipts.jsonl"
+
+
+class Receipts:
+    """Keeps the last entry of each site's audit log that the coordinator has heard of: one JSON line for each.
+
+    Parameters
+    ----------
+    folder
+        Where to keep them; ``None`` for nowhere.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / RECEIPTS
+        self._kept: dict[str, tuple[int, str]] = {}
+
+    def keep(self, sites: Sequence[Site]) -> None:
+        """Write down what is new; a full disk does not end a training for that."""
+        news = {site.name: site.last_entry for site in sites if site.last_entry is not None}
+        news = {name: entry for name, entry in news.items() if self._kept.get(name) != entry}
+        if self._path is None or not news:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        lines = [
+            Receipt(site=name, entries=entries, sha256=digest, time=now).to_json() + "\n"
+            for name, (entries, digest) in news.items()
+        ]
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            whole = not self._path.is_file() or self._path.read_bytes()[-1:] in (b"", b"\n")
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(lines if whole else ["\n", *lines])  # a coordinator was killed in the middle of a line
+            self._kept.update(news)
+        except OSError as error:
+            logger.warning("Receipts cannot be kept in %s (%s).", self._path, error.strerror)

@@ -1,0 +1,71 @@
+"""How large the sites' updates are, and which of them are far out of line with the others.
+
+One site can move a mean as far as it likes (Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent*, NeurIPS 2017, lemma 1), and has to send a large update to do so: Sun et al., *Can You Really Backdoor
+Federated Learning?*, 2019, limit the norms of updates for that reason. Here norms are looked at and told; nothing is
+changed.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+
+import numpy as np
+
+FACTOR = 5.0
+"""How many times as large as is usual an update may be."""
+
+_CHUNK = 1 << 13
+"""Elements that stay in the processor's cache, and too few for numpy's dot product to wake other threads."""
+
+
+def squared_norm(values: np.ndarray, known: np.ndarray | None = None) -> float:
+    """Return the squared L2 norm of `values`, or of their difference to what is `known`.
+
+    The sum runs in float64, which holds the square of any float32.
+
+    Parameters
+    ----------
+    values
+        Finite numbers, float32 of shape ``(n,)``.
+    known
+        Finite numbers, float32 of the same shape; zeros if not given.
+    """
+    total = 0.0
+    memory = np.empty(min(_CHUNK, len(values)), np.float64)
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        exact = memory[: len(part)]
+        exact[:] = part
+        if known is not None:
+            exact -= known[start : start + _CHUNK]
+        total += float(np.dot(exact, exact))
+    return total
+
+
+def out_of_line(norms: Mapping[str, float], factor: float = FACTOR) -> dict[str, float]:
+    """Find the sites whose updates are much larger than is usual among the others.
+
+    Of one or two sites nobody can say which one is out of line: none is.
+
+    Parameters
+    ----------
+    norms
+        Of each site's update; finite, and not negative. If sites share different numbers of parameters, of one
+        parameter on average.
+    factor
+        How many times the median of the other sites' norms is too much; at least 1.
+
+    Returns
+    -------
+    How many times that median it is, for each site for which it is more than `factor`, in the order of `norms`. It is
+    infinite for a site that changes the model while most of the others do not.
+    """
+    if len(norms) < 3:
+        return {}
+    ratios = {}
+    for site, norm in norms.items():
+        usual = statistics.median(other for name, other in norms.items() if name != site)
+        if norm > factor * usual:
+            ratios[site] = norm / usual if usual else math.inf
+    return ratios

@@ -1,0 +1,274 @@
+"""What passes a site's gate, what does not, and what stands in the log afterwards."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.common import NDArrays, Scalar
+
+from fednnunet.background import Tracker
+from fednnunet.channel.approval import Approver
+from fednnunet.channel.audit import AuditEntry, AuditLog, verify
+from fednnunet.channel.gate import Gate
+from fednnunet.channel.identity import Challenge
+from fednnunet.channel.messages import Hello, ModelPart, RoundReport, ValidationReport
+from fednnunet.channel.policy import Policy, Rule, StatisticsRule, UpdateRule
+
+Reply = dict[str, Scalar]
+RUN = "ab" * 16
+
+
+class _Node:
+    """Answers each question with what it is told to."""
+
+    def __init__(self, task: str, cases: int = 9) -> None:
+        self.hello = Hello.model_validate(
+            {"site": "A", "task": task, "method": "FFE", "cases": cases, "versions": {}, "labels": {}, "channels": {}}
+        )
+        self.reply: Reply = {"body": "{}"}
+        self.arrays: NDArrays = []
+        self.has_left = False
+        self.rounds = 0
+
+    def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
+        return {"body": self.hello.to_json(), "data": b"proof"}
+
+    def get_properties(self, config: Reply) -> Reply:
+        return dict(self.reply)
+
+    def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
+        self.rounds += 1
+        return self.arrays, 7, dict(self.reply)
+
+    def evaluate(self, parameters: NDArrays, config: Reply) -> tuple[float, int, Reply]:
+        return 0.0, 1, dict(self.reply)
+
+
+class _Person(Approver):
+    """Says what it is told to, when it is told to."""
+
+    def __init__(self, answer: bool, waits: bool = False) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.answer = answer
+        self.may_answer = threading.Event()
+        if not waits:
+            self.may_answer.set()
+
+    def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
+        self.asked.append((kind, summary, b"".join(payload)))
+        self.may_answer.wait(60)
+        return self.answer
+
+
+class _Site:
+    def __init__(self, folder: Path, node: _Node, policy: Policy, person: Approver) -> None:
+        self.node = node
+        self.path = folder / "audit.jsonl"
+        self.log = AuditLog(self.path, node.hello.site, node.hello.task)
+        self.gate = Gate(node, policy, self.log, person)
+
+    def entries(self) -> list[AuditEntry]:
+        self.log.flush()
+        verify(self.path)
+        return [AuditEntry.from_json(line) for line in self.path.read_text().splitlines()]
+
+    def ask(self, kind: str, number: int = 1, **body: Any) -> Reply:
+        return self.gate.get_properties({"ask": kind, "body": json.dumps(body), "id": f"{kind} {number}"})
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    sites: list[_Site] = []
+
+    def make_site(
+        task: str = "train", policy: Policy | None = None, cases: int = 9, person: Approver | None = None
+    ) -> _Site:
+        sites.append(_Site(tmp_path, _Node(task, cases), policy or Policy(), person or _Person(True)))
+        return sites[-1]
+
+    yield make_site
+    for site in sites:
+        site.log.close()
+
+
+def _without_log(reply: Reply) -> Reply:
+    assert reply.pop("log", None) is not None
+    return reply
+
+
+def test_without_rules_everything_passes_unchanged_and_is_logged_before_it_does(make: Any) -> None:
+    site = make()
+    part = ModelPart(round=3, group=0, start=10, stop=14)
+    site.node.reply = {"body": part.to_json(), "data": b"\1\2\3\4"}
+    reply = site.ask("fetch", round=3, group=0, start=10, stop=14)
+    *_, came, went = site.entries()
+    assert reply["log"] == f"{went.number}:{hashlib.sha256(site.path.read_bytes().splitlines()[-1]).hexdigest()}"
+    assert _without_log(reply) == site.node.reply
+    assert (came.direction, came.kind, came.round) == ("in", "fetch", 3)
+    assert (went.direction, went.kind, went.round, went.decision) == ("out", "update", 3, "sent")
+    assert went.shapes == {"data": [4]}
+    assert set(went.fields) == {"round", "group", "start", "stop"}
+    payload = b"body" + part.to_json().encode() + b"data" + b"\1\2\3\4"
+    assert (went.bytes, went.sha256) == (len(payload), hashlib.sha256(payload).hexdigest())
+
+
+def test_values_do_not_get_into_the_log(make: Any) -> None:
+    site = make()
+    site.node.reply = {
+        "body": RoundReport(train_loss=0.123, val_loss=None, mean_dice=0.456, dice={"7": 0.456}).to_json()
+    }
+    site.gate.evaluate([], {"body": '{"round": 1}', "id": "1"})
+    site.entries()
+    assert "0.456" not in site.path.read_text()
+
+
+def test_the_introduction_names_the_run_in_the_log(make: Any) -> None:
+    site = make()
+    reply = site.gate.introduce(Challenge.draw(RUN), bytes(32))
+    assert reply["data"] == b"proof"
+    assert [(entry.kind, entry.run) for entry in site.entries()] == [("challenge", RUN), ("introduction", RUN)]
+
+
+def test_signs_of_life_are_summed_up(make: Any) -> None:
+    site = make()
+    for _ in range(5):
+        assert "log" in site.gate.get_properties({"ask": "ping", "body": "{}"})
+    site.node.reply = {"pending": '{"done":1,"total":2}'}
+    for _ in range(3):
+        assert site.ask("start") == site.node.reply
+    entries = site.entries()
+    assert sum(entry.messages for entry in entries if entry.direction == "out") == 8
+    assert sum(entry.messages for entry in entries if entry.direction == "in") == 8
+    assert len(entries) <= 5
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "task"),
+    [
+        ("measure", "fingerprint", "plan_and_preprocess"),
+        ("cases", "cases", "plan_and_preprocess"),
+        ("install", "plans", "plan_and_preprocess"),
+        ("plan_alone", "plans", "plan_and_preprocess"),
+        ("offer", "layout", "train"),
+        ("start", "layout", "train"),
+        ("share", "layout", "train"),
+        ("fetch", "update", "train"),
+    ],
+)
+def test_what_is_not_allowed_is_not_sent_and_the_coordinator_learns_the_rule(
+    make: Any, question: str, kind: str, task: str
+) -> None:
+    rules = {"fingerprint": StatisticsRule, "cases": StatisticsRule, "update": UpdateRule}
+    site = make(task, Policy.model_validate({kind: rules.get(kind, Rule)(allow=False)}))
+    site.node.reply = {"body": '{"secret": 42}', "data": b"secret"}
+    reply = _without_log(site.ask(question))
+    assert reply == {"failure": f"the site's policy does not let this out (rule {kind}.allow)"}
+    withheld, told = site.entries()[-2:]
+    assert (withheld.kind, withheld.decision, withheld.bytes) == (kind, f"withheld: {kind}.allow", 0)
+    assert (told.kind, told.decision) == ("failure", "sent")
+
+
+def test_a_site_with_too_few_cases_does_not_answer_about_them(make: Any) -> None:
+    policy = Policy(fingerprint=StatisticsRule(min_cases=5))
+    few, enough = make("plan_and_preprocess", policy, cases=4), None
+    few.node.arrays = [np.arange(3)]
+    arrays, weight, reply = few.gate.fit([], {"body": "{}", "id": "1"})
+    assert (arrays, weight) == ([], 0)
+    assert "fingerprint.min_cases" in str(reply["failure"])
+    few.log.close()
+    enough = make("plan_and_preprocess", policy, cases=5)
+    enough.node.arrays = [np.arange(3)]
+    arrays, weight, reply = enough.gate.fit([], {"body": "{}", "id": "1"})
+    assert (arrays, weight) == (enough.node.arrays, 7)
+    assert enough.entries()[-1].shapes == {"answer 0": [3]}
+
+
+def test_a_round_more_than_allowed_is_not_even_trained(make: Any) -> None:
+    site = make(policy=Policy(update=UpdateRule(max_rounds=2)))
+    for number in (1, 2):
+        for _ in range(3):  # asked again while it is at work
+            assert "failure" not in site.gate.fit([], {"body": "{}", "id": f"train {number}"})[2]
+    assert "update.max_rounds" in str(site.gate.fit([], {"body": "{}", "id": "train 3"})[2]["failure"])
+    assert site.node.rounds == 6
+
+
+def test_going_back_to_an_earlier_question_counts_as_a_round_too(make: Any) -> None:
+    site = make(policy=Policy(update=UpdateRule(max_rounds=2)))
+    for number in (1, 2):
+        site.gate.fit([], {"body": "{}", "id": f"train {number}"})
+    assert "update.max_rounds" in str(site.gate.fit([], {"body": "{}", "id": "train 1"})[2]["failure"])
+
+
+def test_where_no_update_may_leave_nothing_is_trained(make: Any) -> None:
+    site = make(policy=Policy(update=UpdateRule(allow=False)))
+    assert "update.allow" in str(site.gate.fit([], {"body": "{}", "id": "1"})[2]["failure"])
+    assert site.node.rounds == 0
+
+
+def test_no_more_bytes_leave_than_allowed(make: Any) -> None:
+    site = make(policy=Policy.model_validate({"max_bytes": "1000"}))
+    site.node.reply = {"body": "{}", "data": bytes(400)}
+    assert "data" in site.ask("fetch", 1)
+    assert "data" in site.ask("fetch", 2)
+    assert "max_bytes" in str(site.ask("fetch", 3)["failure"])
+    assert sum(entry.bytes for entry in site.entries() if entry.direction == "out") < 1000
+
+
+def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
+    site = make(policy=Policy(metrics=StatisticsRule(allow=False)))
+    site.node.reply = {"body": RoundReport(train_loss=1, val_loss=2, mean_dice=0.5, dice={"1": 0.5}).to_json()}
+    reply = site.gate.evaluate([], {"body": '{"round": 1}', "id": "1"})[2]
+    report = RoundReport.from_json(str(reply["body"]))
+    assert report == RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={})
+    assert reply["withheld"] == "metrics.allow"
+    site.node.reply = {"body": ValidationReport(mean_dice=0.5, dice={"1": 0.5}).to_json()}
+    assert ValidationReport.from_json(str(site.ask("finish")["body"])).dice == {}
+    assert [entry.decision for entry in site.entries() if entry.kind == "metrics"] == ["withheld: metrics.allow"] * 2
+
+
+def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -> None:
+    site = make(policy=Policy(failure=Rule(allow=False)))
+    site.node.reply = {"failure": "case 17 of Mr X"}
+    reply = _without_log(site.ask("start"))
+    assert reply == {"failure": "the site's policy does not let this out (rule failure.allow)"}
+
+
+def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(make: Any) -> None:
+    person = _Person(True, waits=True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
+    site.node.reply = {"body": "{}", "data": b"weights"}
+    assert set(site.ask("fetch", 1)) == {"pending"}
+    person.may_answer.set()
+    while "pending" in (reply := site.ask("fetch", 1)):
+        pass
+    assert reply["data"] == b"weights"
+    assert site.ask("fetch", 2)["data"] == b"weights"
+    ((kind, summary, payload),) = person.asked
+    assert kind == "update"
+    assert payload == b"body{}dataweights"
+    assert "9 cases" in summary
+
+
+def test_what_a_person_does_not_agree_to_never_leaves(make: Any) -> None:
+    person = _Person(False)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
+    site.node.reply = {"body": "{}", "data": b"weights"}
+    for number in (1, 2):
+        assert "update.confirm" in str(site.ask("fetch", number)["failure"])
+    assert len(person.asked) == 1
+
+
+def test_malformed_questions_pass_to_the_node_which_refuses_them_and_are_logged(make: Any) -> None:
+    site = make()
+    site.node.reply = {"failure": "malformed"}
+    bodies: list[Scalar] = ["", "[]", "{", "[" * 100_000, "null", '{"round": "x"}', "\ud800", 3, b"\xff", 1.5]
+    for number, body in enumerate(bodies):
+        assert "failure" in site.gate.get_properties({"ask": "start", "body": body, "id": str(number)})
+    assert "failure" in site.gate.get_properties({"ask": "a question with the name of a patient", "body": "{}"})
+    assert "patient" not in site.path.read_text()
+    assert len(site.entries()) == 2 * len(bodies) + 2

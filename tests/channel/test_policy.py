@@ -1,0 +1,112 @@
+"""The policy file, and asking a person."""
+
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fednnunet.background import Stopped, Tracker
+from fednnunet.channel.approval import Approver, waiting
+from fednnunet.channel.policy import KINDS, RECOMMENDED, Policy, read_policy
+from fednnunet.cli.commands import main
+from fednnunet.errors import FednnUNetError
+
+
+def test_the_policy_that_is_written_is_one_and_names_every_rule_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "a folder" / "policy.toml"
+    assert main(["policy", "create", "--out", str(path)]) == 0
+    assert read_policy(path) == Policy.model_validate(tomllib.loads(RECOMMENDED))
+    assert main(["policy", "check", str(path)]) == 0
+    for name in Policy.model_fields:
+        assert name in RECOMMENDED
+    assert main(["policy", "create", "--out", str(path)]) == 1  # never written over
+
+
+def test_without_a_file_everything_that_a_task_needs_is_allowed() -> None:
+    for kind in KINDS:
+        rule = Policy().rule(kind)
+        assert rule.allow
+        assert not rule.confirm
+        assert getattr(rule, "min_cases", 1) == 1
+
+
+def test_the_recommended_policy_lets_no_geometry_of_single_cases_out(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(RECOMMENDED)
+    policy = read_policy(path)
+    assert not policy.cases.allow
+    assert policy.fingerprint.min_cases == 5
+    assert policy.rule("update").confirm
+    assert policy.rule("contact") == Policy().rule("contact")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[update]\nallow = 'no idea'", r"wrong at update\.allow"),
+        ("[update]\nmax_round = 3", r"wrong at update\.max_round"),
+        ("[contact]\nallow = false", "wrong at contact"),
+        ("[fingerprint]\nmin_cases = 0", r"wrong at fingerprint\.min_cases"),
+        ("max_bytes = 'many'", "wrong at max_bytes"),
+        ("[update", "is no TOML"),
+    ],
+)
+def test_a_rule_that_there_is_not_is_refused_rather_than_ignored(tmp_path: Path, content: str, complaint: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(content)
+    with pytest.raises(FednnUNetError, match=complaint):
+        read_policy(path)
+
+
+def test_bytes_can_be_given_with_a_unit() -> None:
+    assert Policy.model_validate({"max_bytes": "1.5 MB"}).max_bytes == 1_500_000
+
+
+def _ask(approver: Approver, tracker: Tracker | None = None) -> "tuple[threading.Thread, list[object]]":
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            answers.append(approver.ask("update", "weights", [b"abc", b"def"], tracker))
+        except Stopped:
+            answers.append(Stopped)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread, answers
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_a_person_finds_what_waits_in_a_folder_and_answers_there(tmp_path: Path, agreed: bool) -> None:
+    folder = tmp_path / "what waits"
+    thread, answers = _ask(Approver(folder, terminal=False))
+    while not waiting(folder):
+        thread.join(0.01)
+    (request,) = waiting(folder)
+    assert request.payload.read_bytes() == b"abcdef"
+    assert request.summary.read_text() == "weights\n"
+    assert folder.stat().st_mode & 0o077 == 0
+    request.decide(agreed)
+    thread.join(60)
+    assert answers == [agreed]
+    assert waiting(folder) == []
+
+
+def test_an_earlier_answer_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    approver = Approver(tmp_path, terminal=False)
+    for agreed in (True, False):
+        thread, answers = _ask(approver)
+        while not waiting(tmp_path):
+            thread.join(0.01)
+        waiting(tmp_path)[0].decide(agreed)
+        thread.join(60)
+        assert answers == [agreed]
+
+
+def test_who_waits_for_an_answer_can_be_stopped(tmp_path: Path) -> None:
+    tracker = Tracker()
+    thread, answers = _ask(Approver(tmp_path, terminal=False), tracker)
+    tracker.stop()
+    thread.join(60)
+    assert answers == [Stopped]

@@ -1,0 +1,196 @@
+"""Norms of the sites' updates: what an exchange finds, and what a training makes of it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.common import EvaluateRes, FitRes, Parameters, Scalar
+
+from fednnunet.channel.messages import Ready, RoundReport, Schedule
+from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
+from fednnunet.coordinator.site import Site
+from fednnunet.coordinator.stage import NOTHING
+from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
+from fednnunet.errors import SiteFailure
+from fednnunet.report.events import Event, UpdateOutOfLine
+from fednnunet.weights.encoding import ENCODINGS, EncodingName
+from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.sharing import Group
+from tests.coordinator.fake_node import OK
+from tests.coordinator.test_exchange import Holder, _begin, _hello, _layout, _sites
+
+EACH = pytest.mark.parametrize("encoding", ENCODINGS)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every model travel in several parts."""
+    monkeypatch.setattr("fednnunet.weights.global_model._LARGEST_SLICE", 300)
+
+
+def _federation(encoding: EncodingName, **values: float) -> tuple[Exchange, list[Holder]]:
+    """Return sites whose updates change every number by `values`, from ones."""
+    nodes = [Holder(site, _layout(a=1000), 1) for site in values]
+    exchange, _ = _begin(nodes, averaging=Averaging(encoding, "mean", "none", None))
+    for node, value in zip(nodes, values.values(), strict=True):
+        node.hold(1 + value)
+    return exchange, nodes
+
+
+@EACH
+def test_the_norm_is_that_of_the_change_whatever_the_encoding(encoding: EncodingName) -> None:
+    exchange, nodes = _federation(encoding, A=0.5, B=-2, C=0)
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    assert norms == pytest.approx({"A": 0.5, "B": 2, "C": 0}, rel=0.02)
+
+
+@EACH
+def test_the_next_rounds_norm_is_that_of_the_change_since_this_one(encoding: EncodingName) -> None:
+    exchange, nodes = _federation(encoding, A=3, B=3)
+    sites = _sites(nodes)
+    exchange.gather(sites, 1, dict.fromkeys("AB", 1))
+    exchange.spread(sites, 1)
+    for node in nodes:
+        node.hold(node.received[0] + 1)
+    assert exchange.gather(sites, 2, dict.fromkeys("AB", 1)) == pytest.approx({"A": 1, "B": 1}, rel=0.05)
+
+
+def test_norms_of_sites_that_share_different_tensors_can_be_compared() -> None:
+    nodes = [
+        Holder("A", _layout(stem=600, deep=2400), 1),
+        Holder("B", _layout(stem=600, deep=2400), 1),
+        Holder("C", _layout(stem=600, own=50), 1),
+    ]
+    exchange, groups = _begin(nodes, cohorts=True)
+    assert [group.sites for group in groups] == [("A", "B", "C"), ("A", "B")]
+    nodes[0].model.hold(np.array([1.0] * 600 + [2.0] * 2400, np.float32))
+    nodes[1].hold(1)
+    nodes[2].hold(2)
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    assert norms == pytest.approx({"A": np.sqrt(2400 / 3000), "B": 0, "C": 1})
+
+
+def test_a_site_that_shares_nothing_has_no_norm() -> None:
+    layouts = {"A": _layout(stem=5), "B": _layout(stem=5), "C": _layout(stem=6)}
+    nodes = [Holder(site, layout, 1) for site, layout in layouts.items()]
+    exchange, _ = _begin(nodes, cohorts=True)
+    assert set(exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))) == {"A", "B"}
+
+
+@pytest.mark.parametrize("left", ["AB", "BC"])
+def test_norms_are_those_of_the_last_gathering_only(left: str) -> None:
+    exchange, nodes = _federation("float32", A=1, B=2, C=3)
+    expected = {"A": 1, "B": 2, "C": 3}
+    last = nodes[2]
+    count = iter(range(3))
+    last.damage = lambda data: data if next(count) < 2 else b""  # after two of four parts
+    with pytest.raises(SiteFailure):
+        exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    last.damage = lambda data: data
+    sites = [site for site in _sites(nodes) if site.name in left]
+    assert exchange.gather(sites, 1, dict.fromkeys("ABC", 1)) == {site: expected[site] for site in left}
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8"])
+def test_an_update_whose_square_is_infinite_in_float32_is_measured(encoding: EncodingName) -> None:
+    exchange, nodes = _federation(encoding, A=1, B=1, C=1e30)
+    assert exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))["C"] == pytest.approx(1e30, rel=0.02)
+
+
+class _Trainer(Holder):
+    """A site that can be made ready for a round."""
+
+    def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
+        if kind == "start":
+            return {"body": Ready(tensors=list(self.layout.tensors), training_cases=3, pretrained=False).to_json()}
+        return super().respond(kind, body, data)
+
+
+class _Training:
+    """A training of one round that is about to begin, with a global model of zeros."""
+
+    def __init__(self, path: Path, *sites: str) -> None:
+        averaging = AveragingFlags(Averaging("float32", "mean", "none", None))
+        layout = Layout((TensorSpec("a", (1000,), "float32"),))
+        description = RunDescription(
+            run="one",
+            fold=0,
+            sites=dict.fromkeys(sites, 1),
+            plans=dict.fromkeys(sites),
+            schedule=Schedule(rounds=1, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1),
+            averaging=averaging.averaging,
+            flags=averaging.others,
+            shared=[SharedTensors(sites=list(sites), tensors=list(layout.tensors))],
+        )
+        self.folder = FoldFolder.of(path, 0)
+        self.folder.begin(description)
+        self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging.averaging).state)
+        self.events: list[Event] = []
+        self.nodes = [_Trainer(site, layout, 0) for site in sites]
+        self.sites: list[Site] = []
+        roster = Roster(len(sites))
+        for node in self.nodes:
+            roster.register(node)
+            roster.admit(node, _hello(node.cid))
+        self.sites = roster.sites
+        recovery = RecoveryFlags(path, True, False, 2, None, None)
+        self._stage = TrainingStage(0, ScheduleFlags(None, 1, None, None), averaging, recovery, False, roster, self)
+        self._stage.initialize_parameters(roster)
+        self._stage.configure_fit(1, NOTHING, roster)
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def found(self) -> list[UpdateOutOfLine]:
+        return [event for event in self.events if isinstance(event, UpdateOutOfLine)]
+
+    def round(self, *values: float) -> None:
+        """Complete the round with updates of these numbers."""
+        for node, value in zip(self.nodes, values, strict=True):
+            node.hold(value)
+        fitted = [(site, FitRes(OK, Parameters([], ""), 1, {})) for site in self.sites]
+        self._stage.aggregate_fit(1, fitted, [])  # type: ignore[arg-type]
+        report = RoundReport(train_loss=0, val_loss=0, mean_dice=0, dice={}).to_json()
+        validated = [(site, EvaluateRes(OK, 0.0, 1, {"body": report})) for site in self.sites]
+        self._stage.aggregate_evaluate(1, validated, [])  # type: ignore[arg-type]
+
+
+def test_an_update_that_is_out_of_line_is_told_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    training = _Training(tmp_path, "A", "B", "C")
+    with caplog.at_level(logging.WARNING):
+        training.round(1, -2, 18)
+    assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=12)]
+    assert caplog.messages == [
+        "The update of site C in round 1 is 12 times as large as is usual among the others: look at its training log."
+    ]
+    (record,) = training.folder.history()
+    assert record.norms == {"A": 1, "B": 2, "C": 18}
+
+
+def test_updates_that_are_alike_are_kept_and_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    training = _Training(tmp_path, "A", "B", "C")
+    with caplog.at_level(logging.WARNING):
+        training.round(1, -2, 3)
+    assert (training.found, caplog.messages) == ([], [])
+    assert training.folder.history()[0].norms == {"A": 1, "B": 2, "C": 3}
+
+
+def test_of_two_sites_none_is_out_of_line(tmp_path: Path) -> None:
+    training = _Training(tmp_path, "A", "B")
+    training.round(1, 1000)
+    assert training.found == []
+
+
+def test_who_alone_changes_the_model_is_told_without_a_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    training = _Training(tmp_path, "A", "B", "C")
+    with caplog.at_level(logging.WARNING):
+        training.round(0, 0, 1e30)
+    assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=None)]
+    assert caplog.messages == [
+        "The update of site C in round 1 changes the model, those of most others do not: look at its training log."
+    ]
+    assert training.folder.history()[0].norms["C"] == pytest.approx(1e30)
