@@ -17,6 +17,7 @@ from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.message import cleaned
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -31,7 +32,8 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record`."""
-        self._console.print(escape(self.format(record)), soft_wrap=True, highlight=False)
+        for line in self.format(record).splitlines():
+            self._console.print(escape(cleaned(line)), soft_wrap=True, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,7 +167,7 @@ def _run(
     try:
         return command(arguments)
     except FednnUNetError as error:
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        console.print(f"[bold red]Error:[/] {escape(cleaned(str(error)))}", soft_wrap=True, highlight=False)
         return 1
     except KeyboardInterrupt as interrupt:
         console.print("Stopped.")

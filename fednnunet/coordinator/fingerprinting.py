@@ -77,6 +77,9 @@ class FingerprintStage(Stage):
         self._sink.emit(StageStarted(title="common fingerprint"))
         if facts.fingerprint == "shared-cases":
             shared = ask_all(sites, "cases", None, SharedCases)
+            for site in sites:
+                if len(shared[site.name].shapes) != site.hello.cases:
+                    raise SiteFailure(site.name, f"it tells of other than its {site.hello.cases} cases")
             spacings = np.concatenate([np.array(cases.spacings, np.float64) for cases in shared.values()])
             shapes = np.concatenate([np.array(cases.shapes, np.int64) for cases in shared.values()])
             self._protocol = shared_cases_fingerprint(spacings, shapes, len(facts.channels), samples)

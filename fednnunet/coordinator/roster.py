@@ -10,6 +10,7 @@ from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
+from fednnunet.channel.long_lived.serving import hang_up
 from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -22,7 +23,7 @@ OnProgress = Callable[[Mapping[str, WorkReport]], None]
 
 _PING_SECONDS = 5.0
 _MOST_STRANGERS = 64
-"""Connections, beside those of the sites, that there may be at a time; each one takes a thread and some memory."""
+"""Connections, beside those of the sites, that there may be at a time; each one takes threads and some memory."""
 
 
 class Roster(SimpleClientManager):
@@ -43,7 +44,7 @@ class Roster(SimpleClientManager):
         super().__init__()
         self.places = places
         self._contact_timeout = contact_timeout
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # a lock that a thread can take twice
         self._newcomers: list[ClientProxy] = []
         self._sites: dict[str, Site] = {}
         self._is_settled = False
@@ -74,12 +75,21 @@ class Roster(SimpleClientManager):
     def register(self, client: ClientProxy) -> bool:
         """Take a node that has just connected (called by the channel)."""
         with self._changed:
-            if self._is_closed or len(self.clients) >= self.places + _MOST_STRANGERS:
+            if self._is_closed:
                 return False
+            self._make_room()
             registered = super().register(client)
             self._newcomers.append(client)
             self._changed.notify_all()
             return registered
+
+    def _make_room(self) -> None:
+        """Hang up on who has waited longest without being admitted, if there are many of those."""
+        own = {site.proxy.cid for site in self._sites.values() if site.proxy is not None}
+        strangers = [client for cid, client in self.clients.items() if cid not in own]
+        if len(strangers) >= _MOST_STRANGERS:  # a node proves who it is within a second, if it can
+            self.unregister(strangers[0])
+            hang_up(strangers[0])
 
     def unregister(self, client: ClientProxy) -> None:
         """Forget a node whose connection has ended (called by the channel); its place is free until `settle`."""

@@ -1,14 +1,17 @@
 """Which plans a node takes from a coordinator, and which it does not."""
 
+import argparse
 import copy
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fednnunet.channel.messages import CommonPlans, FederationRecord, Hello, PlannerOptions
+from fednnunet.channel.messages import CommonPlans, FederationRecord, Hello, Installed, PlannerOptions
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import PLANNERS
@@ -339,17 +342,35 @@ def test_a_node_refuses_what_it_was_not_started_for(common: CommonPlans, changes
         check_common(common, HELLO.model_copy(update=changes))
 
 
-@pytest.mark.parametrize("name", ["../evil", "dataset"])
-def test_a_node_writes_nothing_of_plans_that_it_refuses(
-    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanningClient]:
+    """A node that does not preprocess."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    node = PlanningClient(None, SiteDataset("Dataset001_A"), HELLO)  # type: ignore[arg-type]
-    body = _common({**PLANS, "plans_name": name}).to_json()
-    config: dict[str, Any] = {"ask": "install", "body": body, "id": "1"}
+    client = PlanningClient(argparse.Namespace(no_pp=True), SiteDataset("Dataset001_A"), HELLO)
+    client.dataset.raw.mkdir(parents=True)
+    (client.dataset.raw / "dataset.json").write_text("{}")
+    yield client
+    client.close()
+
+
+def _install(node: PlanningClient, common: CommonPlans) -> dict[str, Any]:
+    config: dict[str, Any] = {"ask": "install", "body": common.to_json(), "id": "1"}
     while "pending" in (answer := node.get_properties(config)):
         pass
-    assert "plans_name" in str(answer["failure"])
-    assert list(tmp_path.iterdir()) == []
-    node.close()
+    return answer
+
+
+@pytest.mark.parametrize("name", ["../evil", "dataset"])
+def test_a_node_writes_nothing_of_plans_that_it_refuses(name: str, node: PlanningClient, tmp_path: Path) -> None:
+    answer = _install(node, _common({**PLANS, "plans_name": name}))
+    assert "plans_name" in answer["failure"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [node.dataset.raw / "dataset.json"]
+
+
+def test_a_node_installs_plans_under_its_own_datasets_name(node: PlanningClient) -> None:
+    answer = _install(node, _common())
+    assert Installed.from_json(answer["body"]).plans_digest == plans_digest(PLANS)
+    installed = json.loads((node.dataset.preprocessed / "nnUNetPlans.json").read_text())
+    assert installed == {**PLANS, "dataset_name": "Dataset001_A"}
+    assert json.loads((node.dataset.preprocessed / "dataset_fingerprint.json").read_text()) == FINGERPRINT

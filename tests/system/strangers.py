@@ -1,6 +1,7 @@
 """Nodes and coordinators that do not keep to the protocol, over the real channel."""
 
 import queue
+import random
 import socket
 import ssl
 import threading
@@ -32,7 +33,7 @@ class Stranger:
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_cert.read_bytes()))
         self._words: queue.Queue[bytes | None] = queue.Queue()
         call = self._channel.stream_stream(_JOIN, lambda word: word, ServerMessage.FromString)
-        self._heard: Iterator[ServerMessage] = call(iter(self._words.get, None), timeout=_SECONDS)
+        self._heard: Iterator[ServerMessage] = call(iter(self._words.get, None), timeout=_SECONDS, wait_for_ready=True)
 
     def __enter__(self) -> "Stranger":
         return self
@@ -103,3 +104,10 @@ class FalseCoordinator:
                 continue
             except OSError:
                 return
+
+
+def garbage(number: int) -> bytes:
+    """Return bytes that are no message, the same for the same number."""
+    random_ = random.Random(number)
+    size = random_.choice([0, 1, 10, 1000, 1_000_000])
+    return random_.randbytes(size)

@@ -1,0 +1,103 @@
+"""A federation over TLS with named sites, for tests of who gets in, and strangers who try."""
+
+import subprocess
+
+from fednnunet.channel.address import find_free_port
+from fednnunet.channel.certificates import create_certificates
+from fednnunet.channel.identity import Challenge, create_key, entry, read_key
+from fednnunet.channel.tls import Certificate, Endpoint, authority, look_at
+from tests.system.conftest import SITES
+from tests.system.strangers import Stranger
+from tests.system.workspace import Workspace, finish
+
+CLINICS = ("Clinic A", "Clinic B", "Clinic C")
+TASK = ("plan_and_preprocess", "--no_pp", "-npfp", 1)
+
+
+class Consortium:
+    """A coordinator with a certificate and a list of sites, and what each site needs.
+
+    Attributes
+    ----------
+    server
+        The coordinator's process, once it is started.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.trust = workspace.folder / "trust"
+        create_certificates(["localhost"], self.trust)
+        entries = [entry(create_key(clinic, self.trust)[2]) for clinic in CLINICS]
+        (self.trust / "sites.toml").write_text("\n".join(entries))
+        self.port = find_free_port("127.0.0.1")
+        self.server: subprocess.Popen[str]
+
+    def start_server(self, *flags: object) -> None:
+        tls = ("--tls-cert", self.trust / "server.pem", "--tls-key", self.trust / "server.key")
+        words = (TASK[0], "--num_clients", 3, "--port", self.port, *tls, "--sites", self.trust / "sites.toml", *flags)
+        self.server = self.workspace.start("server", *words)
+        assert self.server.stdout is not None
+        assert "Waiting" in self.server.stdout.readline()
+        with self.stranger() as stranger:  # who waits until somebody listens
+            assert stranger.hear() is not None
+
+    def words(self, number: int, **changes: object) -> list[object]:
+        """Return the words of a site's node; ``None`` leaves a flag out."""
+        flags = {
+            "--host": "localhost",
+            "--port": self.port,
+            "--ca-cert": self.trust / "ca.pem",
+            "--key": self.trust / f"{CLINICS[number]}.key",
+            "--audit_log": self.workspace.folder / f"{CLINICS[number]}.jsonl",
+            "--retry_for": 30,
+        }
+        flags |= {f"--{name.replace('ca_cert', 'ca-cert')}": value for name, value in changes.items()}
+        given = [word for name, value in flags.items() if value is not None for word in (name, value)]
+        return ["client", TASK[0], SITES[number], "2d", *TASK[1:], *given]
+
+    def start(self, number: int, **changes: object) -> "subprocess.Popen[str]":
+        return self.workspace.start(*map(str, self.words(number, **changes)))
+
+    def refusal(self, number: int, **changes: object) -> str:
+        """Return the only sentence that a node ends with."""
+        status, output = finish(self.start(number, **{"audit_log": self.trust / "other.jsonl", **changes}))
+        (sentence,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+        assert status == 1, output
+        assert "Traceback" not in output
+        return sentence
+
+    def proof(self, number: int, challenge: Challenge, introduction: str) -> bytes:
+        """Return a site's proof for a challenge."""
+        key = read_key(self.trust / f"{CLINICS[number]}.key")
+        return key.prove(challenge, self.certificate().digest, introduction)
+
+    def certificate(self) -> Certificate:
+        return look_at(Endpoint("localhost", self.port, authority(str(self.trust / "ca.pem"))))
+
+    def stranger(self) -> Stranger:
+        return Stranger(f"localhost:{self.port}", self.trust / "ca.pem")
+
+
+def introduction_of(number: int) -> str:
+    return (
+        f'{{"site":"{CLINICS[number]}","instance":"other","task":"plan_and_preprocess","method":"FFE","cases":8,'
+        '"versions":{},"labels":{"background":0},"channels":{"0":"CT"}}'
+    )
+
+
+def turn_away(consortium: Consortium, introduction: str, proof: bytes | None) -> str:
+    """Introduce oneself, and return what the coordinator says before it hangs up."""
+    with consortium.stranger() as stranger:
+        asked = stranger.hear_question()
+        assert asked is not None
+        kind, body = asked
+        assert kind == "hello"
+        assert set(Challenge.from_json(body).model_dump()) == {"run", "nonce"}  # nothing else is told
+        stranger.answer(body=introduction, **({} if proof is None else {"data": proof}))
+        said = stranger.hear_question()
+        assert said is not None
+        assert said[0] == "farewell"
+        stranger.answer(body="{}")
+        while stranger.hear() is not None:
+            stranger.answer(body="{}")
+        return said[1]

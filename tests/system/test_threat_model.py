@@ -1,0 +1,389 @@
+"""The rows of the table in SECURITY.md, one test for each, named after it.
+
+What these tests show in one place is tested in depth where each mechanism has its own tests.
+"""
+
+import argparse
+import json
+import random
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.common import EvaluateIns, FitIns, GetPropertiesIns, Scalar
+from flwr.server import Server
+from flwr.server.client_proxy import ClientProxy
+from flwr.server.history import History
+
+from fednnunet.channel.address import find_free_port, join_address
+from fednnunet.channel.approval import Approver
+from fednnunet.channel.audit import AuditLog, verify
+from fednnunet.channel.certificates import create_certificates
+from fednnunet.channel.gate import Gate
+from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
+from fednnunet.channel.long_lived.joining import join
+from fednnunet.channel.long_lived.serving import serve
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases
+from fednnunet.channel.policy import Policy, Rule
+from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
+from fednnunet.coordinator.exchange import Averaging
+from fednnunet.coordinator.roster import Roster
+from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.planning import PlanningClient
+from fednnunet.weights.norms import out_of_line
+from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
+from tests.fingerprint.example_plans import FINGERPRINT, PLANS
+from tests.pooled import generate_federation, measure
+from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
+from tests.system.strangers import garbage
+from tests.system.wire import RecordingProxy
+from tests.system.workspace import Workspace
+
+pytestmark = pytest.mark.system
+
+CASES = generate_federation(6)[1]
+HELLO = Hello(
+    site="Clinic A",
+    task="extract_fingerprint",
+    method="FFE",
+    cases=len(CASES),
+    versions={},
+    labels={"background": 0, "lesion": 1},
+    channels={str(channel): "CT" for channel in range(len(CASES[0].images))},
+    fingerprint="exact",
+)
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    """A coordinator over TLS that waits for three listed sites."""
+    consortium = Consortium(Workspace(tmp_path_factory.mktemp("threats")))
+    consortium.start_server()
+    yield consortium
+    consortium.server.kill()
+    consortium.server.communicate()
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanningClient]:
+    """A node of a site whose cases are in memory."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr("fednnunet.node.planning.measure", lambda *words: measure(CASES, words[3] // 1_000_000))
+    client = PlanningClient(argparse.Namespace(no_pp=True, identity=None), SiteDataset("Dataset001_A"), HELLO)
+    client.dataset.raw.mkdir(parents=True)
+    (client.dataset.raw / "dataset.json").write_text("{}")
+    yield client
+    client.close()
+
+
+def _ask(node: PlanningClient | Gate, kind: str, body: str, number: int = 0) -> dict[str, Scalar]:
+    """Ask a question until the answer is there."""
+    config: dict[str, Scalar] = {"ask": kind, "body": body, "id": f"{kind} {number}"}
+    while "pending" in (answer := node.get_properties(config)):
+        pass
+    return answer
+
+
+def _query(node: PlanningClient, question: MomentsQuestion | DigitsQuestion, number: int) -> dict[str, Scalar]:
+    config: dict[str, Scalar] = {"body": Query(question=question).to_json(), "id": f"question {number}"}
+    while "pending" in (reply := node.fit([], config)[2]):
+        pass
+    return reply
+
+
+def _install(node: PlanningClient, **changes: Any) -> dict[str, Scalar]:
+    plans = {**PLANS, **changes}
+    return _ask(node, "install", json.dumps({"fingerprint": FINGERPRINT, "plans": plans, "record": _record()}))
+
+
+def _record() -> dict[str, Any]:
+    return {"method": "FFE", "sites": list(CLINICS), "cases": 25, "plans_digest": "0" * 64, "versions": {}}
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def _gate(node: PlanningClient, folder: Path, policy: Policy | None = None) -> tuple[Gate, AuditLog]:
+    log = AuditLog(folder / "audit.jsonl", "Clinic A", "extract_fingerprint")
+    return Gate(node, policy or Policy(), log, Approver(folder / "waits", terminal=False)), log
+
+
+def test_outsider_without_a_key_gets_a_challenge_and_nothing_else(waiting: Consortium) -> None:
+    with waiting.stranger() as stranger:
+        asked = stranger.hear_question()
+    assert asked is not None
+    assert set(json.loads(asked[1])) == {"run", "nonce"}
+    assert "start its node with --key" in turn_away(waiting, introduction_of(0), None)
+
+
+def test_outsider_with_a_recorded_proof_is_turned_away(waiting: Consortium) -> None:
+    recorded = waiting.proof(0, Challenge.draw("ab" * 16), introduction_of(0))
+    assert "does not hold" in turn_away(waiting, introduction_of(0), recorded)
+
+
+def test_outsider_on_the_wire_reads_nothing(waiting: Consortium) -> None:
+    with RecordingProxy(waiting.port) as proxy:
+        look_at(Endpoint("localhost", proxy.port, authority(str(waiting.trust / "ca.pem"))))
+        through = type(waiting).__new__(Consortium)
+        through.trust, through.port = waiting.trust, proxy.port
+        turn_away(through, introduction_of(0), b"")
+    said = b"".join(bytes(part) for part in (*proxy.sent, *proxy.received))
+    assert len(said) > 2000
+    for word in ("Clinic", "hello", "nonce", "background", "farewell", "plan_and_preprocess"):
+        assert word.encode() not in said
+
+
+def test_outsider_with_a_certificate_of_his_own_is_not_trusted(waiting: Consortium, tmp_path: Path) -> None:
+    create_certificates(["localhost"], tmp_path)
+    with pytest.raises(UntrustedError, match="does not come from the authority"):
+        look_at(Endpoint("localhost", waiting.port, authority(str(tmp_path / "ca.pem"))))
+
+
+def test_outsider_with_many_connections_keeps_nobody_out(waiting: Consortium) -> None:
+    strangers = [waiting.stranger() for _ in range(100)]
+    try:
+        heard = [stranger.hear() for stranger in strangers[:10]]
+        assert None not in heard
+        said = turn_away(waiting, introduction_of(0), None)  # is heard, though they say nothing
+        assert "start its node with --key" in said
+    finally:
+        for stranger in strangers:
+            stranger.__exit__()
+
+
+def test_outsider_with_garbage_does_not_stop_the_coordinator(waiting: Consortium) -> None:
+    for number in range(200):
+        with waiting.stranger() as stranger:
+            if number % 2:
+                stranger.hear()
+            stranger.say(garbage(number))
+    assert "start its node with --key" in turn_away(waiting, introduction_of(0), None)
+    assert waiting.server.poll() is None
+
+
+def test_curious_coordinator_sees_the_update_of_each_site() -> None:
+    """This is not prevented: until there is secure aggregation, whoever runs the coordinator can look."""
+    nodes = [Holder(site, _layout(a=10), value) for site, value in (("A", 1), ("B", 3))]
+    exchange, _ = _begin(nodes, averaging=Averaging("float32", "mean", "none", None))
+    seen: dict[str, np.ndarray] = {}
+    for node in nodes:
+        node.damage = lambda data, name=node.cid: seen.setdefault(name, np.frombuffer(data, np.float32)).tobytes()
+    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+    assert {name: float(update[0]) for name, update in seen.items()} == {"A": 1.0, "B": 3.0}
+
+
+def test_curious_coordinator_gets_sums_and_counts_but_no_case(node: PlanningClient) -> None:
+    assert set(json.loads(str(_ask(node, "measure", Measure(cases=100).to_json())["body"]))) == {"is_two_dimensional"}
+    assert "not shared here" in str(_ask(node, "cases", "{}")["failure"])
+
+
+def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: PlanningClient) -> None:
+    _ask(node, "measure", Measure(cases=100).to_json())
+    follow = [Follow(quantity=Quantity("spacing", 0), bits=60, prefixes=[5])]
+    refused = str(_query(node, DigitsQuestion(follow=follow), 1)["failure"])
+    assert "the protocol does not ask" in refused
+    assert "failure" in _query(node, DigitsQuestion(follow=follow), 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plans_name": "../../evil"},
+        {"plans_name": "/tmp/evil"},
+        {"configurations": {"2d": {**PLANS["configurations"]["2d"], "data_identifier": "../../evil"}}},
+    ],
+)
+def test_malicious_coordinator_cannot_write_elsewhere(
+    node: PlanningClient, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    client = PlanningClient(node.arguments, node.dataset, HELLO.model_copy(update=_PLANS_TOO))
+    before = _files(tmp_path)
+    assert "failure" in _install(client, **changes)
+    assert _files(tmp_path) == before
+    client.close()
+
+
+_PLANS_TOO: dict[str, Any] = {
+    "task": "plan_and_preprocess",
+    "planner": {"planner": "ExperimentPlanner"},
+}
+
+
+@pytest.mark.parametrize("called", ["os.system", "subprocess.Popen", "torch.load", "builtins.eval"])
+def test_malicious_coordinator_cannot_run_code(node: PlanningClient, tmp_path: Path, called: str) -> None:
+    planner = Hello.model_validate({**HELLO.model_dump(), **_PLANS_TOO})
+    client = PlanningClient(node.arguments, node.dataset, planner)
+    before = _files(tmp_path)
+    architecture = {**PLANS["configurations"]["2d"]["architecture"], "network_class_name": called}
+    refused = _install(client, configurations={"2d": {**PLANS["configurations"]["2d"], "architecture": architecture}})
+    assert "network_class_name" in str(refused["failure"])
+    assert _files(tmp_path) == before
+    client.close()
+
+
+def test_malicious_coordinator_gets_nothing_that_the_policy_forbids(node: PlanningClient, tmp_path: Path) -> None:
+    policy = Policy.model_validate({"fingerprint": {"allow": False}, "plans": Rule(allow=False)})
+    gate, log = _gate(node, tmp_path, policy)
+    assert "rule fingerprint.allow" in str(_ask(gate, "measure", Measure(cases=100).to_json())["failure"])
+    log.close()
+
+
+def test_malicious_coordinator_cannot_use_a_proof_at_another_one(waiting: Consortium) -> None:
+    key = read_key(waiting.trust / "Clinic A.key")
+    with waiting.stranger() as stranger:
+        asked = stranger.hear_question()
+        assert asked is not None
+        # a site that was lured to another coordinator signs that one's certificate, and this one's challenge
+        proof = key.prove(Challenge.from_json(asked[1]), b"\1" * 32, introduction_of(0))
+        stranger.answer(body=introduction_of(0), data=proof)
+        said = stranger.hear_question()
+        assert said is not None
+        assert "does not hold" in said[1]
+
+
+class _Garbler(Server):
+    """A coordinator that asks a node 200 things that are none."""
+
+    def __init__(self) -> None:
+        self.roster = Roster(1)
+        super().__init__(client_manager=self.roster)
+        self.answers: list[dict[str, Scalar]] = []
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        proxy = self.roster.next_newcomer()
+        assert proxy is not None
+        for number in range(200):
+            self.answers.append(self._ask(proxy, number))
+        return History(), 0.0
+
+    def _ask(self, proxy: ClientProxy, number: int) -> dict[str, Scalar]:
+        random_ = random.Random(number)
+        bodies: list[Scalar] = ["", "[" * 5000, garbage(number), 3, -1.5, True, '{"cases":1e400}', '{"question":{}}']
+        config: dict[str, Scalar] = {"body": random_.choice(bodies), "id": str(number)}
+        if number % 3 == 0:
+            kinds = ["measure", "install", "cases", "fetch", "hello", "", "__class__", "farewell "]
+            config["ask"] = random_.choice(kinds)
+            return proxy.get_properties(GetPropertiesIns(config), 60, None).properties
+        parameters = self.parameters
+        if number % 3 == 1:
+            return proxy.fit(FitIns(parameters, config), 60, None).metrics
+        return proxy.evaluate(EvaluateIns(parameters, config), 60, None).metrics
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        """Leave it to the node."""
+
+
+class _Patient:
+    """A node that does not leave because an answer has failed."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.has_left = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gate, name)
+
+
+def test_malicious_coordinator_with_garbage_does_not_stop_a_node(node: PlanningClient, tmp_path: Path) -> None:
+    port = find_free_port("127.0.0.1")
+    gate, log = _gate(node, tmp_path)
+    patient, garbler = _Patient(gate), _Garbler()
+    thread = threading.Thread(target=join, args=(Endpoint("127.0.0.1", port), patient), daemon=True)
+    thread.start()
+    serve(join_address("127.0.0.1", port), garbler)
+    patient.has_left = True
+    assert len(garbler.answers) == 200
+    assert all({"failure", "pending"} & set(answer) for answer in garbler.answers)
+    assert "Traceback" not in str(garbler.answers)
+    thread.join(60)
+    log.close()
+    verify(tmp_path / "audit.jsonl")
+
+
+def test_malicious_coordinator_cannot_deny_what_it_was_sent(node: PlanningClient, tmp_path: Path) -> None:
+    gate, log = _gate(node, tmp_path)
+    gate.introduce(Challenge.draw("ab" * 16), NO_CERTIFICATE)
+    receipt = str(_ask(gate, "measure", Measure(cases=100).to_json())["log"])
+    log.close()
+    number, digest = receipt.split(":")
+    verified = verify(tmp_path / "audit.jsonl", (int(number), digest))
+    assert verified.out["fingerprint"] > 0
+
+
+def test_curious_site_learns_common_results_only() -> None:
+    """What a node is sent besides weights: names of the sites, the number of all cases, fingerprint, and plans."""
+    assert set(CommonPlans.model_fields) == {"fingerprint", "plans", "record"}
+    record = CommonPlans.from_json(json.dumps({"fingerprint": FINGERPRINT, "record": _record()})).record
+    assert record is not None
+    assert set(record.model_dump()) == {"method", "sites", "cases", "plans_digest", "versions", "preprocessed"}
+    assert set(Installed.model_fields) == {"plans_digest"}
+
+
+def test_malicious_site_cannot_take_another_sites_place(waiting: Consortium) -> None:
+    key = read_key(waiting.trust / "Clinic C.key")
+    with waiting.stranger() as stranger:
+        asked = stranger.hear_question()
+        assert asked is not None
+        proof = key.prove(Challenge.from_json(asked[1]), waiting.certificate().digest, introduction_of(0))
+        stranger.answer(body=introduction_of(0), data=proof)
+        said = stranger.hear_question()
+        assert said is not None
+        assert "its key is not the one on the coordinator's list" in said[1]
+
+
+@pytest.mark.parametrize("damage", ["nan", "length", "empty"])
+def test_malicious_site_cannot_crash_the_coordinator_with_an_update(damage: str) -> None:
+    nodes = [Holder(site, _layout(a=1000), 1) for site in "AB"]
+    exchange, _ = _begin(nodes, averaging=Averaging("float32", "mean", "none", None))
+    ways = {
+        "nan": lambda data: np.full(len(data) // 4, np.nan, np.float32).tobytes(),
+        "length": lambda data: data + b"\0",
+        "empty": lambda data: b"",
+    }
+    nodes[1].damage = ways[damage]
+    with pytest.raises(SiteFailure) as failure:
+        exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+    assert failure.value.site == "B"
+
+
+def test_malicious_site_cannot_fill_memory() -> None:
+    spacings = "[1.0,1.0,1.0]," * 4_000_000
+    text = '{"spacings":[' + spacings + "[1,1,1]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(FednnUNetError, match="malformed"):
+            SharedCases.from_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
+    nodes = [Holder(site, _layout(a=1000), 1) for site in "ABC"]
+    exchange, _ = _begin(nodes, averaging=Averaging("float16", "median", "none", None))
+    for node, value in zip(nodes, (1.1, 1.2, 50), strict=True):
+        node.hold(value)
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    assert set(out_of_line(norms)) == {"C"}
+    exchange.spread(_sites(nodes), 1)
+    assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
+
+
+def test_malicious_site_cannot_hide_the_end_of_its_log(node: PlanningClient, tmp_path: Path) -> None:
+    gate, log = _gate(node, tmp_path)
+    gate.introduce(Challenge.draw("ab" * 16), NO_CERTIFICATE)
+    number, digest = str(_ask(gate, "measure", Measure(cases=100).to_json())["log"]).split(":")
+    log.close()
+    path = tmp_path / "audit.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    verify(path)  # the chain alone does not show it
+    with pytest.raises(FednnUNetError, match="cut off"):
+        verify(path, (int(number), digest))
