@@ -9,3 +9,5 @@ __version__ = "0.1.0"
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 # nnU-Net forks workers, none of which touches the connection; gRPC would complain about each of them:
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+# it would also print a line for each stranger whose TLS handshake fails:
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

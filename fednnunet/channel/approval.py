@@ -100,7 +100,9 @@ class Approver:
     def _put(self, kind: str, summary: str, payload: Sequence[bytes]) -> Request:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            number = len(list(self._folder.glob("*.txt"))) + 1
+            # a number that no file has: an answer that was left of an earlier request is none to this one
+            used = (path.name.partition("-")[0] for path in self._folder.iterdir())
+            number = 1 + max((int(prefix) for prefix in used if prefix.isdecimal()), default=0)
             request = Request(self._folder / f"{number:04d}-{kind}.txt")
             with replacing(request.payload) as temporary:
                 temporary.write_bytes(b"".join(payload))
@@ -113,18 +115,36 @@ class Approver:
         return request
 
 
+def as_decision(answer: str) -> bool | None:
+    """Return what a person means; ``None`` for what can mean anything."""
+    return {"yes": True, "y": True, "no": False, "n": False}.get(answer.strip().lower())
+
+
 def waiting(folder: Path) -> list[Request]:
-    """Return what waits for an answer in a folder, oldest first."""
+    """Return what waits for an answer in a folder, oldest first.
+
+    Raises
+    ------
+    FednnUNetError
+        If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FednnUNetError(f"There is no folder {folder}: name the one that the node has named.")
     requests = [Request(path) for path in sorted(folder.glob("*.txt"))]
     return [request for request in requests if request.decision is None]
 
 
 def _ask_here(request: Request) -> None:
     try:
-        sys.stderr.write("Send it? Type yes or no: ")
-        sys.stderr.flush()
-        answer = sys.stdin.readline().strip().lower()
+        answer = None
+        while answer is None and request.decision is None:
+            sys.stderr.write("Send it? Type yes or no: ")
+            sys.stderr.flush()
+            line = sys.stdin.readline()
+            if not line:
+                return
+            answer = as_decision(line)
     except (OSError, ValueError):
         return  # the terminal has gone; the files are left
-    if answer and request.decision is None:
-        request.decide(answer == "yes")
+    if answer is not None and request.decision is None:
+        request.decide(answer)

@@ -5,18 +5,21 @@ The node behind it does not know of it, nor does the channel before it.
 
 import itertools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from flwr.common import NDArrays, Scalar
 
-from fednnunet.background import Replies, StillWorking
+from fednnunet.background import Background
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Hello, RoundReport, ValidationReport, WorkReport
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.errors import FednnUNetError
+
+logger = logging.getLogger(__name__)
 
 Reply = dict[str, Scalar]
 
@@ -39,6 +42,9 @@ _WITHOUT_METRICS = {
 }
 """What is sent where metrics may not leave: training can go on without them."""
 
+_TOLD_ANYWAY = {"measure"}
+"""Whether images are slices: a person agrees to the first numbers that leave, not to this."""
+_ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
 _QUESTIONS = {*_KIND_OF_ANSWER, "hand", "accept", "ping", "farewell", "fit", "evaluate"}
 
@@ -88,8 +94,7 @@ class Gate:
         self._policy = policy
         self._log = log
         self._approver = approver
-        self._approvals: Replies[bool] = Replies()
-        self._decided: dict[Kind, bool] = {}
+        self._approvals: dict[str, Background[bool]] = {}
         self._last_question = ""
         self._rounds = 0
         self._sent = 0
@@ -103,7 +108,8 @@ class Gate:
     def close(self) -> None:
         """Let nothing through any more."""
         self._is_closed = True
-        self._approvals.stop()
+        for approval in self._approvals.values():
+            approval.tracker.stop()
 
     def approve_introduction(self) -> None:
         """Let a person agree to what the site will say of itself, if the policy wants that.
@@ -201,13 +207,13 @@ class Gate:
             return self._withhold("failure", "failure.allow", reply, body)
         payload = [*_payload(reply), *data]
         rule = self._rule_against(kind, sum(map(len, payload)))
-        if rule is None and self._policy.rule(kind).confirm:
-            try:
-                if not self._is_approved(kind, config, body, shapes, payload):
-                    rule = f"{kind}.confirm"
-            except StillWorking:
-                pending = WorkReport(done=0, total=0)
+        if rule is None and self._policy.rule(kind).confirm and question not in _TOLD_ANYWAY:
+            approval = self._approval(kind, body, shapes, payload)
+            if not approval.wait(_ANSWER_WITHIN_SECONDS):
+                pending = WorkReport(done=0, total=0, waits_for_approval=True)
                 return self._send("contact", {"pending": pending.to_json()}, {}, None)
+            if not _agreed(approval):
+                rule = f"{kind}.confirm"
         if rule is None:
             return self._send(kind, reply, shapes, _round(body), data)
         if kind == "metrics" and rule.startswith("metrics."):
@@ -226,26 +232,20 @@ class Gate:
             return "max_bytes"
         return None
 
-    def _is_approved(
-        self,
-        kind: Kind,
-        config: Reply,
-        body: Mapping[str, object],
-        shapes: Mapping[str, Sequence[int]],
-        payload: list[bytes],
-    ) -> bool:
-        """Return whether a person agrees; raises `StillWorking` while nobody has said anything."""
-        if kind in self._decided:
-            return self._decided[kind]
-        summary = _summary(kind, self._node.hello, _round(body), shapes, payload)
-        self._decided[kind] = self._approvals.reply(
-            str(config.get("id", kind)), lambda tracker: self._approver.ask(kind, summary, payload, tracker)
-        )
-        return self._decided[kind]
+    def _approval(
+        self, kind: Kind, body: Mapping[str, object], shapes: Mapping[str, Sequence[int]], payload: list[bytes]
+    ) -> Background[bool]:
+        """Return the question to a person whether messages of a kind may leave, which is put once."""
+        # a model that has not been trained yet is another matter than one that has
+        matter = f"{kind} 0" if kind == "update" and _round(body) == 0 else kind
+        if matter not in self._approvals:
+            summary = _summary(kind, self._node.hello, _round(body), shapes, payload)
+            self._approvals[matter] = Background(lambda tracker: self._approver.ask(kind, summary, payload, tracker))
+        return self._approvals[matter]
 
     def _withhold(self, kind: Kind, rule: str, reply: Reply, body: Mapping[str, object]) -> Reply:
         self._log_withheld(kind, rule, reply, body)
-        told: Reply = {"failure": f"the site's policy does not let this out (rule {rule})"}
+        told: Reply = {"failure": f"the site's policy does not let this out (rule {rule}): ask the site"}
         return self._send("failure", told, {}, _round(body))
 
     def _log_withheld(self, kind: Kind, rule: str, reply: Reply, body: Mapping[str, object]) -> None:
@@ -271,6 +271,14 @@ class Gate:
             return reply
         entries, digest = self._log.head
         return {**reply, "log": f"{entries}:{digest}"}
+
+
+def _agreed(approval: Background[bool]) -> bool:
+    try:
+        return approval.result()
+    except FednnUNetError as error:  # a person could not even be asked
+        logger.error("%s", error)
+        return False
 
 
 def _payload(values: Mapping[str, Scalar]) -> list[bytes]:
@@ -317,5 +325,7 @@ def _summary(
         f"From {hello.site}, {hello.cases} cases, for the task {hello.task}; {sum(map(len, payload))} bytes.",
         *(f"{name}: array of shape {tuple(shape)}" for name, shape in shapes.items()),
     ]
+    if kind == "update":
+        lines.append("This is the first part of the model; its other parts, and later rounds, follow without asking.")
     text = b" ".join(part for part in payload if len(part) < 4000).decode(errors="replace")
     return "\n".join([*lines, "".join(c if c.isprintable() else "?" for c in text)[:2000]])

@@ -15,7 +15,7 @@ from fednnunet.weights.layout import MOST_ELEMENTS, TensorSpec
 
 MOST_SITES = 1000
 MOST_LABELS = 1000
-MOST_CASES = 200_000
+MOST_CASES = 100_000
 MOST_TENSORS = 20_000
 
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
@@ -83,6 +83,7 @@ class WorkReport(WireMessage):
 
     done: int = Field(ge=0, le=10**12)
     total: int = Field(ge=0, le=10**12)
+    waits_for_approval: bool = Field(default=False, description="whether a person has to agree to the answer")
 
 
 class Measure(WireMessage):
@@ -108,7 +109,7 @@ class Query(WireMessage):
 class SharedCases(WireMessage):
     """Spacing (mm) and shape (voxels) of each case, only sent with ``--fingerprint shared-cases``."""
 
-    longest_text: ClassVar[int] = 1 << 25
+    longest_text: ClassVar[int] = 15 << 20
 
     spacings: Annotated[list[tuple[Spacing, Spacing, Spacing]], FailFast()] = Field(min_length=1, max_length=MOST_CASES)
     shapes: Annotated[list[tuple[_Voxels, _Voxels, _Voxels]], FailFast()] = Field(min_length=1, max_length=MOST_CASES)
@@ -138,7 +139,7 @@ class FederationRecord(WireMessage):
 class CommonPlans(WireMessage):
     """The common fingerprint and plans, as nnU-Net writes them; without plans if none were asked for."""
 
-    longest_text: ClassVar[int] = 1 << 25
+    longest_text: ClassVar[int] = 15 << 20
 
     fingerprint: JsonObject
     plans: JsonObject | None = None

@@ -254,7 +254,7 @@ def _join(arguments: argparse.Namespace) -> int:
     if client.failure is not None:
         raise FednnUNetError(client.failure)
     if client.farewell is not None and client.farewell.error is not None:
-        raise FednnUNetError(f"The coordinator ended the federation: {client.farewell.error}")
+        raise FednnUNetError(f"The coordinator has let this node go: {client.farewell.error}")
     return 0
 
 

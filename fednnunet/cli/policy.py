@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fednnunet.channel.approval import waiting
+from fednnunet.channel.approval import as_decision, waiting
 from fednnunet.channel.policy import RECOMMENDED, read_policy
 from fednnunet.errors import FednnUNetError
 
@@ -54,8 +54,9 @@ def _approve(folder: Path, console: Console) -> None:
         console.print(request.summary.read_text(encoding="utf-8"))
         console.print(f"What would be sent: {request.payload}")
         try:
-            answer = console.input("Send it? Type yes or no: ").strip().lower()
+            while (answer := as_decision(console.input("Send it? Type yes or no: "))) is None:
+                pass
         except EOFError:
             raise FednnUNetError("Nobody has answered: run this in a terminal.") from None
-        request.decide(answer == "yes")
-        console.print("It will be sent." if answer == "yes" else "It will not be sent.")
+        request.decide(answer)
+        console.print("It will be sent." if answer else "It will not be sent.")

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _FINGERPRINTING = "fednnunet.coordinator.fingerprinting"
 _GREETING_SECONDS = 20.0
-_IN_ORDER_SECONDS = 0.2
+_IN_ORDER_SECONDS = 0.05
 _LINGER_SECONDS = 15.0
 
 
@@ -113,12 +113,18 @@ class Federation(Server):
             for site in sites:
                 pool.submit(site.take_leave, reason)
             for proxy in others:
-                pool.submit(take_leave, proxy, self._all_taken if reason is None else reason)
+                pool.submit(take_leave, proxy, self._to_strangers(reason))
         self._receipts.keep(sites)
 
     def contacts(self) -> Mapping[str, Contact]:
         """Return which sites are connected."""
         return {site.name: Contact(connected=site.is_connected, at=site.last_contact) for site in self.roster.sites}
+
+    def _to_strangers(self, reason: str | None) -> str:
+        """Return what nodes are told that have not been let in, which is nothing about the sites."""
+        if self._door.is_guarded:
+            return "The federation has ended."
+        return self._all_taken if reason is None else reason
 
     @property
     def _all_taken(self) -> str:

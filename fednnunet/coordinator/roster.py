@@ -22,7 +22,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 OnProgress = Callable[[Mapping[str, WorkReport]], None]
 
 _PING_SECONDS = 5.0
-_MOST_STRANGERS = 64
+_MOST_STRANGERS = 32
 """Connections, beside those of the sites, that there may be at a time; each one takes threads and some memory."""
 
 

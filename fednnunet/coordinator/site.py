@@ -263,6 +263,7 @@ class Site(ClientProxy):
     ) -> Reply:
         deadline = None if timeout is None else time.monotonic() + timeout
         asked = {"id": uuid4().hex, **config}
+        waits = False
         while True:
             proxy = self._connection()
             try:
@@ -280,8 +281,12 @@ class Site(ClientProxy):
                 raise FednnUNetError(cleaned(str(answer["failure"])))
             if "pending" not in answer:
                 return reply
+            report = WorkReport.from_json(str(answer["pending"]))
+            if report.waits_for_approval and not waits:
+                waits = True
+                logger.info("Site %s waits until a person there agrees to what would be sent.", self.name)
             if progress is not None:
-                progress(WorkReport.from_json(str(answer["pending"])))
+                progress(report)
             self._check_in_time(deadline, timeout)
 
     def _heard(self, answer: dict[str, Scalar]) -> None:

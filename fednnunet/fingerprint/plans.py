@@ -101,8 +101,8 @@ class _Schema(BaseModel):
 
 
 def _check_file_name(text: str) -> str:
-    if text.casefold() in _RESERVED or text.endswith("."):
-        raise PydanticCustomError("file", "Input should not be the name of one of nnU-Net's own files")
+    if text.casefold() in _RESERVED or text.casefold().startswith("fednnunet") or text.endswith("."):
+        raise PydanticCustomError("file", "Input should not be the name of one of nnU-Net's own files, or ours")
     return text
 
 

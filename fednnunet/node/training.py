@@ -21,6 +21,7 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.folds import Fold, parse_folds
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.rounds import FederatedRounds
@@ -133,9 +134,16 @@ class TrainingClient(SiteClient):
         self._rounds_of_fold = self._shared = self._ready = self._started = None
         self._global_round = self._held_round = None
 
+    def _own(self, fold: Fold) -> Fold:
+        """Return a fold if it is one that this node was started for: training it replaces what is there."""
+        if fold not in parse_folds(self.arguments.fold):
+            raise FednnUNetError(f"the coordinator asks for fold {fold}, for which this node was not started")
+        return fold
+
     def _offer(self, body: str, tracker: Tracker) -> TrainingOffer:
         self._forget_fold()
-        self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, FoldRequest.from_json(body).fold)
+        fold = self._own(FoldRequest.from_json(body).fold)
+        self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, fold)
         return self._rounds.offer()
 
     def _start(self, body: str, tracker: Tracker) -> Ready:
@@ -143,7 +151,7 @@ class TrainingClient(SiteClient):
         self._after_housekeeping()
         if self._rounds_of_fold is None or self._rounds.fold != start.fold:
             self._forget_fold()
-            self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, start.fold)
+            self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, self._own(start.fold))
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start

@@ -167,7 +167,7 @@ def test_what_is_not_allowed_is_not_sent_and_the_coordinator_learns_the_rule(
     site = make(task, Policy.model_validate({kind: rules.get(kind, Rule)(allow=False)}))
     site.node.reply = {"body": '{"secret": 42}', "data": b"secret"}
     reply = _without_log(site.ask(question))
-    assert reply == {"failure": f"the site's policy does not let this out (rule {kind}.allow)"}
+    assert reply == {"failure": f"the site's policy does not let this out (rule {kind}.allow): ask the site"}
     withheld, told = site.entries()[-2:]
     assert (withheld.kind, withheld.decision, withheld.bytes) == (kind, f"withheld: {kind}.allow", 0)
     assert (told.kind, told.decision) == ("failure", "sent")
@@ -235,7 +235,7 @@ def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -
     site = make(policy=Policy(failure=Rule(allow=False)))
     site.node.reply = {"failure": "case 17 of Mr X"}
     reply = _without_log(site.ask("start"))
-    assert reply == {"failure": "the site's policy does not let this out (rule failure.allow)"}
+    assert reply == {"failure": "the site's policy does not let this out (rule failure.allow): ask the site"}
 
 
 def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(make: Any) -> None:

@@ -3,9 +3,12 @@
 import contextlib
 import queue
 import threading
+from collections.abc import Iterator
 
+import grpc
 import pytest
 from flwr.common import GetPropertiesIns, NDArrays, ReconnectIns, Scalar
+from flwr.proto.transport_pb2 import ClientMessage
 from flwr.server import Server
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
@@ -108,3 +111,73 @@ def test_a_node_serves_the_coordinator_that_takes_the_place_of_one_that_has_gone
 def test_a_node_gives_up_when_no_coordinator_comes_for_as_long_as_it_may_retry() -> None:
     with pytest.raises(FednnUNetError, match=r"No coordinator could be reached.*--retry_for"):
         join(Endpoint(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)
+
+
+class _Unable(_Node):
+    """Cannot write its audit log any more, for example."""
+
+    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        raise FednnUNetError("the disk is full")
+
+
+def test_a_node_that_can_answer_nothing_any_more_ends_and_says_why() -> None:
+    port = find_free_port(HOST)
+    errors: list[str] = []
+
+    def join_and_fail() -> None:
+        try:
+            join(Endpoint(HOST, port), _Unable())
+        except FednnUNetError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=join_and_fail, daemon=True)
+    thread.start()
+    with contextlib.suppress(Exception):  # the coordinator's question gets no answer
+        serve(join_address(HOST, port), _Coordinator(silent=0, says_farewell=False))
+    thread.join(60)
+    assert errors == ["the disk is full"]
+
+
+class _Counting(Server):
+    """Asks a talkative node one question."""
+
+    def __init__(self, all_is_said: threading.Event) -> None:
+        self.connections = _Connections()
+        super().__init__(client_manager=self.connections)
+        self._all_is_said = all_is_said
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        self.connections.new.get(timeout=60).get_properties(GetPropertiesIns({"ask": "work"}), None, None)
+        self._all_is_said.wait(2)  # which should not happen
+        return History(), 0.0
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        pass
+
+
+def test_what_a_node_says_unasked_does_not_fill_memory() -> None:
+    port, is_over, all_is_said = find_free_port(HOST), threading.Event(), threading.Event()
+    spoken: list[int] = []
+
+    def talk() -> None:
+        word = ClientMessage()
+        word.get_properties_res.properties["a"].bytes = bytes(1 << 20)
+        message = word.SerializeToString()
+
+        def words() -> Iterator[bytes]:
+            while not is_over.is_set() and len(spoken) < 500:
+                spoken.append(len(message))
+                yield message
+            all_is_said.set()
+
+        with grpc.insecure_channel(join_address(HOST, port)) as channel, contextlib.suppress(grpc.RpcError):
+            call = channel.stream_stream("/flwr.proto.FlowerService/Join", None, None)
+            for _ in call(words(), wait_for_ready=True):
+                pass
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    serve(join_address(HOST, port), _Counting(all_is_said))
+    is_over.set()
+    thread.join(60)
+    assert len(spoken) < 100  # the rest waits at the node, for a question

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from fednnunet.channel.messages import (
+    MOST_CASES,
     CommonPlans,
     Farewell,
     Hello,
@@ -173,7 +174,7 @@ def test_the_largest_messages_that_there_can_be_are_taken() -> None:
     tensors = [TensorSpec(name, (320, 320, 3, 3, 3) if index < 6000 else (320,), "float32") for index, name in
                enumerate(stages)]  # fmt: skip
     labels = {f"label number {label} of many": [label, label + 1, label + 2] for label in range(1000)}
-    cases = 200_000
+    cases = MOST_CASES
     for message in (
         Ready(tensors=tensors, training_cases=1, pretrained=False),
         Sharing(groups=[stages], encoding="int8"),

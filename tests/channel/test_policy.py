@@ -81,7 +81,7 @@ def _ask(approver: Approver, tracker: Tracker | None = None) -> "tuple[threading
 def test_a_person_finds_what_waits_in_a_folder_and_answers_there(tmp_path: Path, agreed: bool) -> None:
     folder = tmp_path / "what waits"
     thread, answers = _ask(Approver(folder, terminal=False))
-    while not waiting(folder):
+    while not folder.is_dir() or not waiting(folder):
         thread.join(0.01)
     (request,) = waiting(folder)
     assert request.payload.read_bytes() == b"abcdef"
@@ -102,6 +102,19 @@ def test_an_earlier_answer_is_not_taken_for_the_next_one(tmp_path: Path) -> None
         waiting(tmp_path)[0].decide(agreed)
         thread.join(60)
         assert answers == [agreed]
+
+
+def test_an_answer_that_was_left_behind_is_none(tmp_path: Path) -> None:
+    (tmp_path / "0002-update.answer").write_text("yes")
+    (tmp_path / "0001-update.txt").write_text("")
+    (tmp_path / "0001-update.answer").write_text("no")
+    thread, answers = _ask(Approver(tmp_path, terminal=False))
+    while not waiting(tmp_path):
+        thread.join(0.01)
+    assert answers == []
+    waiting(tmp_path)[0].decide(False)
+    thread.join(60)
+    assert answers == [False]
 
 
 def test_who_waits_for_an_answer_can_be_stopped(tmp_path: Path) -> None:

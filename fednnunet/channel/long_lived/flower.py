@@ -2,7 +2,7 @@
 
 import logging
 
-LONGEST_MESSAGE = 32 << 20
+LONGEST_MESSAGE = 16 << 20
 """Bytes; more than any message has, but for what nobody should believe."""
 
 

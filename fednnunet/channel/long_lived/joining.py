@@ -77,7 +77,8 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
     Raises
     ------
     FednnUNetError
-        If the coordinator could not be reached for as long as `retry_for`, or was never one to be trusted.
+        If the coordinator could not be reached for as long as `retry_for`, or was never one to be trusted; and whatever
+        `node` raises.
     """
     silence()
     pause = _FIRST_PAUSE_SECONDS
@@ -97,6 +98,8 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         else:
             connection = _Connection(endpoint, certificate, node)
             reason = connection.serve(contact_timeout)
+            if connection.error is not None:
+                raise connection.error
             if node.has_left:
                 return
             if connection.contacts:
@@ -123,6 +126,8 @@ class _Connection(Client):
         self._busy = 0
         self._last_contact = time.monotonic()
         self.contacts = 0
+        self.error: FednnUNetError | None = None
+        """Why nothing can be answered any more, over whatever connection."""
 
     def serve(self, contact_timeout: float) -> str:
         """Serve until the connection ends or nothing has come for too long, and return why."""
@@ -186,6 +191,8 @@ class _Connection(Client):
             )
         except grpc.RpcError as error:
             self._end(_reason(error))
+        except FednnUNetError as error:
+            self.error = error
         except BaseException as error:
             self._end(type(error).__name__)
             logger.debug("The connection ended", exc_info=error)
