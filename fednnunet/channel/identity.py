@@ -11,7 +11,6 @@ import hashlib
 import os
 import secrets
 import stat
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fednnunet.channel.toml_file import read_toml
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message, Name, WireMessage
 
@@ -198,17 +198,7 @@ def read_sites(path: Path) -> SiteList:
     FednnUNetError
         If it cannot be read, or something in it is wrong.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        sites = TypeAdapter(dict[str, list[ListedSite]]).validate_python(content)
-    except OSError as error:
-        raise FednnUNetError(f"The list of sites {path} cannot be read ({error.strerror}): correct --sites.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FednnUNetError(f"The list of sites {path} is wrong at {where}: {first['msg']}.") from None
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise FednnUNetError(f"The list of sites {path} is no TOML ({error}): correct it.") from error
+    sites = read_toml(path, TypeAdapter(dict[str, list[ListedSite]]), "list of sites", "--sites")
     if set(sites) != {"site"} or not sites["site"]:
         raise FednnUNetError(f"The list of sites {path} names no site: it needs a [[site]] for each.")
     return SiteList(sites["site"])

@@ -1,12 +1,11 @@
 """What a site lets out: the rules that its policy file sets, and the file itself."""
 
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, TypeAdapter
 
-from fednnunet.errors import FednnUNetError
+from fednnunet.channel.toml_file import read_toml
 from fednnunet.message import Message
 
 Kind = Literal["introduction", "contact", "fingerprint", "cases", "plans", "layout", "update", "metrics", "failure"]
@@ -77,16 +76,7 @@ def read_policy(path: Path) -> Policy:
     FednnUNetError
         If it cannot be read, or has a rule that there is not.
     """
-    try:
-        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise FednnUNetError(f"The policy {path} cannot be read ({error.strerror}): correct --policy.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FednnUNetError(f"The policy {path} is wrong at {where}: {first['msg']}.") from None
-    except ValueError as error:
-        raise FednnUNetError(f"The policy {path} is no TOML ({error}): correct it.") from error
+    return read_toml(path, TypeAdapter(Policy), "policy", "--policy")
 
 
 RECOMMENDED = """\

@@ -58,7 +58,8 @@ class _InTurn(FlowerServiceServicer):
         self, request_iterator: Iterator[ClientMessage], context: grpc.ServicerContext
     ) -> Iterator[ServerMessage]:
         asked = threading.Semaphore(0)
-        context.add_callback(asked.release)  # who waits for a question shall not do so for ever
+        if not context.add_callback(asked.release):  # who waits for a question shall not do so for ever
+            return
 
         def answers() -> Iterator[ClientMessage]:
             while True:
