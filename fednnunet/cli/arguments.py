@@ -79,7 +79,8 @@ CLIENT_TRUST_FLAGS = (
     Flag("--policy", "what may leave this site, see 'fednnunet policy create' (default: all that a task needs)",
          {"type": Path, "default": None}),
     Flag("--audit_log", "file in which the node writes down all that it sends and gets (default: "
-         "fednnunet_audit.jsonl among the site's preprocessed data)", {"type": Path, "default": None}),
+         "fednnunet_audit*.jsonl among the preprocessed data, or beside the folds of a training)",
+         {"type": Path, "default": None}),
     _INSECURE,
 )  # fmt: skip
 """By what a node knows the coordinator, and what it tells it."""

@@ -16,11 +16,13 @@ from fednnunet.channel.identity import NO_CERTIFICATE, read_key, read_sites
 from fednnunet.channel.policy import Policy, read_policy
 from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.site_client import SiteClient
 
 logger = logging.getLogger(__name__)
 
-AUDIT_LOG = "fednnunet_audit.jsonl"
+AUDIT_LOG = "fednnunet_audit"
+"""How the name of an audit log begins, if the user does not give one."""
 
 
 def tls_files(arguments: argparse.Namespace) -> tuple[bytes, bytes] | None:
@@ -113,7 +115,7 @@ def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
         If the policy cannot be read, or the log not be written.
     """
     policy = Policy() if arguments.policy is None else read_policy(arguments.policy)
-    path: Path = arguments.audit_log or client.dataset.preprocessed / AUDIT_LOG
+    path: Path = arguments.audit_log or _default_log(arguments, client.dataset)
     log = AuditLog(path, client.hello.site, client.hello.task)
     gated = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")))
     try:
@@ -121,3 +123,11 @@ def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
     finally:
         gated.close()
         log.close()
+
+
+def _default_log(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
+    """Return where the log is kept: folds may be trained at the same time, and a log has one writer."""
+    if arguments.task != "train":
+        return dataset.preprocessed / f"{AUDIT_LOG}.jsonl"
+    model = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
+    return nnunet_folder("nnUNet_results") / dataset.name / model / f"{AUDIT_LOG}_{arguments.fold}.jsonl"

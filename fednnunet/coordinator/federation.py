@@ -170,7 +170,8 @@ class Federation(Server):
         if admitted and is_new:
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self.roster.places))
             if self._door.is_guarded:
-                logger.info("Site %s has proven who it is: %s.", hello.site, display_name)
+                called = "" if display_name == hello.site else f" ({display_name})"
+                logger.info("Site %s%s has proven who it is.", hello.site, called)
         elif admitted and known is not None and not known.is_restarted:
             logger.info("Site %s is connected again.", hello.site)
 

@@ -70,7 +70,7 @@ def _observe(workspace: Workspace, *flags: str) -> tuple[Exchange, int]:
 
 def _check_log(workspace: Workspace, exchange: Exchange, asked: int, answered: int) -> None:
     """Assert that the site's audit log accounts for every byte of what was said, and for the wire but for framing."""
-    log = workspace.preprocessed / OBSERVED / AUDIT_LOG
+    log = workspace.preprocessed / OBSERVED / f"{AUDIT_LOG}.jsonl"
     verified = verify(log, receipts=read_receipts(workspace.results / "fednnunet_runs/plan_and_preprocess" / RECEIPTS))
     assert verified.receipt is not None, "no receipt"
     assert sum(verified.out.values()) == sum(_size_of_answer(answer) for _, answer in exchange)
@@ -246,7 +246,7 @@ def test_an_audit_log_that_was_tampered_with_is_found_out(
 ) -> None:
     workspace = _with_all_sites(federation, tmp_path_factory)
     _observe(workspace, "--asym")
-    log = workspace.preprocessed / OBSERVED / AUDIT_LOG
+    log = workspace.preprocessed / OBSERVED / f"{AUDIT_LOG}.jsonl"
     receipts = str(workspace.results / "fednnunet_runs/plan_and_preprocess" / RECEIPTS)
     lines = log.read_text().splitlines(keepends=True)
     other_bytes = re.sub('"bytes":[0-9]+', '"bytes":0', lines[2])

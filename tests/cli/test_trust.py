@@ -1,0 +1,69 @@
+"""What the flags about trust come to."""
+
+from pathlib import Path
+
+import pytest
+
+from fednnunet.channel.address import is_loopback
+from fednnunet.channel.identity import create_key
+from fednnunet.cli.arguments import parse_client, parse_server
+from fednnunet.cli.trust import AUDIT_LOG, _default_log, door, endpoint, take_identity, tls_files
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import SiteDataset
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.7", "::1", "[::1]", "localhost"])
+def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
+    assert is_loopback(host)
+    assert tls_files(parse_server(["train", "--num_clients", "1", "--host", host])) is None
+    assert endpoint(parse_client(["train", "1", "2d", "0", "--host", host])).authority is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid", ""])
+def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> None:
+    server = ["train", "--num_clients", "1", "--host", host]
+    client = ["train", "1", "2d", "0", "--host", host]
+    with pytest.raises(FednnUNetError, match="--insecure"):
+        tls_files(parse_server(server))
+    with pytest.raises(FednnUNetError, match="--sites"):
+        door(parse_server(server))
+    with pytest.raises(FednnUNetError, match="--ca-cert"):
+        endpoint(parse_client(client))
+    assert tls_files(parse_server([*server, "--insecure"])) is None
+    assert not door(parse_server([*server, "--insecure"])).is_guarded
+    assert endpoint(parse_client([*client, "--insecure"])).authority is None
+
+
+def test_certificate_and_key_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_server(["train", "--num_clients", "1", "--tls-cert", "server.pem"])
+    assert "--tls-cert and --tls-key go together" in capsys.readouterr().err
+
+
+def test_a_list_with_fewer_sites_than_shall_take_part_is_refused(tmp_path: Path) -> None:
+    _, public, _ = create_key("Clinic A", tmp_path)
+    with pytest.raises(FednnUNetError, match="fewer than --num_clients 2"):
+        door(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
+    assert door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).is_guarded
+
+
+def test_a_site_is_called_as_its_key_unless_it_has_another_name(tmp_path: Path) -> None:
+    private, _, _ = create_key("Clinic A", tmp_path)
+    for words, name in (([], "Clinic A"), (["--site", "B"], "B")):
+        arguments = parse_client(["train", "1", "2d", "0", "--key", str(private), *words])
+        take_identity(arguments)
+        assert arguments.site == name
+        assert arguments.identity is not None
+
+
+def test_folds_that_are_trained_at_the_same_time_have_logs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    logs = {
+        _default_log(parse_client(["train", "1", configuration, fold]), SiteDataset("Dataset001_A"))
+        for configuration in ("2d", "3d_fullres")
+        for fold in ("0", "1", "all")
+    }
+    assert len(logs) == 6
+    assert all(log.name.startswith(AUDIT_LOG) for log in logs)
