@@ -17,6 +17,7 @@ from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Hello, RoundReport, ValidationReport, WorkReport
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
+from fednnunet.channel.question import identity
 from fednnunet.errors import FednnUNetError
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Gate:
         self._log = log
         self._approver = approver
         self._approvals: dict[str, Background[bool]] = {}
-        self._last_question = ""
+        self._last_question: str | None = None
         self._rounds = 0
         self._sent = 0
         self._is_closed = False
@@ -138,11 +139,11 @@ class Gate:
         kind = _KIND_OF_ANSWER.get(question, "contact")
         body = self._take(question, config, [])
         shapes = {"data": _length(body)} if question == "fetch" else {}
-        return self._release(question, kind, config, body, shapes, self._node.get_properties(config))
+        return self._release(question, kind, body, shapes, self._node.get_properties(config))
 
     def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
         """Let a round's work in, and what came of it out."""
-        is_new = config.get("id") != self._last_question
+        is_new = not self._is_asked_again("fit", config)
         body = self._take("fit", config, parameters)
         if self._node.hello.task == "train":
             refused = self._count_round(is_new)
@@ -152,7 +153,7 @@ class Gate:
         kind: Kind = "contact" if self._node.hello.task == "train" else "fingerprint"
         shapes = {f"answer {number}": list(array.shape) for number, array in enumerate(arrays)}
         payload = [array.tobytes() for array in arrays]
-        reply = self._release("fit", kind, config, body, shapes, reply, payload)
+        reply = self._release("fit", kind, body, shapes, reply, payload)
         is_sent = not {"failure", "pending"} & set(reply)
         return (arrays if is_sent else []), (weight if is_sent else 0), reply
 
@@ -160,23 +161,27 @@ class Gate:
         """Let a round's result in, and what the site says of it out."""
         body = self._take("evaluate", config, parameters)
         loss, weight, reply = self._node.evaluate(parameters, config)
-        return loss, weight, self._release("evaluate", "metrics", config, body, {}, reply)
+        return loss, weight, self._release("evaluate", "metrics", body, {}, reply)
 
     def _take(self, question: str, config: Reply, arrays: NDArrays) -> dict[str, object]:
         """Log what has come, and return the body of the question."""
         if self._is_closed:
             raise ConnectionError("the node is leaving")
-        body, identifier = _body(config), str(config.get("id", ""))
+        body = _body(config)
         payload = [*_payload(config), *(array.tobytes() for array in arrays)]
-        if question == "ping" or (identifier and identifier == self._last_question):
+        if question == "ping" or self._is_asked_again(question, config):
             self._log.count("in", "contact", payload)
         else:
             shapes = {"data": _length(body)} if question == "hand" else {}
             name = question if question in _QUESTIONS else "unknown"
             self._log.append("in", name, payload, fields=_fields(body), shapes=shapes, round=_round(body))
         if question != "ping":
-            self._last_question = identifier
+            self._last_question = identity(question, config)
         return body
+
+    def _is_asked_again(self, question: str, config: Reply) -> bool:
+        """Return whether this is the last question once more."""
+        return self._last_question is not None and identity(question, config) == self._last_question
 
     def _count_round(self, is_new: bool) -> str | None:
         """Return the rule against training one more round, if there is one."""
@@ -192,7 +197,6 @@ class Gate:
         self,
         question: str,
         kind: Kind,
-        config: Reply,
         body: Mapping[str, object],
         shapes: dict[str, list[int]],
         reply: Reply,

@@ -13,6 +13,7 @@ from flwr.common import NDArrays, Scalar
 from fednnunet.background import Replies, StillWorking, Tracker
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
+from fednnunet.channel.question import identity
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
@@ -101,7 +102,7 @@ class SiteClient(NumPyClient):
             properties: dict[str, Scalar] = {"body": message.to_json()}
             return [], 0, properties | ({"data": reply} if reply else {})
 
-        return self._reply(config, answer)[2]
+        return self._reply(kind, config, answer)[2]
 
     def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
         """Do a round's work (Flower's entry point); see `work`."""
@@ -110,7 +111,7 @@ class SiteClient(NumPyClient):
             arrays, weight = self.work(str(config.get("body", "{}")), tracker)
             return arrays, weight, {}
 
-        return self._reply(config, answer)
+        return self._reply("fit", config, answer)
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
         """Take what the coordinator made of the round's work (Flower's entry point); see `receive`."""
@@ -118,7 +119,7 @@ class SiteClient(NumPyClient):
         def answer(tracker: Tracker) -> _Reply:
             return [], 1, {"body": self.receive(str(config.get("body", "{}")), tracker).to_json()}
 
-        _, weight, metrics = self._reply(config, answer)
+        _, weight, metrics = self._reply("evaluate", config, answer)
         return 0.0, weight, metrics
 
     def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
@@ -140,9 +141,9 @@ class SiteClient(NumPyClient):
             return {"failure": str(error)}
         return {"body": body}
 
-    def _reply(self, config: dict[str, Scalar], answer: Callable[[Tracker], _Reply]) -> _Reply:
+    def _reply(self, kind: str, config: dict[str, Scalar], answer: Callable[[Tracker], _Reply]) -> _Reply:
         try:
-            return self.replies.reply(str(config.get("id", uuid.uuid4())), answer)
+            return self.replies.reply(identity(kind, config) or uuid.uuid4().hex, answer)
         except StillWorking as working:
             report = WorkReport(done=working.tracker.done, total=working.tracker.total)
             return [], 0, {"pending": report.to_json()}

@@ -10,6 +10,9 @@ from tests.system.conftest import SITES
 from tests.system.strangers import Stranger
 from tests.system.workspace import Workspace, finish
 
+_COMES_AGAIN = 50
+"""Tries of who finds no room, as a node would."""
+
 CLINICS = ("Clinic A", "Clinic B", "Clinic C")
 TASK = ("plan_and_preprocess", "--no_pp", "-npfp", 1)
 
@@ -87,17 +90,25 @@ def introduction_of(number: int) -> str:
 
 def turn_away(consortium: Consortium, introduction: str, proof: bytes | None) -> str:
     """Introduce oneself, and return what the coordinator says before it hangs up."""
-    with consortium.stranger() as stranger:
-        asked = stranger.hear_question()
-        assert asked is not None
-        kind, body = asked
-        assert kind == "hello"
-        assert set(Challenge.from_json(body).model_dump()) == {"run", "nonce"}  # nothing else is told
-        stranger.answer(body=introduction, **({} if proof is None else {"data": proof}))
-        said = stranger.hear_question()
-        assert said is not None
-        assert said[0] == "farewell"
+    for _ in range(_COMES_AGAIN):
+        with consortium.stranger() as stranger:
+            asked = stranger.hear_question()
+            said = None if asked is None else _be_turned_away(stranger, asked, introduction, proof)
+            if said is not None:
+                return said
+    raise AssertionError("there was no room, however often it was tried")
+
+
+def _be_turned_away(stranger: Stranger, asked: tuple[str, str], introduction: str, proof: bytes | None) -> str | None:
+    kind, body = asked
+    assert kind == "hello"
+    assert set(Challenge.from_json(body).model_dump()) == {"run", "nonce"}  # nothing else is told
+    stranger.answer(body=introduction, **({} if proof is None else {"data": proof}))
+    said = stranger.hear_question()
+    if said is None:
+        return None
+    assert said[0] == "farewell"
+    stranger.answer(body="{}")
+    while stranger.hear() is not None:
         stranger.answer(body="{}")
-        while stranger.hear() is not None:
-            stranger.answer(body="{}")
-        return said[1]
+    return said[1]

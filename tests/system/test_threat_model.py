@@ -272,6 +272,10 @@ def test_malicious_coordinator_gets_nothing_that_the_policy_forbids(node: Planni
     policy = Policy.model_validate({"fingerprint": {"allow": False}, "plans": Rule(allow=False)})
     gate, log = _gate(node, tmp_path, policy)
     assert "rule fingerprint.allow" in str(_ask(gate, "measure", Measure(cases=100).to_json())["failure"])
+    # nor under another name, for which the answer is there already
+    asked: dict[str, Scalar] = {"body": Measure(cases=100).to_json(), "id": "measure 0"}
+    for reply in (gate.get_properties({"ask": "accept", **asked}), gate.evaluate([], asked)[2], gate.fit([], asked)[2]):
+        assert "two_dimensional" not in str(reply)
     log.close()
 
 
