@@ -249,7 +249,9 @@ if action == "write":
 stamped_digest, stamped_dev = stamp.read_text(encoding="utf-8").split()
 if stamped_digest != digest or int(stamped_dev) < dev:
     sys.exit(1)
-needed = {"fednnunet", "torch", "nnunetv2", "flwr"} | ({"pytest", "ruff", "mypy", "hypothesis"} if dev else set())
+needed = {"fednnunet", "torch", "nnunetv2", "flwr", "monai", "bokeh"}
+if dev:
+    needed |= {"pytest", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "wandb"}
 pins = dict(line.split("==") for line in constraints.decode().split() if "==" in line)
 for name in needed | set(pins):
     try:

@@ -21,6 +21,10 @@ MOST_TENSORS = 20_000
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
 TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
 
+MetricName = Literal["dice", "hd95", "assd", "nsd"]
+"""Dice, 95th percentile of the Hausdorff distance (mm), average symmetric surface distance (mm), normalised surface
+Dice."""
+
 Method = Literal["FFE", "AsymFedAvg"]
 """One fingerprint and one set of plans for all sites, or a set of its own for each."""
 
@@ -285,6 +289,33 @@ class ValidationReport(WireMessage):
 
     mean_dice: Score
     dice: _Scores
+
+
+class MetricSummary(WireMessage):
+    """A metric over the test cases of a site; all ``None`` where too few cases have a value to be told."""
+
+    mean: Score = None
+    std: Score = None
+    median: Score = None
+    cases: Count | None = None
+
+
+class MetricSummaries(WireMessage):
+    """All metrics of one label; normalised surface Dice only where a tolerance was given."""
+
+    dice: MetricSummary
+    hd95: MetricSummary
+    assd: MetricSummary
+    nsd: MetricSummary | None = None
+
+
+class EvaluationReport(WireMessage):
+    """How good a model is on a site's test cases: aggregates over cases, nothing about a single one."""
+
+    longest_text: ClassVar[int] = 1 << 20
+
+    labels: dict[Line, MetricSummaries] = Field(max_length=MOST_LABELS, description="by label or region")
+    overall: MetricSummaries = Field(description="of each case's mean over labels")
 
 
 class Farewell(WireMessage):

@@ -6,8 +6,11 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from fednnunet.channel.messages import RoundReport, ValidationReport, WorkReport
-from fednnunet.message import Message
+from fednnunet.channel.messages import EvaluationReport, RoundReport, ValidationReport, WorkReport
+from fednnunet.message import JsonObject, Message
+
+EVENTS = "events.jsonl"
+"""The file in a run folder with all events of the run, also of those before the coordinator was started again."""
 
 _MANY = 10_000
 
@@ -64,6 +67,17 @@ class FingerprintFound(Message):
     event: Literal["fingerprint_found"] = "fingerprint_found"
     questions: int
     answered_bytes: dict[str, int]
+
+
+class PlansAgreed(Message):
+    """The common fingerprint, and the plans if there are any, are known; both as nnU-Net writes them.
+
+    Neither exists where every site plans for itself.
+    """
+
+    event: Literal["plans_agreed"] = "plans_agreed"
+    fingerprint: JsonObject | None = None
+    plans: JsonObject | None = None
 
 
 class SiteShare(Message):
@@ -128,6 +142,25 @@ class SitesAwaited(Message):
     needed: int
 
 
+class RoundTiming(Message):
+    """Where the seconds of a round have gone.
+
+    A site's waiting is what is left of the round.
+    """
+
+    training: dict[str, float] = Field(description="of each site, until its answer had arrived")
+    moving: float = Field(description="of updates and global model, apart from `averaging`")
+    averaging: float
+    validating: dict[str, float] = Field(description="of each site, until its answer had arrived")
+
+
+class Traffic(Message):
+    """Bytes that a round's messages between coordinator and a site have held."""
+
+    to_site: int
+    from_site: int
+
+
 class RoundCompleted(Message):
     """The sites that took part have validated the global model of a round."""
 
@@ -136,6 +169,9 @@ class RoundCompleted(Message):
     rounds: int
     seconds: float
     sites: dict[str, RoundReport]
+    left_out: dict[str, str] = Field(default_factory=dict, description="sites that took no part, and why")
+    timing: RoundTiming | None = None
+    traffic: dict[str, Traffic] = Field(default_factory=dict)
 
 
 class FoldValidated(Message):
@@ -144,6 +180,25 @@ class FoldValidated(Message):
     event: Literal["fold_validated"] = "fold_validated"
     fold: str
     sites: dict[str, ValidationReport]
+
+
+class ModelExported(Message):
+    """The coordinator has written the global model as nnU-Net's results folder, and as nnU-Net's zip archive."""
+
+    event: Literal["model_exported"] = "model_exported"
+    folder: str
+    archive: str
+    folds: list[str]
+
+
+class SitesEvaluated(Message):
+    """Sites have tested a model on their own test cases; `left_out` tells which have not, and why."""
+
+    event: Literal["sites_evaluated"] = "sites_evaluated"
+    fold: str
+    checkpoint: str
+    sites: dict[str, EvaluationReport]
+    left_out: dict[str, str] = Field(default_factory=dict)
 
 
 class Finished(Message):
@@ -158,6 +213,7 @@ Event = (
     | StageStarted
     | WorkProgressed
     | FingerprintFound
+    | PlansAgreed
     | SharingAgreed
     | SiteLeftOut
     | SiteTakenIn
@@ -165,6 +221,8 @@ Event = (
     | SitesAwaited
     | RoundCompleted
     | FoldValidated
+    | ModelExported
+    | SitesEvaluated
     | Finished
 )
 _ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
