@@ -13,7 +13,7 @@ class LightTrainer(nnUNetTrainerAdam):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = 3e-3
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
         rotation, dummy_2d, patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
         return rotation, dummy_2d, patch_size, None
