@@ -19,7 +19,8 @@ from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import Exited, Happenings, Line, Process, stop_all
 from fednnunet.launcher.supervision import describe_status
 from fednnunet.report.events import EventReader, RoundCompleted
-from fednnunet.report.progress import duration, mean, number, shows_live
+from fednnunet.report.formats import duration, mean, number
+from fednnunet.report.progress import shows_live
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = GRACE_SECONDS + 5  # `run` itself gives its nodes GRACE_SECONDS

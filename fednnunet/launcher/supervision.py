@@ -24,7 +24,9 @@ from fednnunet.launcher.processes import (
     stop_all,
 )
 from fednnunet.report.events import EventReader
-from fednnunet.report.progress import LiveProgress, duration, shows_live
+from fednnunet.report.formats import duration
+from fednnunet.report.live import LiveProgress
+from fednnunet.report.progress import shows_live
 
 SEPARATOR = " | "
 COORDINATOR_STYLE = "bold"

@@ -18,16 +18,10 @@ from fednnunet.report.events import (
     UpdateOutOfLine,
     WorkProgressed,
 )
-from fednnunet.report.progress import (
-    LiveProgress,
-    PlainProgress,
-    RoundTimes,
-    duration,
-    mean,
-    number,
-    progress_for,
-    validation_table,
-)
+from fednnunet.report.formats import RoundTimes, duration, mean, number, validation_table
+from fednnunet.report.live import LiveProgress
+from fednnunet.report.plain import PlainProgress
+from fednnunet.report.progress import progress_for
 
 
 class Clock:
