@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from fednnunet.channel.messages import (
 from fednnunet.coordinator.attendance import Attendance
 from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.roster import Roster, ask_all, each
+from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
 from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.stage import NOTHING, Stage
@@ -106,8 +106,7 @@ class TrainingStage(Stage):
         self._exchange: Exchange
         self._attendees: list[Site] = []
         self._norms: dict[str, float] = {}
-        self._attempts = 0
-        self._round_started = 0.0
+        self._costs = RoundCosts(roster)
         self._saving: Background[None] | None = None
 
     @property
@@ -130,7 +129,10 @@ class TrainingStage(Stage):
         if not self._is_finished:
             self._sink.emit(
                 StageStarted(
-                    title=f"training {self.title}", rounds=self._schedule.rounds, first_round=self._completed + 1
+                    title=f"training {self.title}",
+                    fold=str(self._fold),
+                    rounds=self._schedule.rounds,
+                    first_round=self._completed + 1,
                 )
             )
         return NOTHING
@@ -139,9 +141,7 @@ class TrainingStage(Stage):
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Let every site train, from the model that it has."""
-        if self._attempts == 0:
-            self._round_started = time.monotonic()
-        self._attempts += 1
+        self._costs.attempt()
         sites = self._attendance.muster(self._completed, self._prepare)
         config = self._config("train", server_round)
         return [(site, FitIns(NOTHING, config)) for site in sites]
@@ -158,12 +158,14 @@ class TrainingStage(Stage):
         present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
         while len(present) >= self._recovery.min_clients:
             try:
-                self._norms = self._exchange.gather(present, server_round, self._description.sites)
+                with self._costs.exchanging(self._exchange):
+                    self._norms = self._exchange.gather(present, server_round, self._description.sites)
             except SiteFailure as failure:
                 self._attendance.leave_out([failure], server_round)
                 present = [site for site in present if site.name != failure.site]
                 continue
-            self._attendees, lost = self._exchange.spread(present, server_round)
+            with self._costs.exchanging(self._exchange):
+                self._attendees, lost = self._exchange.spread(present, server_round)
             self._attendance.leave_out(lost, server_round)
             self._tell_out_of_line(server_round)
             self._completed = server_round
@@ -201,22 +203,31 @@ class TrainingStage(Stage):
             self._saving.wait()
             self._saving.result()
             self._saving = None
-        seconds = time.monotonic() - self._round_started
-        left_out = {name: why for name, why in self._attendance.take_left_out().items() if name not in reports}
+        seconds = self._costs.seconds
+        absent = dict.fromkeys(self._description.sites, "it was not there") | self._attendance.take_left_out()
+        left_out = {name: why for name, why in absent.items() if name not in reports}
         self._folder.append(
             RoundRecord(
                 round=server_round,
                 seconds=seconds,
-                attempts=self._attempts,
+                attempts=self._costs.attempts,
                 sites=reports,
                 left_out=left_out,
                 norms=self._norms,
             )
         )
-        self._attempts = 0
         self._sink.emit(
-            RoundCompleted(round=server_round, rounds=self._schedule.rounds, seconds=seconds, sites=reports)
+            RoundCompleted(
+                round=server_round,
+                rounds=self._schedule.rounds,
+                seconds=seconds,
+                sites=reports,
+                left_out=left_out,
+                timing=self._costs.timing,
+                traffic=self._costs.traffic,
+            )
         )
+        self._costs.finish()
         return None, {}
 
     def conclude(self) -> None:

@@ -28,13 +28,15 @@ class SiteJoined(Message):
 class StageStarted(Message):
     """A stage of the task begins, for example ``fingerprint``, ``preprocessing`` or ``training fold 0``.
 
-    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued.
+    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued; `fold` is
+    told where rounds of training begin.
     """
 
     event: Literal["stage_started"] = "stage_started"
     title: str
     rounds: int | None = None
     first_round: int = 1
+    fold: str | None = None
 
 
 class SiteProgress(Message):
