@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fednnunet.report.events import FoldValidated, SitesAwaited
+from fednnunet.report.events import FoldValidated, RoundCompleted, SitesAwaited
 
 MISSING = "\N{EN DASH}"
 """What stands where there is no number."""
@@ -18,6 +18,9 @@ MISSING = "\N{EN DASH}"
 ROUNDS_FOR_ETA = 10
 LABELS_SHOWN = 4
 """With more labels than this, lines and live table give the mean only; the validation table gives all."""
+
+WARNING = "Warning: "
+"""How a line begins that is one: the launcher picks these from what nodes write."""
 
 _UNLIMITED = 100_000
 
@@ -47,6 +50,48 @@ def labels_of(dice: Iterable[Mapping[str, float | None]]) -> list[str]:
 def printable(text: str) -> Text:
     """Return `text`, which may come from another site, without the characters that could steer a terminal."""
     return Text("".join(char if char.isprintable() else "?" for char in text))
+
+
+def shares(event: RoundCompleted) -> dict[str, float]:
+    """Return where the seconds of a round have gone, as they add up to it: of what sites do, the mean of the sites.
+
+    Returns
+    -------
+    Seconds for ``training``, ``validating``, ``waiting``, ``moving`` and ``averaging``; nothing if they are not known.
+    """
+    timing = event.timing
+    if timing is None:
+        return {}
+    training = mean(timing.training.get(site) for site in event.sites) or 0.0
+    validating = mean(timing.validating.get(site) for site in event.sites) or 0.0
+    waiting = max(0.0, event.seconds - training - validating - timing.moving - timing.averaging)
+    return {
+        "training": training,
+        "validating": validating,
+        "waiting": waiting,
+        "moving": timing.moving,
+        "averaging": timing.averaging,
+    }
+
+
+def costs(event: RoundCompleted) -> list[str]:
+    """Return what a round has cost, and who was missing, as short phrases; nothing where it is not known."""
+    phrases = []
+    spent = shares(event)
+    if spent:
+        phrases.append(", ".join(f"{what} {seconds:.1f} s" for what, seconds in spent.items()))
+    if event.traffic:
+        up = sum(traffic.from_site for traffic in event.traffic.values())
+        down = sum(traffic.to_site for traffic in event.traffic.values())
+        phrases.append(f"{megabytes(up)} from sites, {megabytes(down)} to sites")
+    if event.left_out:
+        phrases.append(f"without {', '.join(event.left_out)}")
+    return phrases
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as ``1.2 MB``, of a million bytes each."""
+    return f"{size / 1e6:,.1f} MB"
 
 
 class RoundTimes:

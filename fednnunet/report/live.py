@@ -16,11 +16,14 @@ from fednnunet.report.events import (
     FingerprintFound,
     Finished,
     FoldValidated,
+    ModelExported,
+    PlansAgreed,
     RoundCompleted,
     SharingAgreed,
     SiteJoined,
     SiteLeftOut,
     SitesAwaited,
+    SitesEvaluated,
     SiteTakenIn,
     StageStarted,
     UpdateOutOfLine,
@@ -31,6 +34,7 @@ from fednnunet.report.formats import (
     MISSING,
     RoundTimes,
     awaited,
+    costs,
     duration,
     labels_of,
     natural_width,
@@ -92,6 +96,7 @@ class _View:
         self._last: RoundCompleted | None = None
         self._work: WorkProgressed | None = None
         self._finished_after: float | None = None
+        self._failures = 0
 
     def take(self, event: Event) -> None:
         # Live redraws from a thread of its own: it only ever reads attributes, each of which is replaced as a whole.
@@ -117,8 +122,16 @@ class _View:
                 pass  # told by the lines above the region
             case SitesAwaited():
                 self._awaited = awaited(event) if event.sites else None
-            case SiteLeftOut() | SiteTakenIn() | UpdateOutOfLine():
-                pass
+            case SiteLeftOut():
+                self._failures += 1
+            case PlansAgreed():
+                self._title = "plans agreed" if event.plans is not None else "planning"
+            case ModelExported():
+                self._title, self._rounds = "model written", None
+            case SitesEvaluated():
+                self._title, self._rounds = f"fold {event.fold} tested", None
+            case SiteTakenIn() | UpdateOutOfLine():
+                pass  # told by the lines above the region
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
             case Finished():
@@ -129,6 +142,10 @@ class _View:
             yield _work_table(self._work)
         if self._last is not None:
             yield _sites_table(self._last, console, options)
+            for phrase in costs(self._last):
+                yield _dim(phrase)
+        if self._failures:
+            yield _dim(f"{self._failures} failure{'' if self._failures == 1 else 's'} so far")
         head = Table.grid(padding=(0, 1))
         head.add_column(overflow="ellipsis", no_wrap=True)
         title = printable(self._awaited or self._title)
@@ -154,6 +171,13 @@ class _View:
         if self._rounds is None or self._done >= self._rounds or self._finished_after is not None:
             return ""
         return f" ETA {MISSING if self._ends_at is None else duration(self._ends_at - self._clock())}"
+
+
+def _dim(text: str) -> Text:
+    line = printable(text)
+    line.no_wrap, line.overflow = True, "ellipsis"
+    line.stylize("dim")
+    return line
 
 
 def _sites_table(event: RoundCompleted, console: Console, options: ConsoleOptions) -> Table:

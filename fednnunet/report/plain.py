@@ -9,11 +9,14 @@ from fednnunet.report.events import (
     FingerprintFound,
     Finished,
     FoldValidated,
+    ModelExported,
+    PlansAgreed,
     RoundCompleted,
     SharingAgreed,
     SiteJoined,
     SiteLeftOut,
     SitesAwaited,
+    SitesEvaluated,
     SiteTakenIn,
     StageStarted,
     UpdateOutOfLine,
@@ -21,14 +24,27 @@ from fednnunet.report.events import (
 )
 from fednnunet.report.formats import (
     LABELS_SHOWN,
+    MISSING,
     RoundTimes,
     awaited,
+    costs,
     duration,
     mean,
     natural_width,
     number,
     printable,
     validation_table,
+)
+
+_WORTH_SAYING = (
+    SiteLeftOut,
+    SiteTakenIn,
+    SitesAwaited,
+    UpdateOutOfLine,
+    FoldValidated,
+    ModelExported,
+    SitesEvaluated,
+    Finished,
 )
 
 
@@ -56,6 +72,8 @@ class PlainProgress:
                 self._progress(event)
             case FingerprintFound():
                 self._line(_cost(event))
+            case PlansAgreed():
+                self._line(_agreed(event))
             case SharingAgreed():
                 for line in _shared(event):
                     self._line(line)
@@ -71,6 +89,11 @@ class PlainProgress:
                     self._line(awaited(event))
             case FoldValidated():
                 self._table(validation_table(event))
+            case ModelExported():
+                self._line(f"model of {_folds(event)} written to {event.folder} and {event.archive}")
+            case SitesEvaluated():
+                for line in _evaluated(event):
+                    self._line(line)
             case Finished():
                 self._line(f"finished after {duration(event.seconds)}")
 
@@ -102,7 +125,19 @@ class PlainProgress:
         parts.append(f"loss {train}, val {val}")
         sites = " ".join(f"{site} {_dice(report)}" for site, report in event.sites.items())
         parts.append(f"pseudo Dice {sites}")
-        return " · ".join(parts)
+        return " · ".join([*parts, *costs(event)])
+
+
+class QuietProgress:
+    """Results, and what needs somebody's attention: a site is missing, or an update is out of line."""
+
+    def __init__(self, console: Console) -> None:
+        self._plain = PlainProgress(console)
+
+    def emit(self, event: Event) -> None:
+        """Print `event`, if it is such."""
+        if isinstance(event, _WORTH_SAYING):
+            self._plain.emit(event)
 
 
 def _stage(event: StageStarted) -> str:
@@ -115,6 +150,25 @@ def _stage(event: StageStarted) -> str:
 def _cost(event: FingerprintFound) -> str:
     largest = max(event.answered_bytes.values(), default=0)
     return f"common fingerprint found with {event.questions} questions, {largest / 1000:.1f} kB from each site"
+
+
+def _agreed(event: PlansAgreed) -> str:
+    found = [name for name, value in (("fingerprint", event.fingerprint), ("plans", event.plans)) if value is not None]
+    if not found:
+        return "every site plans for itself"
+    line = f"common {' and '.join(found)} agreed"
+    configurations = (event.plans or {}).get("configurations")
+    return f"{line}: {', '.join(map(str, configurations))}" if isinstance(configurations, dict) else line
+
+
+def _folds(event: ModelExported) -> str:
+    return f"fold{'' if len(event.folds) == 1 else 's'} {', '.join(event.folds)}"
+
+
+def _evaluated(event: SitesEvaluated) -> list[str]:
+    dice = " ".join(f"{site} {number(report.overall.dice.mean, 4)}" for site, report in event.sites.items())
+    missing = [f"not tested at site {site}: {why}" for site, why in event.left_out.items()]
+    return [f"{event.checkpoint} of fold {event.fold} tested · Dice {dice or MISSING}", *missing]
 
 
 def _shared(event: SharingAgreed) -> list[str]:

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from fednnunet.report.events import EventSink
 from fednnunet.report.live import LiveProgress
-from fednnunet.report.plain import PlainProgress
+from fednnunet.report.plain import PlainProgress, QuietProgress
 
 
 def shows_live(console: Console) -> bool:
@@ -19,9 +20,11 @@ def shows_live(console: Console) -> bool:
 
 
 @contextmanager
-def progress_for(console: Console) -> Iterator[PlainProgress | LiveProgress]:
-    """Give the display that suits `console`: live on a terminal, plain lines elsewhere."""
-    if shows_live(console):
+def progress_for(console: Console, *, quiet: bool = False) -> Iterator[EventSink]:
+    """Give the display that suits `console`: live on a terminal, plain lines elsewhere, few of them if `quiet`."""
+    if quiet:
+        yield QuietProgress(console)
+    elif shows_live(console):
         with LiveProgress(console) as live:
             yield live
     else:

@@ -10,7 +10,8 @@ from fednnunet.demo import steps
 from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher.processes import Line
-from fednnunet.report.events import EventFile, RoundCompleted
+from fednnunet.report.event_files import EventFile
+from fednnunet.report.events import RoundCompleted
 
 
 @pytest.fixture(autouse=True)
