@@ -1,5 +1,6 @@
 """TensorBoard: event files in the run folder, one folder for each fold."""
 
+import time
 from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
@@ -20,7 +21,9 @@ class TensorBoardFiles:
 
     def __init__(self, opening: Opening) -> None:
         folder = opening.folder / FOLDER / f"fold_{opening.fold}"
-        self._writer = SummaryWriter(str(folder), purge_step=opening.first_round)
+        # TensorBoard reads the files in the order of their names, which otherwise tell the second only
+        suffix = f".{time.time_ns()}"
+        self._writer = SummaryWriter(str(folder), purge_step=opening.first_round, filename_suffix=suffix)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write numbers, visible at once."""
