@@ -1,5 +1,6 @@
 """TensorBoard: event files in the run folder, one folder for each fold."""
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ class TensorBoardFiles:
         folder = opening.folder / FOLDER / f"fold_{opening.fold}"
         # TensorBoard reads the files in the order of their names, which otherwise tell the second only
         suffix = f".{time.time_ns()}"
+        logging.getLogger("tensorboardX").setLevel(logging.WARNING)  # it tells of each name that it changes
         self._writer = SummaryWriter(str(folder), purge_step=opening.first_round, filename_suffix=suffix)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -29,12 +29,13 @@ class WandbRun:
 
     def __init__(self, opening: Opening, project: str) -> None:
         kept = opening.kept(_ID)
+        opening.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=project,
             id=kept,
             name=f"{opening.folder.name} fold {opening.fold}",
             group=opening.folder.name,
-            dir=str(opening.fold_folder if opening.fold_folder.is_dir() else opening.folder),
+            dir=str(opening.folder),
             resume=None if kept is None else "allow",
             reinit="create_new",
             settings=wandb.Settings(
