@@ -18,6 +18,8 @@ from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
+PLANNING_TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess")
+
 _TASK_HELP = {
     "extract_fingerprint": "one common fingerprint from all sites",
     "plan_and_preprocess": "fingerprint, common plans, preprocessing",
@@ -168,10 +170,23 @@ _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one 
                       {"type": Path, "default": None})  # fmt: skip
 
 
+TRACKER_FLAGS = (
+    Flag("--wandb", "also send losses, Dice, times and bytes to Weights & Biases, to this project (default: %(const)s)",
+         {"nargs": "?", "const": "fednnunet", "default": None, "metavar": "PROJECT"}),
+    Flag("--mlflow", "also send them to MLflow, to this experiment (default: %(const)s), at MLFLOW_TRACKING_URI or "
+         "else into the run folder",
+         {"nargs": "?", "const": "fednnunet", "default": None, "metavar": "EXPERIMENT"}),
+)  # fmt: skip
+"""Where the coordinator sends the numbers of a training, beside TensorBoard's files in the run folder."""
+
+QUIET = Flag("--quiet", "show warnings, errors and results only", {"action": "store_true"})
+
+
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
-    return (*(of_training if task == "train" else ()), _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT)
+    tracked = () if task in PLANNING_TASKS else TRACKER_FLAGS
+    return (*(of_training if task == "train" else ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT, QUIET)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
@@ -205,7 +220,7 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     parser = _task_parser("client", task)
     _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
     own = [flag for flag in client_flags(task) if flag not in FLAGS_OF_TASK[task]]
-    add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own))
+    add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own, QUIET))
     add_flags(parser.add_argument_group("trust"), CLIENT_TRUST_FLAGS)
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))

@@ -10,7 +10,7 @@ from rich.table import Table
 from fednnunet.channel.audit import AuditEntry, Verification, read_entries, read_receipts, verify
 from fednnunet.cli.arguments import positive_int
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.progress import MISSING, printable
+from fednnunet.report.formats import MISSING, printable
 
 _ARROWS = {"out": "→ out", "in": "← in"}
 _WITHHELD = "✗ withheld"

@@ -19,7 +19,7 @@ from fednnunet.channel.certificates import (
 )
 from fednnunet.cli.arguments import positive_int
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.progress import MISSING, printable
+from fednnunet.report.formats import MISSING, printable
 
 _PLACES = (
     (CA_CERTIFICATE, "goes to every hospital: its node trusts the coordinator by it"),

@@ -6,18 +6,24 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+from fednnunet.cli.arguments import PLANNING_TASKS, parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
+from fednnunet.report.formats import WARNING
+
+if TYPE_CHECKING:
+    from fednnunet.report.events import EventSink
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -32,7 +38,10 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record`."""
-        for line in self.format(record).splitlines():
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            text = WARNING + text
+        for line in text.splitlines():
             self._console.print(escape(cleaned(line)), soft_wrap=True, highlight=False)
 
 
@@ -163,7 +172,8 @@ def _run(
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
-    logging.getLogger("fednnunet").setLevel(logging.INFO)
+    quiet = getattr(arguments, "quiet", False)
+    logging.getLogger("fednnunet").setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         return command(arguments)
     except FednnUNetError as error:
@@ -180,26 +190,27 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     if arguments.fold is not None:
         parse_folds(arguments.fold)
+    _check_trackers(arguments)
     tls = tls_files(arguments)
     at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
 
     from fednnunet.channel.long_lived.serving import serve
     from fednnunet.coordinator.federation import Federation
-    from fednnunet.report.events import EventFile, EventSink, Tee
+    from fednnunet.report.events import EventSink, Tee
     from fednnunet.report.progress import progress_for
     from fednnunet.report.status import STATUS, StatusFile
 
     address = join_address(arguments.host, arguments.port)
     console = Console()
-    console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
     arguments.run_dir = _run_dir(arguments)
-    with progress_for(console) as progress:
-        sinks: list[EventSink] = [progress]
-        if arguments.progress_file:
-            sinks.append(EventFile(arguments.progress_file))
-        tee = Tee(sinks)
-        federation = Federation(arguments, tee, at_the_door)
+    with ExitStack() as stack:
+        # what is entered here takes events, and is closed when the run ends, however it does
+        sinks: list[EventSink] = [stack.enter_context(sink) for sink in _files_and_trackers(arguments)]
+        if not arguments.quiet:
+            console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
+        sinks.append(stack.enter_context(progress_for(console, quiet=arguments.quiet)))
+        federation = Federation(arguments, Tee(sinks), at_the_door)
         status = None
         if arguments.task == "train":
             status = StatusFile(arguments.run_dir / STATUS, federation.contacts)
@@ -210,6 +221,30 @@ def _serve(arguments: argparse.Namespace) -> int:
     if federation.error is not None:
         raise federation.error
     return 0
+
+
+def _files_and_trackers(arguments: argparse.Namespace) -> "Iterator[AbstractContextManager[EventSink]]":
+    """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
+    from fednnunet.report.event_files import EventFile, RunFile, begins_planning, begins_training
+    from fednnunet.report.events import EVENTS
+    from fednnunet.report.trackers import trackers_for
+
+    plans = arguments.task in PLANNING_TASKS
+    if arguments.progress_file:
+        yield closing(EventFile(arguments.progress_file))
+    if arguments.run_dir is None:
+        return
+    continues = not plans and (arguments.task != "train" or arguments.c)
+    yield closing(RunFile(arguments.run_dir / EVENTS, continues, begins_planning if plans else begins_training))
+    if not plans:
+        yield closing(trackers_for(arguments.run_dir, arguments.wandb, arguments.mlflow))
+
+
+def _check_trackers(arguments: argparse.Namespace) -> None:
+    if getattr(arguments, "wandb", None) or getattr(arguments, "mlflow", None):
+        from fednnunet.report.trackers import check_trackers
+
+        check_trackers(arguments.wandb, arguments.mlflow)
 
 
 def _run_dir(arguments: argparse.Namespace) -> Path | None:
@@ -226,6 +261,14 @@ def _run_dir(arguments: argparse.Namespace) -> Path | None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
+    if not arguments.quiet:
+        return _take_part(arguments)
+    # what nnU-Net prints of its work is in its log files too
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        return _take_part(arguments)
+
+
+def _take_part(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         parse_folds(arguments.fold)
 
@@ -261,6 +304,7 @@ def _join(arguments: argparse.Namespace) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         parse_folds(arguments.fold)
+    _check_trackers(arguments)
 
     from fednnunet.launcher.simulation import run_simulation
 

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from fednnunet.channel.messages import Accepted, ModelPart, Shared, Sharing
+from fednnunet.coordinator.meters import Stopwatch
 from fednnunet.coordinator.roster import each, for_all
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -47,9 +48,15 @@ class Exchange:
         What is shared among whom.
     averaging
         How.
+
+    Attributes
+    ----------
+    averaging
+        Runs while models are made of updates.
     """
 
     def __init__(self, groups: Sequence[Group], averaging: Averaging) -> None:
+        self.averaging = Stopwatch()
         self._groups = groups
         self._averaging = averaging
         self._models = [self._model(number) for number in range(len(groups))]
@@ -136,7 +143,8 @@ class Exchange:
                     fetched = coming.result()
                     if following is not None:
                         coming = ahead.submit(self._fetch_from_all, number, members, following, round_number)
-                    changes = self._reduce(self._models[number], part, members, fetched, weights)
+                    with self.averaging.running():
+                        changes = self._reduce(self._models[number], part, members, fetched, weights)
                     for site, change in zip(members, changes, strict=True):
                         squares.setdefault(site.name, []).append(change)
         return {name: math.sqrt(math.fsum(of_site) / self._size(name)) for name, of_site in squares.items()}
@@ -152,11 +160,11 @@ class Exchange:
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
             for number, members, parts in self._work(sites):
                 model = self._models[number]
-                coming = ahead.submit(model.advance, parts[0], round_number)
+                coming = ahead.submit(self._advance, model, parts[0], round_number)
                 for part, following in itertools.zip_longest(parts, parts[1:]):
                     data = coming.result()
                     if following is not None:
-                        coming = ahead.submit(model.advance, following, round_number)
+                        coming = ahead.submit(self._advance, model, following, round_number)
                     there = [site for site in members if site.name not in failures]
                     hand = partial(self._hand, number, part, round_number, data)
                     _, failed = each([(site, partial(hand, site)) for site in there])
@@ -174,6 +182,10 @@ class Exchange:
             changes.append(model.squared_change(part, updates[-1]))
         model.gather(part, updates, [weights[site.name] for site in members])
         return changes
+
+    def _advance(self, model: GlobalModel, part: slice, round_number: int) -> bytes:
+        with self.averaging.running():
+            return model.advance(part, round_number)
 
     def _size(self, site: str) -> int:
         """Return the number of parameters that a site shares."""

@@ -25,7 +25,8 @@ from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
 from fednnunet.coordinator.run_folder import RunFolderError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
-from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
+from fednnunet.coordinator.training import TrainingStage
+from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible

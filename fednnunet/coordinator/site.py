@@ -24,6 +24,7 @@ from flwr.common import (
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
+from fednnunet.coordinator.meters import SiteMeter
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message, cleaned
 
@@ -68,6 +69,7 @@ class Site(ClientProxy):
         self.last_contact = time.time()
         self.last_entry: tuple[int, str] | None = None
         """Number and SHA-256 of the last entry of the site's audit log, as it says."""
+        self.meter = SiteMeter()
         self._withholds = False
         self._contact_timeout = contact_timeout
         self._changed = threading.Condition()
@@ -224,7 +226,8 @@ class Site(ClientProxy):
         def send(proxy: ClientProxy, config: dict[str, Scalar]) -> FitRes:
             return proxy.fit(FitIns(ins.parameters, config), self._contact_timeout, group_id)
 
-        return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
+        with self.meter.training.running():
+            return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         """Hand a round's result to the site; `SiteLate` if it takes more than `timeout` seconds."""
@@ -232,7 +235,8 @@ class Site(ClientProxy):
         def send(proxy: ClientProxy, config: dict[str, Scalar]) -> EvaluateRes:
             return proxy.evaluate(EvaluateIns(ins.parameters, config), self._contact_timeout, group_id)
 
-        return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
+        with self.meter.validating.running():
+            return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         """Not used: weights are fetched part by part."""
@@ -268,14 +272,16 @@ class Site(ClientProxy):
             proxy = self._connection()
             try:
                 with self._line:
+                    self.meter.count_question(asked)
                     reply = send(proxy, asked)
+                    answer = told(reply)
+                    self.meter.count_answer(answer)
             except FednnUNetError:
                 raise
             except Exception as error:  # whatever is not our own error comes out of the channel
                 self._lose(proxy, error)
                 self._check_in_time(deadline, timeout)
                 continue
-            answer = told(reply)
             self._heard(answer)
             if "failure" in answer:
                 raise FednnUNetError(cleaned(str(answer["failure"])))

@@ -2,13 +2,9 @@
 
 import logging
 import math
-import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
@@ -27,11 +23,13 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.coordinator.attendance import Attendance
-from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.roster import Roster, ask_all, each
+from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
 from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.stage import NOTHING, Stage
+from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import Fold
 from fednnunet.report.events import (
@@ -48,104 +46,6 @@ from fednnunet.weights.norms import out_of_line
 from fednnunet.weights.sharing import Group, share
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScheduleFlags:
-    """The coordinator's flags for a training; ``None`` leaves a number to the trainer."""
-
-    rounds: int | None
-    local_epochs: int
-    iterations_per_epoch: int | None
-    val_iterations_per_epoch: int | None
-    proximal_mu: float = 0.0
-    save_every: int = 1
-
-    def schedule(self, offers: dict[str, TrainingOffer]) -> Schedule:
-        """Return the numbers that hold for every node.
-
-        Raises
-        ------
-        FednnUNetError
-            If a number is left to the trainers and they do not agree.
-        """
-        epochs = _agreed("num_epochs", {site: offer.epochs for site, offer in offers.items()}, "--rounds", self.rounds)
-        return Schedule(
-            rounds=self.rounds or math.ceil(epochs / self.local_epochs),
-            local_epochs=self.local_epochs,
-            iterations_per_epoch=_agreed(
-                "num_iterations_per_epoch",
-                {site: offer.iterations_per_epoch for site, offer in offers.items()},
-                "--iterations_per_epoch",
-                self.iterations_per_epoch,
-            ),
-            val_iterations_per_epoch=_agreed(
-                "num_val_iterations_per_epoch",
-                {site: offer.val_iterations_per_epoch for site, offer in offers.items()},
-                "--val_iterations_per_epoch",
-                self.val_iterations_per_epoch,
-            ),
-            proximal_mu=self.proximal_mu,
-            save_every=self.save_every,
-        )
-
-    def check_unchanged(self, schedule: Schedule) -> None:
-        """Refuse to continue a training with other numbers than it began with.
-
-        Raises
-        ------
-        FednnUNetError
-            Names the flag.
-        """
-        for name in ("rounds", "local_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "proximal_mu"):
-            given, begun = getattr(self, name), getattr(schedule, name)
-            if given is not None and given != begun:
-                raise FednnUNetError(
-                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same number."
-                )
-
-
-@dataclass(frozen=True)
-class AveragingFlags:
-    """The coordinator's flags for what is averaged, and how."""
-
-    averaging: Averaging
-    weighting: Literal["cases", "uniform"] = "cases"
-    keep_local: str | None = None
-    cohorts: bool = False
-
-    @property
-    def others(self) -> dict[str, str | bool | None]:
-        """The flags apart from `averaging`, by name."""
-        return {"weighting": self.weighting, "keep_local": self.keep_local, "asym_cohorts": self.cohorts}
-
-
-@dataclass(frozen=True)
-class RecoveryFlags:
-    """The coordinator's flags for what is kept, and for sites that are not there.
-
-    Attributes
-    ----------
-    run_dir
-        Where the training is kept.
-    resume
-        Whether to go on with the one that is kept there.
-    overwrite
-        Whether one that is not finished may be replaced.
-    min_clients
-        Sites without which no round is completed.
-    round_timeout
-        Seconds that sites get for training a round.
-    give_up_after
-        Seconds to wait for sites that are missing.
-    """
-
-    run_dir: Path
-    resume: bool
-    overwrite: bool
-    min_clients: int
-    round_timeout: float | None
-    give_up_after: float | None
 
 
 class TrainingStage(Stage):
@@ -206,8 +106,7 @@ class TrainingStage(Stage):
         self._exchange: Exchange
         self._attendees: list[Site] = []
         self._norms: dict[str, float] = {}
-        self._attempts = 0
-        self._round_started = 0.0
+        self._costs = RoundCosts(roster)
         self._saving: Background[None] | None = None
 
     @property
@@ -230,7 +129,10 @@ class TrainingStage(Stage):
         if not self._is_finished:
             self._sink.emit(
                 StageStarted(
-                    title=f"training {self.title}", rounds=self._schedule.rounds, first_round=self._completed + 1
+                    title=f"training {self.title}",
+                    fold=str(self._fold),
+                    rounds=self._schedule.rounds,
+                    first_round=self._completed + 1,
                 )
             )
         return NOTHING
@@ -239,9 +141,7 @@ class TrainingStage(Stage):
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Let every site train, from the model that it has."""
-        if self._attempts == 0:
-            self._round_started = time.monotonic()
-        self._attempts += 1
+        self._costs.attempt()
         sites = self._attendance.muster(self._completed, self._prepare)
         config = self._config("train", server_round)
         return [(site, FitIns(NOTHING, config)) for site in sites]
@@ -258,12 +158,14 @@ class TrainingStage(Stage):
         present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
         while len(present) >= self._recovery.min_clients:
             try:
-                self._norms = self._exchange.gather(present, server_round, self._description.sites)
+                with self._costs.exchanging(self._exchange):
+                    self._norms = self._exchange.gather(present, server_round, self._description.sites)
             except SiteFailure as failure:
                 self._attendance.leave_out([failure], server_round)
                 present = [site for site in present if site.name != failure.site]
                 continue
-            self._attendees, lost = self._exchange.spread(present, server_round)
+            with self._costs.exchanging(self._exchange):
+                self._attendees, lost = self._exchange.spread(present, server_round)
             self._attendance.leave_out(lost, server_round)
             self._tell_out_of_line(server_round)
             self._completed = server_round
@@ -301,22 +203,31 @@ class TrainingStage(Stage):
             self._saving.wait()
             self._saving.result()
             self._saving = None
-        seconds = time.monotonic() - self._round_started
-        left_out = {name: why for name, why in self._attendance.take_left_out().items() if name not in reports}
+        seconds = self._costs.seconds
+        absent = dict.fromkeys(self._description.sites, "it was not there") | self._attendance.take_left_out()
+        left_out = {name: why for name, why in absent.items() if name not in reports}
         self._folder.append(
             RoundRecord(
                 round=server_round,
                 seconds=seconds,
-                attempts=self._attempts,
+                attempts=self._costs.attempts,
                 sites=reports,
                 left_out=left_out,
                 norms=self._norms,
             )
         )
-        self._attempts = 0
         self._sink.emit(
-            RoundCompleted(round=server_round, rounds=self._schedule.rounds, seconds=seconds, sites=reports)
+            RoundCompleted(
+                round=server_round,
+                rounds=self._schedule.rounds,
+                seconds=seconds,
+                sites=reports,
+                left_out=left_out,
+                timing=self._costs.timing,
+                traffic=self._costs.traffic,
+            )
         )
+        self._costs.finish()
         return None, {}
 
     def conclude(self) -> None:
@@ -479,16 +390,6 @@ class TrainingStage(Stage):
 def _last_round(folder: FoldFolder) -> int:
     history = folder.history()
     return history[-1].round if history else 0
-
-
-def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:
-    if chosen is not None:
-        return chosen
-    if len(set(by_site.values())) > 1:
-        raise FednnUNetError(
-            f"The sites' trainers differ in {name} ({by_site}): choose with {flag} at the coordinator."
-        )
-    return next(iter(by_site.values()))
 
 
 def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:

@@ -18,8 +18,10 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import Exited, Happenings, Line, Process, stop_all
 from fednnunet.launcher.supervision import describe_status
-from fednnunet.report.events import EventReader, RoundCompleted
-from fednnunet.report.progress import duration, mean, number, shows_live
+from fednnunet.report.event_files import EventReader
+from fednnunet.report.events import RoundCompleted
+from fednnunet.report.formats import duration, mean, number
+from fednnunet.report.progress import shows_live
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = GRACE_SECONDS + 5  # `run` itself gives its nodes GRACE_SECONDS

@@ -16,11 +16,13 @@ from typing import IO, TypeAlias
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher.groups import GRACE_SECONDS, end_groups, signal_group
+from fednnunet.report.formats import WARNING
 
 KEPT_LINES = 15
 _CHUNK = 1 << 16
 _CLOSE_SECONDS = 5.0
 
+_ERROR = "Error:"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,11 @@ def _last_rewrite(line: bytes, keep_return: bool = False) -> bytes:
     text = line.rstrip(b"\r")
     start = text.rfind(b"\r") + 1
     return line[start:] if keep_return else text[start:]
+
+
+def is_problem(line: str) -> bool:
+    """Return whether a line that one of our commands has written is a warning or an error."""
+    return _COLOUR.sub("", line).startswith((_ERROR, WARNING))
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ class Process:
     def _tell(self, lines: Iterable[str], happenings: Happenings) -> None:
         for line in lines:
             self.last_lines.append(line)
-            if _COLOUR.sub("", line).startswith("Error:"):
+            if _COLOUR.sub("", line).startswith(_ERROR):
                 self.errors.append(line)
             happenings.put(Line(self, line))
 

@@ -69,12 +69,14 @@ def run_simulation(arguments: argparse.Namespace) -> int:
         )
         for index, (name, share) in enumerate(zip(sites, shares, strict=True))
     ]
-    for process in (coordinator, *nodes):
+    quiet = arguments.quiet
+    for process in (coordinator, *nodes) if not quiet else ():
         console.print(Text(f"{process.name}: {process.description}"), soft_wrap=True)
     try:
-        return run_together(coordinator, nodes, console, progress_file, expendable=_expendable(arguments))
+        return run_together(coordinator, nodes, console, progress_file, expendable=_expendable(arguments), quiet=quiet)
     finally:
-        console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
+        if not quiet:
+            console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
 
 
 def _expendable(arguments: argparse.Namespace) -> int:

@@ -21,10 +21,13 @@ from fednnunet.launcher.processes import (
     Interrupted,
     Line,
     Process,
+    is_problem,
     stop_all,
 )
-from fednnunet.report.events import EventReader
-from fednnunet.report.progress import LiveProgress, duration, shows_live
+from fednnunet.report.event_files import EventReader
+from fednnunet.report.formats import duration
+from fednnunet.report.live import LiveProgress
+from fednnunet.report.progress import shows_live
 
 SEPARATOR = " | "
 COORDINATOR_STYLE = "bold"
@@ -62,6 +65,7 @@ def run_together(
     progress_file: Path | None = None,
     patience: Patience | None = None,
     expendable: int = 0,
+    quiet: bool = False,
 ) -> int:
     """Start the processes, show what they say, and end all of them when one fails.
 
@@ -81,13 +85,16 @@ def run_together(
         Times to wait.
     expendable
         Nodes without which the coordinator can do.
+    quiet
+        Whether to show nothing of what nodes write but warnings and errors, and no live display. The coordinator, whose
+        lines are all shown, must have been told itself.
 
     Returns
     -------
     int
         0 if all but those exited with 0, 1 if not, 128 + the signal's number if a signal ended the run.
     """
-    return _Run(coordinator, nodes, console, progress_file, patience or Patience(), expendable).run()
+    return _Run(coordinator, nodes, console, progress_file, patience or Patience(), expendable, quiet).run()
 
 
 class _Run:
@@ -99,12 +106,14 @@ class _Run:
         progress_file: Path | None,
         patience: Patience,
         expendable: int,
+        quiet: bool = False,
     ) -> None:
         self._coordinator = coordinator
         self._processes = [coordinator, *nodes]
         self._console = console
         self._patience = patience
         self._expendable = expendable
+        self._quiet = quiet
         self._happenings: Happenings = queue.SimpleQueue()
         self._groups: dict[Process, int] = {}
         self._exits: list[Exited] = []
@@ -118,7 +127,7 @@ class _Run:
         }
         self._progress: LiveProgress | None = None
         self._events: EventReader | None = None
-        if progress_file is not None and shows_live(console):
+        if progress_file is not None and shows_live(console) and not quiet:
             self._events = EventReader(progress_file)
             self._show_events(silent=True)  # those that an earlier run left in the file
         self._events_due = 0.0
@@ -212,6 +221,8 @@ class _Run:
         return [happening for happening in happenings if not isinstance(happening, Line)]
 
     def _show_lines(self, lines: Sequence[Line]) -> None:
+        if self._quiet:
+            lines = [line for line in lines if line.process is self._coordinator or is_problem(line.text)]
         if lines:
             texts = [self._prefixes[line.process] + Text.from_ansi(line.text) for line in lines]
             self._console.print(Text("\n").join(texts), soft_wrap=True)

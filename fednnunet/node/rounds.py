@@ -11,6 +11,7 @@ import logging
 import math
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,7 +214,8 @@ class FederatedRounds:
         )
 
     def close(self) -> None:
-        """Free the memory of network and optimizer."""
+        """Free the memory of network and optimizer, and end what nnU-Net's own logger has begun."""
+        _finish_wandb()
         del self._trainer
         gc.collect()
         empty_cache(self._device)
@@ -270,6 +272,20 @@ class FederatedRounds:
         return {
             names[_as_tuple(label)]: _number(value) for label, value in zip(self._foreground(), values, strict=True)
         }
+
+
+def _finish_wandb() -> None:
+    """End the run of Weights & Biases that nnU-Net has begun, if it has (``nnUNet_wandb_enabled``).
+
+    nnU-Net trains one fold in a process, and leaves that to its end. Here, the next fold's run would be this one.
+    """
+    wandb = sys.modules.get("wandb")
+    if wandb is None or getattr(wandb, "run", None) is None:
+        return
+    try:
+        wandb.finish()
+    except Exception as error:  # whatever goes wrong there has nothing to do with the training
+        logger.warning("Weights & Biases: the run of nnU-Net's logger could not be ended (%s).", error)
 
 
 def _use_device(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """What happens during a run, as events: the coordinator emits them, displays and files take them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
@@ -28,13 +28,15 @@ class SiteJoined(Message):
 class StageStarted(Message):
     """A stage of the task begins, for example ``fingerprint``, ``preprocessing`` or ``training fold 0``.
 
-    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued.
+    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued; `fold` is
+    told where rounds of training begin.
     """
 
     event: Literal["stage_started"] = "stage_started"
     title: str
     rounds: int | None = None
     first_round: int = 1
+    fold: str | None = None
 
 
 class SiteProgress(Message):
@@ -225,7 +227,7 @@ Event = (
     | SitesEvaluated
     | Finished
 )
-_ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+ANY_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
 class EventSink(Protocol):
@@ -246,47 +248,14 @@ def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]
 
 
 class Tee:
-    """Hands every event to several sinks."""
+    """Hands every event to several sinks, one after the other, whichever threads they come from."""
 
     def __init__(self, sinks: Sequence[EventSink]) -> None:
         self._sinks = sinks
+        self._emitting = threading.Lock()
 
     def emit(self, event: Event) -> None:
         """Hand `event` on."""
-        for sink in self._sinks:
-            sink.emit(event)
-
-
-class EventFile:
-    """Appends events to a file, one JSON line each, so that another process can follow a run."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
-
-    def emit(self, event: Event) -> None:
-        """Write `event`, visible to readers at once."""
-        self._file.write(event.to_json() + "\n")
-        self._file.flush()
-
-
-class EventReader:
-    """Reads the events that an `EventFile` of another process appends.
-
-    The file need not exist yet; a line that is not complete yet is left for the next call.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new_events(self) -> Iterator[Event]:
-        """Yield the events that were appended since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                yield _ANY_EVENT.validate_json(line)
+        with self._emitting:
+            for sink in self._sinks:
+                sink.emit(event)

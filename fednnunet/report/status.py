@@ -24,7 +24,7 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
-from fednnunet.report.progress import RoundTimes, duration, number, printable
+from fednnunet.report.formats import RoundTimes, duration, number, printable
 
 STATUS = "status.json"
 

@@ -23,7 +23,7 @@ from fednnunet.channel.audit import AuditLog, Receipt, Verification, read_receip
 from fednnunet.channel.audit.entries import LONGEST_LINE, MOST_SUMMED_UP, NOTHING, TORN, Direction
 from fednnunet.cli.audit import add_arguments, run_audit
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.progress import MISSING
+from fednnunet.report.formats import MISSING
 
 BEGAN = 1_700_000_000.25
 BEGAN_AS_TEXT = "2023-11-14T22:13:20.250000+00:00"

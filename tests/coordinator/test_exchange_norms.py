@@ -13,7 +13,8 @@ from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.coordinator.site import Site
 from fednnunet.coordinator.stage import NOTHING
-from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
+from fednnunet.coordinator.training import TrainingStage
+from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.report.events import Event, UpdateOutOfLine
 from fednnunet.weights.encoding import ENCODINGS, EncodingName

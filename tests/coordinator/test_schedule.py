@@ -1,7 +1,7 @@
 import pytest
 
 from fednnunet.channel.messages import TrainingOffer
-from fednnunet.coordinator.training import ScheduleFlags
+from fednnunet.coordinator.training_flags import ScheduleFlags
 from fednnunet.errors import FednnUNetError
 
 STOCK = TrainingOffer(epochs=1000, iterations_per_epoch=250, val_iterations_per_epoch=50)

@@ -5,12 +5,13 @@ import sys
 import pytest
 from rich.console import Console
 
+from fednnunet.channel.messages import RoundReport
 from fednnunet.demo import steps
 from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher.processes import Line
-from fednnunet.report.events import EventFile, RoundCompleted
-from fednnunet.report.progress import RoundReport
+from fednnunet.report.event_files import EventFile
+from fednnunet.report.events import RoundCompleted
 
 
 @pytest.fixture(autouse=True)

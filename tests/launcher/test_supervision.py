@@ -20,13 +20,13 @@ LONG = Patience(after_failure=600, at_the_end=600, to_stop=600)
 def run(tmp_path, script):
     """Run a coordinator and nodes, given their code; return the exit status and what was shown."""
 
-    def start(coordinator, *nodes, patience=LONG, expendable=0):
+    def start(coordinator, *nodes, **options):
         console = Console(file=io.StringIO(), width=60)
         processes = [
             Process(name, script(code), tmp_path / f"{name}.log")
             for name, code in zip(["coordinator", "site 1", "site 2"], [coordinator, *nodes], strict=False)
         ]
-        status = run_together(processes[0], processes[1:], console, patience=patience, expendable=expendable)
+        status = run_together(processes[0], processes[1:], console, **{"patience": LONG, **options})
         assert all(process.group is None for process in processes)
         return status, console.file.getvalue()
 
@@ -45,6 +45,18 @@ def test_lines_are_shown_with_the_name_of_their_site_and_never_wrapped(run):
     assert f"site 1      | {long}" in lines
     assert "site 2      | [bold]red" in lines
     assert lines[-1].startswith("All 3 processes finished after 0:00:0")
+
+
+def test_quiet_shows_what_the_coordinator_says_and_of_nodes_warnings_and_errors_only_but_logs_have_all(run, tmp_path):
+    status, shown = run(
+        "print('round 1')", r"print('\x1b[33mWarning: \x1b[0mdisk'); print('epoch 1\nError: no')", quiet=True
+    )
+    assert status == 0
+    *lines, last = shown.splitlines()
+    # which process is heard first is chance
+    assert sorted(lines) == ["coordinator | round 1", "site 1      | Error: no", "site 1      | Warning: disk"]
+    assert last.startswith("All 2 processes finished")
+    assert "epoch 1" in (tmp_path / "site 1.log").read_text()
 
 
 def test_a_failing_process_ends_the_run_and_its_error_is_told_last(run, lifeline, tmp_path):

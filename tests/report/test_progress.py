@@ -1,33 +1,50 @@
 # ruff: noqa: RUF001 (the dash that stands for a missing number)
+import contextlib
 import io
 import math
+import os
+import pty
 import re
+import subprocess
+import sys
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
-from fednnunet.channel.messages import RoundReport, ValidationReport
+from fednnunet.channel.messages import (
+    EvaluationReport,
+    MetricSummaries,
+    MetricSummary,
+    RoundReport,
+    ValidationReport,
+)
 from fednnunet.report.events import (
+    Event,
     FingerprintFound,
     Finished,
     FoldValidated,
+    ModelExported,
+    PlansAgreed,
     RoundCompleted,
+    RoundTiming,
+    SharingAgreed,
     SiteJoined,
+    SiteLeftOut,
     SiteProgress,
+    SitesAwaited,
+    SitesEvaluated,
+    SiteShare,
+    SiteTakenIn,
     StageStarted,
+    Traffic,
     UpdateOutOfLine,
     WorkProgressed,
 )
-from fednnunet.report.progress import (
-    LiveProgress,
-    PlainProgress,
-    RoundTimes,
-    duration,
-    mean,
-    number,
-    progress_for,
-    validation_table,
-)
+from fednnunet.report.formats import RoundTimes, duration, mean, number, validation_table
+from fednnunet.report.live import LiveProgress
+from fednnunet.report.plain import PlainProgress
+from fednnunet.report.progress import progress_for
 
 
 class Clock:
@@ -297,3 +314,165 @@ def test_a_terminal_gets_the_live_display(monkeypatch):
     monkeypatch.setattr(console.file, "isatty", lambda: True, raising=False)
     with progress_for(console) as progress:
         assert isinstance(progress, LiveProgress)
+
+
+def every_kind_of_event():
+    """One event of each kind, as a coordinator would emit them."""
+    summary = MetricSummary(mean=0.875, cases=4)
+    metrics = MetricSummaries(dice=summary, hd95=summary, assd=summary)
+    events = [
+        SiteJoined(site="A", cases=1, joined=1, expected=2),
+        StageStarted(title="training fold 0", rounds=2, fold="0"),
+        worked(A=3),
+        FingerprintFound(questions=2, answered_bytes={"A": 10}),
+        PlansAgreed(),
+        PlansAgreed(fingerprint={"spacings": []}, plans={"configurations": {"2d": {}, "3d_fullres": {}}}),
+        SharingAgreed(sites={"A": SiteShare(tensors=1, of_tensors=2, parameters=1, of_parameters=4)}),
+        SiteLeftOut(site="B", round=1, reason="its connection broke"),
+        SiteTakenIn(site="B", round=1),
+        UpdateOutOfLine(site="A", round=1, ratio=7.0),
+        SitesAwaited(sites=["B"], present=1, needed=2),
+        COSTLY,
+        FoldValidated(fold="0", sites={"A": ValidationReport(mean_dice=0.75, dice={})}),
+        ModelExported(folder="results", archive="model.zip", folds=["0", "1"]),
+        SitesEvaluated(
+            fold="0",
+            checkpoint="checkpoint_final",
+            sites={"A": EvaluationReport(labels={}, overall=metrics)},
+            left_out={"B": "it has no test cases"},
+        ),
+        Finished(seconds=60),
+    ]
+    assert {type(event) for event in events} == set(get_args(Event))
+    return events
+
+
+COSTLY = RoundCompleted(
+    round=2,
+    rounds=9,
+    seconds=12.0,
+    sites={"A": report(), "B": report()},
+    left_out={"C": "its connection broke"},
+    timing=RoundTiming(training={"A": 8.0, "B": 4.0}, validating={"A": 1.0, "B": 1.0}, moving=1.5, averaging=0.5),
+    traffic={site: Traffic(to_site=500_000, from_site=1_250_000) for site in "AB"},
+)
+COSTS = (
+    "training 6.0 s, validating 1.0 s, waiting 3.0 s, moving 1.5 s, averaging 0.5 s",
+    "2.5 MB from sites, 1.0 MB to sites",
+    "without C",
+)
+
+
+def test_a_plain_round_tells_what_takes_the_time_how_much_has_moved_and_who_was_missing():
+    console = plain_console(width=40)
+    PlainProgress(console).emit(COSTLY)
+    assert written(console).endswith("· " + " · ".join(COSTS) + "\n")
+
+
+def test_live_region_tells_costs_missing_sites_and_failures():
+    console = live_console(no_color=True)
+    with LiveProgress(console, history=False) as progress:
+        progress.emit(SiteLeftOut(site="C", round=1, reason="its connection broke"))
+        progress.emit(SiteLeftOut(site="C", round=2, reason="its connection broke"))
+        progress.emit(COSTLY)
+        frame = [line.strip() for line in last_frame(console, progress).splitlines()]
+    for line in (*COSTS, "2 failures so far"):
+        assert line in frame
+
+
+@pytest.mark.parametrize("width", [10, 200])
+def test_every_event_is_shown_in_every_display(width):
+    for event in every_kind_of_event():
+        plain = plain_console(width)
+        PlainProgress(plain).emit(event)
+        assert written(plain).strip()
+        console = live_console(width, no_color=True)
+        with LiveProgress(console, history=False) as progress:
+            progress.emit(event)
+            lines = console.render_lines(progress._view, pad=False)
+        assert all(sum(segment.cell_length for segment in line) <= width for line in lines)
+
+
+def test_quiet_shows_results_and_what_needs_attention_only():
+    console = plain_console()
+    with progress_for(console, quiet=True) as progress:
+        for event in every_kind_of_event():
+            progress.emit(event)
+    text = written(console)
+    for shown in (
+        "round 1 · without site B: its connection broke",
+        "site B takes part again",
+        "the update of site A is 7 times",
+        "waiting for B",
+        "Validation of fold 0: Dice",
+        "model of folds 0, 1 written to results and model.zip",
+        "Dice A 0.8750",
+        "not tested at site B: it has no test cases",
+        "finished after 0:01:00",
+    ):
+        assert shown in text
+    for hidden in ("joined", "training fold 0", "3/10", "fingerprint", "round 2/9", "shares"):
+        assert hidden not in text
+
+
+def test_quiet_shows_no_live_display_on_a_terminal(monkeypatch):
+    console = live_console()
+    monkeypatch.setattr(console.file, "isatty", lambda: True, raising=False)
+    with progress_for(console, quiet=True) as progress:
+        progress.emit(StageStarted(title="training fold 0", rounds=2))
+    assert written(console) == ""
+
+
+COLOUR = re.compile(rb"\x1b\[(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;0-9]*m")
+
+SHOW = """
+import logging
+from rich.console import Console
+from fednnunet.cli.commands import _ConsoleHandler
+from fednnunet.launcher.processes import Process
+from fednnunet.launcher.supervision import run_together
+from fednnunet.report.events import RoundCompleted, StageStarted
+from fednnunet.report.progress import progress_for
+from fednnunet.channel.messages import RoundReport
+import sys, pathlib
+console = Console(highlight=False)
+site = RoundReport(train_loss=0, val_loss=0, mean_dice=0.5, dice={})
+with progress_for(console) as progress:
+    progress.emit(StageStarted(title="training", rounds=2))
+    progress.emit(RoundCompleted(round=1, rounds=2, seconds=1, sites={"A": site}))
+    _ConsoleHandler(console).handle(logging.LogRecord("x", logging.WARNING, "", 1, "a warning", None, None))
+folder = pathlib.Path(sys.argv[1])
+say = [sys.executable, "-c", r"print('\\x1b[31mred\\x1b[0m')"]
+run_together(Process("coordinator", say, folder / "1"), [Process("site", say, folder / "2")], console, folder / "e")
+console.print("[bold red]Error:[/] an error")
+"""
+
+
+def in_a_terminal(tmp_path, **environment):
+    """What the displays write where the output is a terminal."""
+    master, slave = pty.openpty()
+    own = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHOW, str(tmp_path)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**own, "TERM": "xterm-256color", **environment},
+    )
+    os.close(slave)
+    chunks = []
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while chunk := os.read(master, 65536):
+            chunks.append(chunk)
+    os.close(master)
+    assert process.wait(60) == 0, b"".join(chunks)
+    return b"".join(chunks)
+
+
+def test_a_terminal_gets_colours_unless_no_color_is_set_whatever_force_color_says(tmp_path):
+    assert COLOUR.search(in_a_terminal(tmp_path))
+    for environment in ({"NO_COLOR": "1"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}):
+        text = in_a_terminal(tmp_path, **environment)
+        assert b"red" in text
+        assert b"Warning: a warning" in text
+        assert COLOUR.search(text) is None

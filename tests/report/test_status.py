@@ -27,7 +27,7 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
-from fednnunet.report.progress import MISSING
+from fednnunet.report.formats import MISSING
 from fednnunet.report.status import Contact, Failure, Status, StatusFile, read_status, status_screen
 
 BEGAN = 1_700_000_000.0

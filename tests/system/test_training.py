@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.report.events import EventReader, RoundCompleted
+from fednnunet.report.event_files import EventReader
+from fednnunet.report.events import RoundCompleted
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace, equal_weights, finish
 

@@ -1,0 +1,118 @@
+"""The coordinator's flags for a training."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fednnunet.channel.messages import Schedule, TrainingOffer
+from fednnunet.coordinator.exchange import Averaging
+from fednnunet.errors import FednnUNetError
+
+
+@dataclass(frozen=True)
+class ScheduleFlags:
+    """The coordinator's flags for a training; ``None`` leaves a number to the trainer."""
+
+    rounds: int | None
+    local_epochs: int
+    iterations_per_epoch: int | None
+    val_iterations_per_epoch: int | None
+    proximal_mu: float = 0.0
+    save_every: int = 1
+
+    def schedule(self, offers: dict[str, TrainingOffer]) -> Schedule:
+        """Return the numbers that hold for every node.
+
+        Raises
+        ------
+        FednnUNetError
+            If a number is left to the trainers and they do not agree.
+        """
+        epochs = _agreed("num_epochs", {site: offer.epochs for site, offer in offers.items()}, "--rounds", self.rounds)
+        return Schedule(
+            rounds=self.rounds or math.ceil(epochs / self.local_epochs),
+            local_epochs=self.local_epochs,
+            iterations_per_epoch=_agreed(
+                "num_iterations_per_epoch",
+                {site: offer.iterations_per_epoch for site, offer in offers.items()},
+                "--iterations_per_epoch",
+                self.iterations_per_epoch,
+            ),
+            val_iterations_per_epoch=_agreed(
+                "num_val_iterations_per_epoch",
+                {site: offer.val_iterations_per_epoch for site, offer in offers.items()},
+                "--val_iterations_per_epoch",
+                self.val_iterations_per_epoch,
+            ),
+            proximal_mu=self.proximal_mu,
+            save_every=self.save_every,
+        )
+
+    def check_unchanged(self, schedule: Schedule) -> None:
+        """Refuse to continue a training with other numbers than it began with.
+
+        Raises
+        ------
+        FednnUNetError
+            Names the flag.
+        """
+        for name in ("rounds", "local_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "proximal_mu"):
+            given, begun = getattr(self, name), getattr(schedule, name)
+            if given is not None and given != begun:
+                raise FednnUNetError(
+                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same number."
+                )
+
+
+@dataclass(frozen=True)
+class AveragingFlags:
+    """The coordinator's flags for what is averaged, and how."""
+
+    averaging: Averaging
+    weighting: Literal["cases", "uniform"] = "cases"
+    keep_local: str | None = None
+    cohorts: bool = False
+
+    @property
+    def others(self) -> dict[str, str | bool | None]:
+        """The flags apart from `averaging`, by name."""
+        return {"weighting": self.weighting, "keep_local": self.keep_local, "asym_cohorts": self.cohorts}
+
+
+@dataclass(frozen=True)
+class RecoveryFlags:
+    """The coordinator's flags for what is kept, and for sites that are not there.
+
+    Attributes
+    ----------
+    run_dir
+        Where the training is kept.
+    resume
+        Whether to go on with the one that is kept there.
+    overwrite
+        Whether one that is not finished may be replaced.
+    min_clients
+        Sites without which no round is completed.
+    round_timeout
+        Seconds that sites get for training a round.
+    give_up_after
+        Seconds to wait for sites that are missing.
+    """
+
+    run_dir: Path
+    resume: bool
+    overwrite: bool
+    min_clients: int
+    round_timeout: float | None
+    give_up_after: float | None
+
+
+def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:
+    if chosen is not None:
+        return chosen
+    if len(set(by_site.values())) > 1:
+        raise FednnUNetError(
+            f"The sites' trainers differ in {name} ({by_site}): choose with {flag} at the coordinator."
+        )
+    return next(iter(by_site.values()))

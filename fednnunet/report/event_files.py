@@ -1,0 +1,206 @@
+"""Files of events, one JSON line each: written by the coordinator, followed by whoever shows a run."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fednnunet.report.events import (
+    ANY_EVENT,
+    Event,
+    Finished,
+    FoldValidated,
+    ModelExported,
+    RoundCompleted,
+    SitesEvaluated,
+    StageStarted,
+    WorkProgressed,
+)
+
+logger = logging.getLogger(__name__)
+
+_WORK_SECONDS = 1.0
+_RESULTS = (RoundCompleted, FoldValidated, ModelExported, SitesEvaluated, Finished)
+
+
+class EventFile:
+    """Appends events to a file, so that another process can follow a run.
+
+    The file is for looking at only: if it cannot be written, that is told once and the run goes on. A line that was cut
+    off by that, or by the end of a process, is ended first, and then is one that readers pass over.
+
+    Parameters
+    ----------
+    path
+        The file; it is made, with its folder, when there is something to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number: int | None = None
+        self._is_torn = True
+        self._has_complained = False
+
+    def emit(self, event: Event) -> None:
+        """Write `event`, visible to readers at once."""
+        try:
+            self._write(event.to_json().encode() + b"\n")
+        except OSError as error:
+            if not self._has_complained:
+                self._has_complained = True
+                logger.warning(
+                    "Events cannot be written to %s (%s); the run goes on without.", self._path, error.strerror or error
+                )
+
+    def clear(self) -> None:
+        """Begin the file anew; who follows the one that was there keeps it."""
+        self.close()
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s cannot be begun anew (%s).", self._path, error.strerror or error)
+
+    def close(self) -> None:
+        """Close the file; the next event opens it again."""
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+    def _write(self, line: bytes) -> None:
+        if self._number is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._number = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._is_torn = _is_torn(self._number)
+        data = b"\n" + line if self._is_torn else line
+        self._is_torn = True  # until all is written
+        while data:
+            data = data[os.write(self._number, data) :]
+        self._is_torn = False
+
+
+def _is_torn(number: int) -> bool:
+    """Return whether a file ends within a line."""
+    size = os.fstat(number).st_size
+    return size > 0 and os.pread(number, 1, size - 1) != b"\n"
+
+
+class RunFile:
+    """Keeps the events of a run in its folder: after those of the run that it continues, or else in their place.
+
+    What is there is replaced when the run has really begun, not by one that is refused because of a training that is
+    not finished, or that only looks at a model. Of reports of work, which are many, it keeps one a second and the last.
+
+    Parameters
+    ----------
+    path
+        The file.
+    continues
+        Whether the run goes on with what is there in any case.
+    begins
+        Tells the event with which a run begins anew, among those before the first result.
+    clock
+        Seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        continues: bool,
+        begins: Callable[[Event], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file = EventFile(path)
+        self._begins = begins
+        self._clock = clock
+        self._waiting: list[Event] | None = None if continues else []
+        self._held: WorkProgressed | None = None
+        self._next_work = -math.inf
+
+    def emit(self, event: Event) -> None:
+        """Keep `event`."""
+        if self._waiting is None:
+            self._keep(event)
+            return
+        self._waiting.append(event)
+        if self._begins(event):
+            self._file.clear()
+            self._go_on()
+        elif isinstance(event, _RESULTS):
+            self._go_on()
+
+    def close(self) -> None:
+        """Keep what has been held back, and close the file."""
+        self._keep_held()
+        self._file.close()
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for event in waiting:
+            self._keep(event)
+
+    def _keep(self, event: Event) -> None:
+        if not isinstance(event, WorkProgressed):
+            self._keep_held()
+        elif self._clock() < self._next_work:
+            self._held = event
+            return
+        else:
+            self._held, self._next_work = None, self._clock() + _WORK_SECONDS
+        self._file.emit(event)
+
+    def _keep_held(self) -> None:
+        if self._held is not None:
+            self._file.emit(self._held)
+            self._held = None
+
+
+def begins_planning(event: Event) -> bool:
+    """Return whether a run begins that extracts fingerprints or plans."""
+    return isinstance(event, StageStarted)
+
+
+def begins_training(event: Event) -> bool:
+    """Return whether a run begins that trains."""
+    return isinstance(event, StageStarted) and event.fold is not None
+
+
+class EventReader:
+    """Reads the events that another process appends to a file.
+
+    The file need not exist yet, and may be begun anew; a line that is not complete yet is left for the next call; one
+    that is no event is passed over.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_number = 0
+        self._offset = 0
+
+    def new_events(self) -> Iterator[Event]:
+        """Yield the events that were appended since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file_number or status.st_size < self._offset:
+                self._file_number, self._offset = status.st_ino, 0
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                try:
+                    event = ANY_EVENT.validate_json(line)
+                except ValidationError as error:
+                    logger.debug("A line of %s is no event: %s", self._path, error)
+                    continue
+                yield event

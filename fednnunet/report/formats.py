@@ -1,0 +1,141 @@
+"""How numbers, times, names and tables are written, in every display."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from fednnunet.report.events import FoldValidated, RoundCompleted, SitesAwaited
+
+MISSING = "\N{EN DASH}"
+"""What stands where there is no number."""
+
+ROUNDS_FOR_ETA = 10
+LABELS_SHOWN = 4
+"""With more labels than this, lines and live table give the mean only; the validation table gives all."""
+
+WARNING = "Warning: "
+"""How a line begins that is one: the launcher picks these from what nodes write."""
+
+_UNLIMITED = 100_000
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return `value` with that many decimals, or a dash if it is missing, NaN or infinite."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` as ``h:mm:ss``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the finite numbers among `values`, ``None`` if there are none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return statistics.fmean(finite) if finite else None
+
+
+def labels_of(dice: Iterable[Mapping[str, float | None]]) -> list[str]:
+    """Return the labels that occur, in the order in which they first do."""
+    return list(dict.fromkeys(label for of_site in dice for label in of_site))
+
+
+def printable(text: str) -> Text:
+    """Return `text`, which may come from another site, without the characters that could steer a terminal."""
+    return Text("".join(char if char.isprintable() else "?" for char in text))
+
+
+def shares(event: RoundCompleted) -> dict[str, float]:
+    """Return where the seconds of a round have gone, as they add up to it: of what sites do, the mean of the sites.
+
+    Returns
+    -------
+    Seconds for ``training``, ``validating``, ``waiting``, ``moving`` and ``averaging``; nothing if they are not known.
+    """
+    timing = event.timing
+    if timing is None:
+        return {}
+    training = mean(timing.training.get(site) for site in event.sites) or 0.0
+    validating = mean(timing.validating.get(site) for site in event.sites) or 0.0
+    waiting = max(0.0, event.seconds - training - validating - timing.moving - timing.averaging)
+    return {
+        "training": training,
+        "validating": validating,
+        "waiting": waiting,
+        "moving": timing.moving,
+        "averaging": timing.averaging,
+    }
+
+
+def costs(event: RoundCompleted) -> list[str]:
+    """Return what a round has cost, and who was missing, as short phrases; nothing where it is not known."""
+    phrases = []
+    spent = shares(event)
+    if spent:
+        phrases.append(", ".join(f"{what} {seconds:.1f} s" for what, seconds in spent.items()))
+    if event.traffic:
+        up = sum(traffic.from_site for traffic in event.traffic.values())
+        down = sum(traffic.to_site for traffic in event.traffic.values())
+        phrases.append(f"{megabytes(up)} from sites, {megabytes(down)} to sites")
+    if event.left_out:
+        phrases.append(f"without {', '.join(event.left_out)}")
+    return phrases
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes as ``1.2 MB``, of a million bytes each."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+class RoundTimes:
+    """How long rounds last, and so how long the remaining ones will.
+
+    The median of the last rounds is robust against the first one, which compiles and warms up, and against a
+    single one with a slow disk.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=ROUNDS_FOR_ETA)
+
+    def add(self, seconds: float) -> None:
+        """Take the duration of one more round."""
+        self._seconds.append(seconds)
+
+    def remaining(self, rounds: int) -> float | None:
+        """Return the seconds that this many more rounds will take, ``None`` before the first round."""
+        return statistics.median(self._seconds) * rounds if self._seconds else None
+
+
+def validation_table(event: FoldValidated) -> Table:
+    """Return the Dice of every site and label, with the mean of the sites as the last row."""
+    labels = labels_of(report.dice for report in event.sites.values())
+    table = Table(title=Text(f"Validation of fold {event.fold}: Dice"), title_justify="left")
+    table.add_column("site", overflow="fold")
+    for label in labels:
+        table.add_column(printable(label), justify="right")
+    table.add_column("mean", justify="right")
+    for site, report in event.sites.items():
+        cells = [number(report.dice.get(label), 4) for label in labels]
+        table.add_row(printable(site), *cells, number(report.mean_dice, 4))
+    table.add_section()
+    means = [mean(report.dice.get(label) for report in event.sites.values()) for label in labels]
+    overall = mean(report.mean_dice for report in event.sites.values())
+    table.add_row("mean", *(number(value, 4) for value in means), number(overall, 4), style="bold")
+    return table
+
+
+def awaited(event: SitesAwaited) -> str:
+    """Return who is waited for, as one line."""
+    return f"waiting for {', '.join(event.sites)}: {event.present} of {event.needed} sites are ready"
+
+
+def natural_width(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """Return how wide `table` is where nothing limits it."""
+    return Measurement.get(console, options.update(width=_UNLIMITED), table).maximum

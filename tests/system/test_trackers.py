@@ -1,0 +1,64 @@
+"""What other programs are told of a training: by nnU-Net's own logger at the node, and by the coordinator."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fednnunet.report.event_files import EventReader
+from fednnunet.report.events import EVENTS, Finished, FoldValidated, RoundCompleted
+from tests.system.conftest import SITES
+from tests.system.test_training import SHORT
+from tests.system.workspace import Workspace
+
+pytestmark = pytest.mark.system
+
+
+def _wandb_runs(folder: Path) -> set[str]:
+    """Return the ids of the offline runs in a folder."""
+    return {path.stem for path in folder.glob("wandb/offline-run-*/*.wandb")}
+
+
+def _content(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_nnunets_own_wandb_logger_has_a_run_for_each_fold_and_the_coordinators_trackers_have_each_round_once(
+    federation: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in {
+        "nnUNet_wandb_enabled": "1",
+        "nnUNet_wandb_mode": "offline",
+        "WANDB_MODE": "offline",
+        "WANDB_CONFIG_DIR": str(tmp_path / "config"),
+        "WANDB_CACHE_DIR": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    words = ("run", "train", "903", "2d", "all", *SHORT, "--rounds", 2, "-tr", "RepeatableTrainer", "--overwrite")
+    federation.succeed(*words, "--wandb", "--run_dir", tmp_path / "run", "--quiet")
+    ids = set()
+    for fold in range(5):
+        folder = federation.model_folder(SITES[2], trainer="RepeatableTrainer") / f"fold_{fold}"
+        (run,) = _wandb_runs(folder)
+        ids.add(run)
+        for name in (b"train_losses", b"val_losses", b"mean_fg_dice", b"final_val/foreground_dice"):
+            assert name in _content(folder)
+    assert len(ids) == 5
+    coordinators = _wandb_runs(tmp_path / "run")
+    assert len(coordinators - ids) == 5
+    assert b"pseudo_dice/Dataset903_HospitalC" in _content(tmp_path / "run")
+    for fold in range(5):
+        reader = EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"fold_{fold}"))
+        reader.Reload()
+        assert [item.step for item in reader.Scalars("train_loss/Dataset903_HospitalC")] == [1, 2]
+    events = list(EventReader(tmp_path / "run" / EVENTS).new_events())
+    rounds = [event for event in events if isinstance(event, RoundCompleted)]
+    assert len(rounds) == 10
+    assert sum(isinstance(event, FoldValidated) for event in events) == 5
+    assert isinstance(events[-1], Finished)
+    for event in rounds:
+        assert event.timing is not None
+        assert set(event.timing.training) == set(event.timing.validating) == set(event.traffic) == {SITES[2]}
+        spent = event.timing.training[SITES[2]] + event.timing.validating[SITES[2]]
+        assert 0 < spent + event.timing.moving + event.timing.averaging <= event.seconds
