@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from bokeh.plotting import figure
 from markupsafe import Markup
 
+NOTHING = Markup("")
+
+Figure = tuple[str, figure]
+"""A figure, after what stands above it."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -28,6 +33,6 @@ class Part:
 
     id: str
     title: str
-    html: Markup = Markup()
-    figures: Sequence[tuple[str, figure]] = ()
-    below: Markup = Markup()
+    html: Markup = NOTHING
+    figures: Sequence[Figure] = ()
+    below: Markup = NOTHING
