@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from markupsafe import escape
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.report.events import RoundCompleted
-from fednnunet.report.page.charts import Floats, Lines, choice, floats, legend, line_figure
+from fednnunet.report.page.charts import Floats, Lines, choice, legend, line_figure
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import Figure, Part
 from fednnunet.report.page.run_state import RunState
-from fednnunet.report.progress import labels_of, mean
+from fednnunet.report.progress import labels_of
 
 MEAN = "mean of the sites"
 
@@ -56,9 +57,11 @@ def _part(run: RunState, drawn: Drawn, labels: Sequence[str], of_labels: str) ->
 def _columns(sites: Sequence[str], events: Sequence[RoundCompleted], value: _Value) -> dict[str, Floats]:
     """Return a column for each site, and one for their mean."""
     rows = [{site: value(report) for site, report in event.sites.items()} for event in events]
-    columns = {site: floats([row.get(site) for row in rows]) for site in sites}
-    columns[MEAN] = floats([mean(row.values()) for row in rows])
-    return columns
+    table = np.array([[row.get(site) for site in sites] for row in rows], float)  # None becomes NaN
+    there = np.isfinite(table)
+    with np.errstate(invalid="ignore"):
+        means = np.where(there, table, 0.0).sum(axis=1) / there.sum(axis=1)
+    return {**{site: table[:, i].astype(np.float32) for i, site in enumerate(sites)}, MEAN: means.astype(np.float32)}
 
 
 def _dice_of(label: str) -> _Value:
