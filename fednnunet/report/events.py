@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fednnunet.channel.messages import EvaluationReport, RoundReport, ValidationReport, WorkReport
 from fednnunet.message import JsonObject, Message
@@ -290,3 +290,18 @@ class EventReader:
                     break
                 self._offset += len(line)
                 yield _ANY_EVENT.validate_json(line)
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the events that a file holds; none if there is no file.
+
+    A line that cannot be read, as one that was being written when a process died, is left out.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield _ANY_EVENT.validate_json(line)
+            except ValidationError:
+                continue

@@ -22,7 +22,8 @@ from bokeh.plotting import figure
 from markupsafe import Markup
 
 INK = "ink"
-"""Tag of what is drawn in the colour of the page's text."""
+GAP = "gap"
+"""Tags of what is drawn in the colour of the page's text, and of its paper."""
 
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 """Paul Tol's scheme "bright", which people tell apart whatever colours they see (SRON/EPS/TN/09-002, 2021)."""
@@ -113,6 +114,8 @@ class Lines:
         Name of the line that is drawn in the colour of the text, if there is one.
     limits
         Ends of the vertical axis; by default those of the values.
+    from_zero
+        Whether the vertical axis begins at zero, where it has no `limits`.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Lines:
     columns: Mapping[str, Mapping[str, Floats]]
     mean: str | None = None
     limits: tuple[float, float] | None = None
+    from_zero: bool = False
 
 
 def line_figure(lines: Lines) -> figure:
@@ -139,7 +143,7 @@ def line_figure(lines: Lines) -> figure:
     source = ColumnDataSource(data, name=f"{lines.name} data")
     plot.x_range = DataRange1d(range_padding=0.02)
     if lines.limits is None:
-        plot.y_range = DataRange1d(only_visible=True)
+        plot.y_range = DataRange1d(only_visible=True, start=0) if lines.from_zero else DataRange1d(only_visible=True)
     else:
         plot.y_range = Range1d(start=lines.limits[0], end=lines.limits[1])
     renderers: list[DataRenderer] = []

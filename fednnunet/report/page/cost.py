@@ -49,14 +49,13 @@ def cost_parts(run: RunState) -> list[Part]:
     """Return the part about seconds and bytes, if anything is known of them."""
     figures: list[Figure] = []
     tables = NOTHING
-    traffic = timing = False
+    timing = False
     for drawn in drawn_folds(run, 2 * len(run.sites) + len(KINDS), _MOST_NUMBERS):
         events = list(drawn.fold.completed.values())
         if any(event.timing for event in events):
             timing = True
             figures.append((drawn.told("Seconds of each round"), _time_figure(drawn)))
         if any(event.traffic for event in events):
-            traffic = True
             figures.append(_bytes_figure(run, drawn))
         if any(event.timing or event.traffic for event in events):
             tables += _table(run, drawn, events)
@@ -66,8 +65,6 @@ def cost_parts(run: RunState) -> list[Part]:
             Markup('<i style="background:{}"></i>{} ').format(colour, kind) for kind, colour in KINDS.items()
         )
         text += Markup('<p class="note">{}</p><p class="key">{}</p>').format(_DEFINITIONS, colours)
-    if traffic:
-        text += legend(run.names)
     return [Part("time", "Time and bytes", text, figures, tables)] if figures else []
 
 
@@ -123,8 +120,8 @@ def _bytes_figure(run: RunState, drawn: Drawn) -> Figure:
 
     name = f"bytes {drawn.slug}"
     choices = {"from each site": columns("from_site"), "to each site": columns("to_site")}
-    caption = escape(drawn.told("Bytes of each round")) + choice(name, "", list(choices))
-    return caption, line_figure(Lines(name, "MB", drawn.rounds, choices))
+    caption = escape(drawn.told("Bytes of each round")) + choice(name, "", list(choices)) + legend(run.names)
+    return caption, line_figure(Lines(name, "MB", drawn.rounds, choices, from_zero=True))
 
 
 def _megabytes(event: RoundCompleted, site: str, direction: str) -> float | None:

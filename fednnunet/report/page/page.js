@@ -23,7 +23,6 @@
             states: [of("--took-part"), of("--absent"), of("--left-out")]};
   }
 
-  const WORDS = {ink: ["title", "text"], soft: ["axis_label", "major_label", "label"]};
   function paint(doc) {
     const colour = colours();
     for (const model of models(doc)) {
@@ -32,6 +31,7 @@
         model.setv(Object.fromEntries(known));
       };
       if (model.tags.includes("participation")) set({palette: colour.states});
+      else if (model.tags.includes("gap")) set({grid_line_color: colour.paper});
       else if (model.tags.includes("ink")) {
         set({line_color: {value: colour.ink}});
         if (model.type === "Scatter") set({fill_color: {value: colour.ink}, line_color: {value: null}});

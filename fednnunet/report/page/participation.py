@@ -7,7 +7,7 @@ from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
 from fednnunet.message import cleaned
-from fednnunet.report.page.charts import empty_figure, plain, rounds_axis
+from fednnunet.report.page.charts import GAP, empty_figure, plain, rounds_axis
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import NOTHING, Figure, Part
 from fednnunet.report.page.run_state import FoldRounds, RunState
@@ -67,7 +67,9 @@ def _figure(run: RunState, drawn: Drawn) -> figure:
             matrix[len(sites) - 1 - index, column] = state
     plot = empty_figure(name, "round", "", height=80 + 22 * max(2, len(sites)))
     rounds_axis(plot)
-    plot.ygrid.visible = False
+    plot.ygrid.ticker = FixedTicker(ticks=list(range(1, len(sites))))
+    plot.ygrid.grid_line_color, plot.ygrid.level, plot.ygrid.tags = "#ffffff", "overlay", [GAP]
+    plot.ygrid.grid_line_width = 2
     plot.x_range = DataRange1d(range_padding=0)
     plot.y_range = Range1d(start=0, end=len(sites))
     plot.yaxis.ticker = FixedTicker(ticks=[index + 0.5 for index in range(len(sites))])
@@ -101,7 +103,7 @@ def _table(run: RunState, drawn: Drawn) -> Markup:
         counts = [sum(state == kind for state, _ in states) for kind in (TOOK_PART, LEFT_OUT, ABSENT)]
         last = next((reason for state, reason in reversed(states) if state == LEFT_OUT), MISSING)
         rows.append([site, *counts, last])
-    title = f"Rounds of {len(fold.completed)}"
+    title = f"Of {len(fold.completed)} complete rounds"
     return html_table(
         ["site", "took part", "left out", "absent", "last reason"],
         rows,

@@ -45,9 +45,10 @@ _OF_NETWORK = {
     "n_blocks_per_stage": "blocks per stage",
     "n_conv_per_stage_decoder": "convolutions per stage of the decoder",
 }
-_CAPTION = (
-    "Intensities of foreground voxels, channel {}: line from minimum to maximum, light band from the 0.5th to the "
-    "99.5th percentile, dark band mean ± standard deviation, stroke at the median, diamond at the mean"
+_EXPLANATION = Markup(
+    '<p class="note">In the pictures, the line goes from minimum to maximum, the light band from the 0.5th to the '
+    "99.5th percentile, the dark band from one standard deviation below the mean to one above; the stroke is the "
+    "median, the diamond the mean.</p>"
 )
 
 
@@ -59,7 +60,7 @@ def planning_parts(run: RunState) -> list[Part]:
     if fingerprint is not None:
         text = _fingerprint(run, fingerprint)
         channels = _channels(fingerprint)
-        figures = [(_CAPTION.format(name), _intensities(name, values)) for name, values in channels.items()]
+        figures = [(f"Intensities of channel {name}", _intensities(name, values)) for name, values in channels.items()]
     if plans is not None:
         below = _plans(plans)
     if not text and not below:
@@ -84,7 +85,7 @@ def _fingerprint(run: RunState, fingerprint: Mapping[str, Any]) -> Markup:
     rows = [[name, *(_shown(values.get(key)) for key in _STATISTICS)] for name, values in channels.items()]
     table = html_table(["channel", *_STATISTICS.values()], rows, caption="Intensities of foreground voxels")
     items = Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts.items())
-    return Markup('<dl class="facts">{}</dl>').format(items) + (table if rows else NOTHING)
+    return Markup('<dl class="facts">{}</dl>').format(items) + (table + _EXPLANATION if rows else NOTHING)
 
 
 def _channels(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -102,7 +103,8 @@ def _channels(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _intensities(channel: str, values: Mapping[str, float]) -> figure:
     """Return a picture of where a channel's intensities lie."""
     name = f"intensities {channel}"
-    plot = empty_figure(name, "intensity", "", height=150)
+    plot = empty_figure(name, "intensity", "", height=120)
+    plot.toolbar_location = None
     plot.yaxis.visible = False
     plot.ygrid.visible = False
     plot.yaxis.ticker = FixedTicker(ticks=[])

@@ -29,9 +29,10 @@ def html_table(
         Numbers of the columns that hold text; the others are aligned to the right, as numbers are.
     """
     head = Markup().join(_cell("th", title, index in text_columns) for index, title in enumerate(columns))
-    parts = [Markup('<div class="scroll" tabindex="0"><table>')]
-    if caption:
-        parts.append(Markup("<caption>{}</caption>").format(caption))
+    parts = [Markup('<p class="caption">{}</p>').format(caption)] if caption else []
+    parts.append(
+        Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}"><table>').format(caption or "table")
+    )
     parts.append(Markup("<thead><tr>{}</tr></thead><tbody>{}</tbody>").format(head, _rows(rows, text_columns)))
     if foot:
         parts.append(Markup("<tfoot>{}</tfoot>").format(_rows(foot, text_columns)))

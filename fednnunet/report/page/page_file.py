@@ -1,0 +1,107 @@
+"""Keeps the report page of a run up to date while it goes on, in a thread of its own."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.report.events import Event, read_events
+from fednnunet.report.page.run_state import RunState
+
+REPORT = "report.html"
+"""The file in a run folder."""
+
+TITLE = "Federated nnU-Net"
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_PAUSE = 1.0  # seconds between two rewritings
+_SHARE_OF_TIME = 0.05  # of a core, that rewriting may take: the coordinator has other things to do
+
+
+class PageFile:
+    """Takes events, and rewrites ``report.html`` after them; used as a context manager.
+
+    Taking an event never waits. At most one rewriting goes on at a time, and the longer it takes, the longer is the
+    pause after it; the last one comes when the context ends. Nothing that goes wrong with it disturbs the run.
+
+    Parameters
+    ----------
+    path
+        The file; ``None`` if it is not to be written, because only `on_change` wants it.
+    earlier
+        File with the events that came before, if there is one.
+    on_change
+        Is given each new page, in the thread that makes it.
+    """
+
+    def __init__(
+        self, path: Path | None, earlier: Path | None = None, on_change: Callable[[bytes], None] | None = None
+    ) -> None:
+        self._path = path
+        self._on_change = on_change
+        self._state = RunState.of(read_events(earlier)) if earlier is not None else RunState()
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
+        self._told = ""
+        self._thread = threading.Thread(target=self._keep_writing, name="fednnunet-page", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._events.put(None)
+        self._thread.join()
+
+    def emit(self, event: Event) -> None:
+        """Take an event."""
+        self._events.put(event)
+
+    def _keep_writing(self) -> None:
+        self._rewrite()
+        while self._take_events():
+            began = time.monotonic()
+            self._rewrite()
+            spent = time.monotonic() - began
+            self._ending.wait(max(_SHORTEST_PAUSE, spent / _SHARE_OF_TIME))
+
+    def _take_events(self) -> bool:
+        """Wait for events, take all that are there, and return whether there were any; there are none at the end."""
+        taken = False
+        while not (taken and self._events.empty()):
+            event = self._events.get()
+            if event is None:
+                self._events.put(None)  # for the next call, if this one still has taken something
+                return taken
+            self._state.take(event)
+            taken = True
+        return taken
+
+    def _rewrite(self) -> None:
+        try:
+            from fednnunet.report.page.parts import parts_of_run  # with bokeh, whose import takes a second
+            from fednnunet.report.page.rendering import render_page, write_document
+
+            document = render_page(TITLE, parts_of_run(self._state), self._state.condition).encode()
+            if self._on_change is not None:
+                self._on_change(document)
+            if self._path is not None:
+                write_document(self._path, document)
+        except FednnUNetError as error:
+            self._tell(str(error))
+        except Exception as error:  # whatever it is, a training that lasts a week does not end for it
+            self._tell(f"The report page cannot be made ({type(error).__name__}: {error}).")
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._told:
+            logger.warning("%s", problem)
+            self._told = problem
