@@ -192,7 +192,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
 
-    from fednnunet.report.page.dashboard import check_dashboard, report_page
+    from fednnunet.report.dashboard import check_dashboard, report_page
 
     check_dashboard(arguments.dashboard)
 

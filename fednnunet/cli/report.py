@@ -23,10 +23,10 @@ def run_report(arguments: argparse.Namespace) -> int:
     FednnUNetError
         If the folder holds no events, or the page cannot be written.
     """
-    from fednnunet.report.page.page_file import REPORT, TITLE
     from fednnunet.report.page.parts import parts_of_run
     from fednnunet.report.page.rendering import write_page
     from fednnunet.report.page.run_state import RunState
+    from fednnunet.report.page_file import REPORT, TITLE
 
     run_dir: Path = arguments.run_dir
     events = list(read_events(run_dir / EVENTS))

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.events import Event, read_events
-from fednnunet.report.page.run_state import RunState
+
+if TYPE_CHECKING:
+    from fednnunet.report.page.run_state import RunState
 
 REPORT = "report.html"
 """The file in a run folder."""
@@ -45,8 +47,9 @@ class PageFile:
     ) -> None:
         self._path = path
         self._on_change = on_change
-        self._state = RunState.of(read_events(earlier)) if earlier is not None else RunState()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        for event in read_events(earlier) if earlier is not None else ():
+            self._events.put(event)
         self._ending = threading.Event()
         self._told = ""
         self._thread = threading.Thread(target=self._keep_writing, name="fednnunet-page", daemon=True)
@@ -67,14 +70,18 @@ class PageFile:
         self._events.put(event)
 
     def _keep_writing(self) -> None:
-        self._rewrite()
-        while self._take_events():
+        # with bokeh, whose import takes a second that nothing else needs to wait for
+        from fednnunet.report.page.run_state import RunState
+
+        state = RunState()
+        self._rewrite(state)
+        while self._take_events(state):
             began = time.monotonic()
-            self._rewrite()
+            self._rewrite(state)
             spent = time.monotonic() - began
             self._ending.wait(max(_SHORTEST_PAUSE, spent / _SHARE_OF_TIME))
 
-    def _take_events(self) -> bool:
+    def _take_events(self, state: "RunState") -> bool:
         """Wait for events, take all that are there, and return whether there were any; there are none at the end."""
         taken = False
         while not (taken and self._events.empty()):
@@ -82,16 +89,16 @@ class PageFile:
             if event is None:
                 self._events.put(None)  # for the next call, if this one still has taken something
                 return taken
-            self._state.take(event)
+            state.take(event)
             taken = True
         return taken
 
-    def _rewrite(self) -> None:
-        try:
-            from fednnunet.report.page.parts import parts_of_run  # with bokeh, whose import takes a second
-            from fednnunet.report.page.rendering import render_page, write_document
+    def _rewrite(self, state: "RunState") -> None:
+        from fednnunet.report.page.parts import parts_of_run
+        from fednnunet.report.page.rendering import render_page, write_document
 
-            document = render_page(TITLE, parts_of_run(self._state), self._state.condition).encode()
+        try:
+            document = render_page(TITLE, parts_of_run(state), state.condition).encode()
             if self._on_change is not None:
                 self._on_change(document)
             if self._path is not None:

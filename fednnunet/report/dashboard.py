@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.events import EVENTS
-from fednnunet.report.page.page_file import REPORT, PageFile
+from fednnunet.report.page_file import REPORT, PageFile
 
 HOST = "127.0.0.1"
 
