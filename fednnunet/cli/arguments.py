@@ -17,6 +17,7 @@ from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
+DEFAULT_DASHBOARD_PORT = 8090
 
 PLANNING_TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess")
 
@@ -180,13 +181,18 @@ TRACKER_FLAGS = (
 """Where the coordinator sends the numbers of a training, beside TensorBoard's files in the run folder."""
 
 QUIET = Flag("--quiet", "show warnings, errors and results only", {"action": "store_true"})
+_DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this machine while the run goes on; PORT is "
+                  f"{DEFAULT_DASHBOARD_PORT} by default",
+                  {"nargs": "?", "metavar": "PORT", "type": port_number, "const": DEFAULT_DASHBOARD_PORT,
+                   "default": None})  # fmt: skip
 
 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
     tracked = () if task in PLANNING_TASKS else TRACKER_FLAGS
-    return (*(of_training if task == "train" else ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT, QUIET)
+    everywhere = (_RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+    return (*(of_training if task == "train" else ()), *tracked, *everywhere)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
@@ -211,6 +217,7 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
     _check_quorum(parser, arguments, arguments.num_clients)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
+    _check_dashboard(parser, arguments)
     return arguments
 
 
@@ -257,6 +264,7 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     if not arguments.dataset:
         parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
     _check_quorum(parser, arguments, len(arguments.dataset))
+    _check_dashboard(parser, arguments)
     for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
         values = getattr(arguments, name)
         if values is not None:
@@ -269,6 +277,11 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
 def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.task == "train" and arguments.c and arguments.overwrite:
         parser.error("--c continues what --overwrite would remove: leave one of them out")
+
+
+def _check_dashboard(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if arguments.dashboard is not None and arguments.dashboard == arguments.port:
+        parser.error(f"the nodes connect to port {arguments.port}: give --dashboard another one")
 
 
 def _check_quorum(parser: argparse.ArgumentParser, arguments: argparse.Namespace, sites: int) -> None:

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "server": ("the coordinator", server_main),
         "client": ("the node of one site", client_main),
         "run": ("a whole federation on one machine", run_main),
+        "report": ("write the report page of a run again, from its run folder", report_main),
         "status": ("where a training is, from the coordinator's run folder", status_main),
         "certificates": ("make, and show, the coordinator's certificate", certificates_main),
         "keys": ("make a site's key pair", keys_main),
@@ -99,6 +100,13 @@ def status_main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return _run(show, parse, argv)
+
+
+def report_main(argv: Sequence[str] | None = None) -> int:
+    """Write the report page of a run folder again and return the exit status."""
+    from fednnunet.cli import report
+
+    return _run_small("report", "The report page of a run.", report.add_arguments, report.run_report, argv)
 
 
 def certificates_main(argv: Sequence[str] | None = None) -> int:
@@ -195,6 +203,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
 
+    from fednnunet.report.dashboard import check_dashboard, report_page
+
+    check_dashboard(arguments.dashboard)
+
     from fednnunet.channel.long_lived.serving import serve
     from fednnunet.coordinator.federation import Federation
     from fednnunet.report.events import EventSink, Tee
@@ -210,6 +222,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
         sinks.append(stack.enter_context(progress_for(console, quiet=arguments.quiet)))
+        sinks.append(stack.enter_context(report_page(arguments.run_dir, arguments.dashboard)))
         federation = Federation(arguments, Tee(sinks), at_the_door)
         status = None
         if arguments.task == "train":

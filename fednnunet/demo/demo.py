@@ -21,6 +21,7 @@ from fednnunet.demo.hospitals import Dataset, write_hospitals
 from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
+from fednnunet.report.event_files import read_events
 
 _FOLD = "0"
 _VAL_ITERATIONS = "4"
@@ -81,6 +82,11 @@ class Folders:
     def pictures(self) -> Path:
         """One picture for each hospital."""
         return self.out / "pictures"
+
+    @property
+    def report(self) -> Path:
+        """The report page: the run of the federation, its pictures and the table."""
+        return self.out / "report.html"
 
     @property
     def logs(self) -> Path:
@@ -166,6 +172,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     rows = evaluation.rows(sites, {dataset.hospital.name: len(dataset.training_cases) for dataset in demo.datasets})
     evaluation.write_results(folders.out, scores, rows)
     demo.draw(scores)
+    demo.write_report(rows)
     console.print()
     console.print(evaluation.table(rows))
     _say_where(console, demo, folders)
@@ -285,6 +292,17 @@ class _Demo:
                 examples,
             )
 
+    def write_report(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Write the report page of planning and training, with the table and pictures of the test cases."""
+        from fednnunet.report.page import Part, html_table, parts_of, pictures_part, write_page  # bokeh takes a second
+
+        events = [event for job in (self.planning(), self.training()) for event in read_events(job.events)]
+        names = [dataset.hospital.name for dataset in self.datasets]
+        pictures = [(name, self.folders.pictures / f"{name}.png") for name in names]
+        result = html_table(evaluation.COLUMNS, rows[:-1], caption=evaluation.TITLE, foot=rows[-1:])
+        parts = [Part("result", "Result", result), pictures_part(pictures), *parts_of(events)]
+        write_page(self.folders.report, "FednnU-Net demo", parts, "three made-up hospitals train one model together")
+
     def _all_ids(self) -> str:
         return " ".join(str(dataset.dataset_id) for dataset in self.datasets)
 
@@ -314,6 +332,7 @@ def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
     images = shlex.quote(str(smallest.folder / "imagesTs"))
     by_hand = shlex.quote(str(folders.predictions / "by_hand"))
     lines = (
+        f"Report              {folders.report}",
         f"Pictures            {folders.pictures}",
         f"Dice of every case  {folders.out / 'results.csv'}",
         f"Logs                {folders.logs}",

@@ -178,9 +178,15 @@ class EventReader:
     ----------
     path
         The file.
+
+    Attributes
+    ----------
+    beginnings
+        How often a file has been read from its beginning.
     """
 
     def __init__(self, path: Path) -> None:
+        self.beginnings = 0
         self._path = path
         self._file_number = 0
         self._offset = 0
@@ -193,6 +199,7 @@ class EventReader:
             status = os.fstat(file.fileno())
             if status.st_ino != self._file_number or status.st_size < self._offset:
                 self._file_number, self._offset = status.st_ino, 0
+                self.beginnings += 1
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -204,3 +211,8 @@ class EventReader:
                     logger.debug("A line of %s is no event: %s", self._path, error)
                     continue
                 yield event
+
+
+def read_events(path: Path) -> list[Event]:
+    """Return the events that a file holds; none if there is no file."""
+    return list(EventReader(path).new_events())

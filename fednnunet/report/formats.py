@@ -53,25 +53,22 @@ def printable(text: str) -> Text:
 
 
 def shares(event: RoundCompleted) -> dict[str, float]:
-    """Return where the seconds of a round have gone, as they add up to it: of what sites do, the mean of the sites.
+    """Return what the seconds of a round were spent on; nothing if that is not known.
 
     Returns
     -------
-    Seconds for ``training``, ``validating``, ``waiting``, ``moving`` and ``averaging``; nothing if they are not known.
+    Seconds for ``training`` and ``validating``, those of the median site; ``waiting``, how much longer the slowest site
+    took, in both; ``moving`` and ``averaging``; and ``other``, what is left of the round.
     """
     timing = event.timing
     if timing is None:
         return {}
-    training = mean(timing.training.get(site) for site in event.sites) or 0.0
-    validating = mean(timing.validating.get(site) for site in event.sites) or 0.0
-    waiting = max(0.0, event.seconds - training - validating - timing.moving - timing.averaging)
-    return {
-        "training": training,
-        "validating": validating,
-        "waiting": waiting,
-        "moving": timing.moving,
-        "averaging": timing.averaging,
-    }
+    parts = {"training": 0.0, "waiting": 0.0, "moving": timing.moving, "averaging": timing.averaging, "validating": 0.0}
+    for kind, of_sites in (("training", timing.training), ("validating", timing.validating)):
+        if of_sites:
+            parts[kind] = statistics.median(of_sites.values())
+            parts["waiting"] += max(of_sites.values()) - parts[kind]
+    return {**parts, "other": max(0.0, event.seconds - sum(parts.values()))}
 
 
 def costs(event: RoundCompleted) -> list[str]:

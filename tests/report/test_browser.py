@@ -1,0 +1,216 @@
+"""The page in a real browser, without a display: its charts are read back, its parts clicked through."""
+
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from fednnunet.report.dashboard import Dashboard
+from fednnunet.report.events import RoundCompleted, SiteLeftOut
+from fednnunet.report.page import parts_of, render_page, write_page
+from fednnunet.report.page.run_state import RunState
+from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here to open the page with")
+HOSTILE = '<script>alert("x")</script>'
+
+COLUMNS = """async key => {
+  const figure = document.querySelector(`figure[data-figure="${key}"]`);
+  const doc = await fednnunet.drawn.get(figure);
+  const source = doc.roots()[0].renderers[0].data_source;
+  return Object.fromEntries(Object.entries(source.data).map(([name, values]) =>
+    [name, Array.from(values, value => Number.isNaN(value) ? null : value)]));
+}"""
+LINES = """async key => {
+  const figure = document.querySelector(`figure[data-figure="${key}"]`);
+  const doc = await fednnunet.drawn.get(figure);
+  return doc.roots()[0].renderers.map(line => [line.name, line.visible, line.glyph.y.field]);
+}"""
+COLOURS = """async key => {
+  const figure = document.querySelector(`figure[data-figure="${key}"]`);
+  const plot = (await fednnunet.drawn.get(figure)).roots()[0];
+  return {text: plot.below[0].major_label_text_color, axis: plot.below[0].axis_line_color,
+          grid: plot.center.find(model => model.type == "Grid" && model.axis === plot.left[0]).grid_line_color,
+          page: getComputedStyle(document.body).backgroundColor};
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser, url, width=1280, height=900, scheme="light"):
+    """Give a page that has been opened; afterwards, nothing may have gone wrong in it, or been asked of others."""
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    problems = []
+    page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append("a dialog"))
+    own = url if url.startswith("http:") else "file:"
+    page.on("request", lambda ask: ask.url.startswith((own, "data:", "blob:")) or problems.append(ask.url))
+    page.goto(url)
+    page.wait_for_selector("html[data-ready=yes]")
+    yield page
+    assert problems == []
+    context.close()
+
+
+def open_part(page, name):
+    page.click(f'nav a[href="#{name}"]')
+    page.evaluate("fednnunet.show()")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return a_run(12)
+
+
+@pytest.fixture(scope="module")
+def url(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, "A run", parts_of(run), RunState.of(run).condition)
+    return path.as_uri()
+
+
+def test_the_charts_show_the_events_numbers(browser, url, run):
+    rounds = [event for event in run if isinstance(event, RoundCompleted)]
+    with opened(browser, url) as page:
+        open_part(page, "training")
+        dice, train_loss = page.evaluate(COLUMNS, "training-0"), page.evaluate(COLUMNS, "training-1")
+        assert dice["round"] == list(range(1, 13))
+        for index, site in enumerate(SITES):
+            reports = [event.sites.get(site) for event in rounds]
+            for column, values in (
+                (dice[f"0:s{index}"], [r and r.mean_dice for r in reports]),
+                (dice[f"2:s{index}"], [r and r.dice[LABELS[1]] for r in reports]),
+                (train_loss[f"0:s{index}"], [r and r.train_loss for r in reports]),
+            ):
+                np.testing.assert_allclose(np.array(column, float), np.array(values, float), rtol=1e-6)
+        open_part(page, "time")
+        seconds = page.evaluate(COLUMNS, "time-0")
+        np.testing.assert_allclose(seconds["other to"], [event.seconds for event in rounds], rtol=1e-6)
+        from_sites = page.evaluate(COLUMNS, "time-1")
+        np.testing.assert_allclose(from_sites["0:s1"], [e.traffic[SITES[1]].from_site / 1e6 for e in rounds], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_all_parts_can_be_opened_and_none_is_wider_than_the_screen(browser, url, width, scheme):
+    with opened(browser, url, width, scheme=scheme) as page:
+        names = [link.get_attribute("href")[1:] for link in page.query_selector_all("nav a")]
+        assert len(names) == 9
+        for name in names:
+            open_part(page, name)
+            assert page.locator("main > section:visible").count() == 1
+            assert page.locator(f"#part-{name} h2").is_visible()
+            drawn = page.locator(f"#part-{name} figure .plot")
+            assert all(drawn.nth(index).locator("canvas").count() for index in range(drawn.count()))
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_colours_follow_the_scheme_also_when_it_changes(browser, url):
+    with opened(browser, url + "#training") as page:
+        light = page.evaluate(COLOURS, "training-0")
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"async () => (await ({COLOURS})('training-0')).text != '{light['text']}'")
+        dark = page.evaluate(COLOURS, "training-0")
+        assert all(light[name] != dark[name] for name in light)
+    with opened(browser, url + "#training", scheme="dark") as page:
+        assert page.evaluate(COLOURS, "training-0") == dark
+
+
+def test_a_click_in_the_legend_hides_a_line_and_the_menu_chooses_a_label(browser, url):
+    with opened(browser, url + "#training") as page:
+        page.click("#part-training [data-line=s1]")
+        page.wait_for_function(f"async () => !(await ({LINES})('training-1'))[1][1]")
+        assert [line[1] for line in page.evaluate(LINES, "training-0")] == [True, False, True, True]
+        assert page.get_attribute("#part-training [data-line=s1]", "aria-pressed") == "false"
+        page.select_option("#part-training select", label=LABELS[2])
+        page.wait_for_function(f"async () => (await ({LINES})('training-0'))[0][2] == '3:s0'")
+        page.click("#part-training [data-line=s1]")
+        page.wait_for_function(f"async () => (await ({LINES})('training-1'))[1][1]")
+
+
+def test_hovering_shows_values_and_why_a_site_was_left_out_as_text(browser, tmp_path):
+    events = [
+        a_round(1, 2, [HOSTILE, "B"]),
+        SiteLeftOut(site=HOSTILE, round=2, reason=HOSTILE),
+        a_round(2, 2, [HOSTILE, "B"], left_out={HOSTILE: HOSTILE}),
+    ]
+    write_page(tmp_path / "report.html", HOSTILE, parts_of(events), HOSTILE)
+    with opened(browser, (tmp_path / "report.html").as_uri() + "#participation") as page:
+        box = page.locator("#part-participation .plot canvas").first.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.4)
+        readout = page.locator("#part-participation .readout")
+        page.wait_for_function("document.querySelector('#part-participation .readout').textContent.includes('round 2')")
+        assert readout.text_content() == f"round 2 · {HOSTILE} · left out: {HOSTILE}"
+        open_part(page, "training")
+        box = page.locator("#part-training .plot canvas").first.bounding_box()
+        for step in range(100, 0, -2):  # from below, until a line is near
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * step / 100)
+            if page.locator(".bk-Tooltip").count():
+                break
+        assert "site" in page.locator(".bk-Tooltip").first.inner_text()
+        assert page.title() == f"{HOSTILE} · {HOSTILE}"
+
+
+def test_the_page_of_1000_rounds_and_20_sites_answers_clicks(browser, tmp_path):
+    sites = [f"hospital-{number:02d}" for number in range(20)]
+    write_page(tmp_path / "report.html", "large", parts_of(a_run(1000, sites)))
+    with opened(browser, (tmp_path / "report.html").as_uri()) as page:
+        for name in ("training", "time", "participation"):
+            open_part(page, name)
+        open_part(page, "training")
+        page.click("#part-training [data-line=s7]")
+        page.wait_for_function(f"async () => !(await ({LINES})('training-0')).find(l => l[0] == 'hospital-07')[1]")
+        assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 1000
+
+
+def test_a_new_round_shows_without_reloading_and_nothing_that_was_opened_is_lost(browser):
+    def page_after(rounds):
+        return render_page("Live", parts_of(a_training(rounds, SITES, of_rounds=9)), f"round {rounds}").encode()
+
+    with Dashboard(0) as dashboard:
+        dashboard.show(page_after(4))
+        with opened(browser, dashboard.url, height=500) as page:
+            page.evaluate("window.not_reloaded = true")
+            open_part(page, "training")
+            page.select_option("#part-training select", label=LABELS[0])
+            page.click("#part-training [data-line=s2]")
+            page.evaluate("scrollTo(0, 150)")
+            assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 4
+            dashboard.show(page_after(5))
+            page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 5")
+            page.wait_for_function("document.querySelector('#subtitle').textContent == 'round 5'")
+            assert page.evaluate("window.not_reloaded && scrollY") == 150
+            assert page.locator("#part-training").is_visible()
+            lines = page.evaluate(LINES, "training-0")
+            assert [line[1] for line in lines] == [True, True, False, True]
+            assert lines[0][2] == "1:s0"
+            assert page.input_value("#part-training select") == "1"
+            open_part(page, "overview")
+            assert page.locator("#part-overview dd", has_text="5 of 9").is_visible()
+
+
+def test_parts_that_come_later_appear_beside_those_that_are_there(browser):
+    with Dashboard(0) as dashboard:
+        dashboard.show(render_page("Live", parts_of([])).encode())
+        with opened(browser, dashboard.url) as page:
+            assert page.locator("nav a").count() == 1
+            dashboard.show(render_page("Live", parts_of(a_run(6))).encode())
+            page.wait_for_function("document.querySelectorAll('nav a').length == 9")
+            assert page.locator("#part-overview").is_visible()
+            open_part(page, "training")
+            page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 6")
+            dashboard.__exit__()
+            page.wait_for_function("document.querySelector('#live').textContent.includes('has ended')")
