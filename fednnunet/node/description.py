@@ -36,5 +36,8 @@ def common_fingerprint(dataset: SiteDataset, plans_name: str) -> dict[str, Any] 
     path, record = dataset.preprocessed / _FINGERPRINT, read_record(dataset, plans_name)
     if record is None or record.fingerprint_digest is None or not path.is_file():
         return None
-    fingerprint: dict[str, Any] = load_json(str(path))
+    try:
+        fingerprint: dict[str, Any] = load_json(str(path))
+    except ValueError:  # nothing depends on it
+        return None
     return fingerprint if fingerprint_digest(fingerprint) == record.fingerprint_digest else None
