@@ -32,6 +32,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "offer": "layout",
     "start": "layout",
     "share": "layout",
+    "describe": "model",
     "fetch": "update",
     "finish": "metrics",
 }

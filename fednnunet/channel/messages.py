@@ -11,12 +11,14 @@ from pydantic_core import PydanticCustomError
 from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
 from fednnunet.message import Count, JsonObject, Line, Name, Number, Score, Told, WireMessage
 from fednnunet.weights.encoding import EncodingName
-from fednnunet.weights.layout import MOST_ELEMENTS, TensorSpec
+from fednnunet.weights.layout import MOST_ELEMENTS, Listing, TensorSpec
 
 MOST_SITES = 1000
 MOST_LABELS = 1000
 MOST_CASES = 100_000
 MOST_TENSORS = 20_000
+MOST_LISTED = 4 * MOST_TENSORS
+"""Entries of a state dict, which lists most of a U-Net's tensors three or four times."""
 
 Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
 TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
@@ -132,6 +134,9 @@ class FederationRecord(WireMessage):
     sites: _Sites
     cases: Count = Field(description="cases in the federation")
     plans_digest: Line
+    fingerprint_digest: Line | None = Field(
+        default=None, description="of the common fingerprint, if it has made-up cases only"
+    )
     versions: _Words
     preprocessed: list[Line] | None = Field(
         default=None,
@@ -223,6 +228,24 @@ class Ready(WireMessage):
         if sum(tensor.size for tensor in self.tensors) > MOST_ELEMENTS:
             raise PydanticCustomError("size", "tensors should not have that many elements")
         return self
+
+
+class ModelDescription(WireMessage):
+    """What the coordinator has to know to write the global model as nnU-Net does; nothing in it is about a case.
+
+    Trainer, configuration, labels and channels are those of the sites' introductions.
+    """
+
+    longest_text: ClassVar[int] = 15 << 20
+
+    plans: JsonObject = Field(description="without the name of the site's dataset")
+    fingerprint: JsonObject | None = Field(default=None, description="the common one, as the coordinator has made it")
+    file_ending: Line
+    image_reader: Line | None = None
+    mirroring_axes: Annotated[list[Annotated[int, Field(ge=0, le=2)]], Field(max_length=3)] | None = None
+    entries: Annotated[list[Listing | TensorSpec], FailFast()] = Field(
+        min_length=1, max_length=MOST_LISTED, description="of the state dict, in order"
+    )
 
 
 class Sharing(WireMessage):

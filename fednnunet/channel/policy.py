@@ -8,7 +8,9 @@ from pydantic import ByteSize, Field, TypeAdapter
 from fednnunet.channel.toml_file import read_toml
 from fednnunet.message import Message
 
-Kind = Literal["introduction", "contact", "fingerprint", "cases", "plans", "layout", "update", "metrics", "failure"]
+Kind = Literal[
+    "introduction", "contact", "fingerprint", "cases", "plans", "layout", "model", "update", "metrics", "failure"
+]
 """What a message that leaves a site is; `KINDS` tells what each one holds."""
 
 KINDS: dict[Kind, str] = {
@@ -18,6 +20,7 @@ KINDS: dict[Kind, str] = {
     "cases": "spacing and shape of each case (only with --fingerprint shared-cases)",
     "plans": "a digest of the plans that the site has installed",
     "layout": "names and shapes of the network's tensors, number of training cases, epochs",
+    "model": "how the network is built: plans, names of its tensors, file format; nothing of a case",
     "update": "weights of the network, or what training has changed in them",
     "metrics": "losses and Dice, per label, over all validation cases",
     "failure": "one sentence about what went wrong at the site",
@@ -55,6 +58,7 @@ class Policy(Message):
     cases: StatisticsRule = StatisticsRule()
     plans: Rule = Rule()
     layout: Rule = Rule()
+    model: Rule = Rule()
     update: UpdateRule = UpdateRule()
     metrics: StatisticsRule = StatisticsRule()
     failure: Rule = Rule()
@@ -111,6 +115,11 @@ allow = true
 
 # Names and shapes of the network's tensors, and the number of training cases.
 [layout]
+allow = true
+
+# How the network is built: plans, names of its tensors, file format of the images; nothing of a case. With it, the
+# coordinator writes the trained model as nnU-Net does. Where it is not allowed, training goes on without that.
+[model]
 allow = true
 
 # The trained weights, or what training has changed in them.

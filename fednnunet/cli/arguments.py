@@ -5,6 +5,7 @@ TASK is the first word that names one; everything else may stand in any order.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 DEFAULT_DASHBOARD_PORT = 8090
+DEFAULT_MODEL_NAME = "Dataset999_FedNNUNet"
 
 PLANNING_TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess")
 
@@ -58,6 +60,13 @@ def port_number(text: str) -> int:
     if not 1 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{value} is no port, give one from 1 to 65535")
     return value
+
+
+def dataset_name(text: str) -> str:
+    """Return `text` if it can be the name of a dataset of nnU-Net, for argparse."""
+    if not re.fullmatch(r"Dataset(?!000)[0-9]{3}_[A-Za-z0-9_-]{1,80}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no dataset, give a name such as {DEFAULT_MODEL_NAME}")
+    return text
 
 
 HOST = Flag("--host", f"address of the coordinator (default: {DEFAULT_HOST})", {"default": DEFAULT_HOST})
@@ -165,6 +174,9 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 }
 """How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
 
+_MODEL_NAME = Flag("--model_name", "what the dataset is called in the model that the coordinator writes, "
+                   "DatasetNNN_NAME (default: %(default)s)",
+                   {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
                 "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
@@ -189,7 +201,7 @@ _DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this mach
 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
-    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
+    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
     tracked = () if task in PLANNING_TASKS else TRACKER_FLAGS
     everywhere = (_RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
     return (*(of_training if task == "train" else ()), *tracked, *everywhere)

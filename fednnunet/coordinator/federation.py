@@ -228,6 +228,7 @@ class Federation(Server):
             self._needed,
             self._arguments.round_timeout,
             self._arguments.give_up_after,
+            self._arguments.model_name,
         )
         validation_only = bool(facts.options.get("--val"))
         return [

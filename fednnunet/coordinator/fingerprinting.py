@@ -24,10 +24,10 @@ from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import SiteFailure
 from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
 from fednnunet.fingerprint.sampling import samples_per_case
-from fednnunet.report.events import EventSink, FingerprintFound, StageStarted, tell_progress
+from fednnunet.report.events import EventSink, FingerprintFound, PlansAgreed, StageStarted, tell_progress
 
 
 class FingerprintStage(Stage):
@@ -127,9 +127,14 @@ class FingerprintStage(Stage):
                 sites=[hello.site for hello in self._roster.hellos],
                 cases=self._cases,
                 plans_digest=plans_digest(plans),
+                # one with the real cases is for the sites only, and gets into no model that is handed on
+                fingerprint_digest=None
+                if facts.fingerprint == "shared-cases"
+                else fingerprint_digest(common.fingerprint),
                 versions=facts.versions,
             )
             common = common.model_copy(update={"plans": plans, "record": record})
+        self._sink.emit(PlansAgreed(fingerprint=common.fingerprint, plans=common.plans))
         self._sink.emit(StageStarted(title="installing" if common.plans is None else "preprocessing"))
         installed = ask_all(self._roster.sites, "install", common, Installed, tell_progress(self._sink))
         for site, report in installed.items():

@@ -1,8 +1,9 @@
 """What the coordinator keeps of a training on disk: enough to go on after any process has died at any moment.
 
-``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``history.jsonl`` (one line per complete
-round) and ``model_NNNNNN.npz`` (the global model and the state of the server optimizer after a round) of the last two
-rounds that were kept. Each file replaces the one before as a whole, and zip's checksums tell a damaged model.
+``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``model.json`` (how the network is built),
+``history.jsonl`` (one line per complete round) and ``model_NNNNNN.npz`` (the global model and the state of the server
+optimizer after a round) of the last two rounds that were kept. Each file replaces the one before as a whole, and zip's
+checksums tell a damaged model.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from fednnunet.channel.messages import RoundReport, Schedule
+from fednnunet.coordinator.common_model import CommonModel
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY = "history.jsonl"
 DESCRIPTION = "run.json"
+MODEL = "model.json"
 
 _KEPT = 2
 
@@ -43,10 +46,16 @@ def _told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFolderError(
-            f"The run folder cannot be written ({error.strerror or error}, {error.filename or 'a file in it'}): mend "
-            "that, and start the coordinator again with --c."
-        ) from error
+        raise cannot_be_written(error) from error
+
+
+def cannot_be_written(error: Exception) -> RunFolderError:
+    """Return what is told of an error in writing to the run folder."""
+    reason = getattr(error, "strerror", None) or error
+    return RunFolderError(
+        f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): mend "
+        "that, and start the coordinator again with --c."
+    )
 
 
 class SharedTensors(Message):
@@ -136,6 +145,20 @@ class FoldFolder:
         """Replace what was agreed."""
         with _told(), replacing(self.path / DESCRIPTION) as temporary:
             temporary.write_text(description.to_json(), encoding="utf-8")
+
+    def common_model(self) -> CommonModel | None:
+        """Return how the network is built; ``None`` if that is not known, or the file is damaged."""
+        path = self.path / MODEL
+        try:
+            return CommonModel.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (FednnUNetError, OSError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be read: %s", path, error)
+            return None
+
+    def keep_common_model(self, model: CommonModel) -> None:
+        """Keep how the network is built."""
+        with _told(), replacing(self.path / MODEL) as temporary:
+            temporary.write_text(model.to_json(), encoding="utf-8")
 
     def set_aside(self) -> None:
         """Rename the folder of a training that is finished, to make place for another one."""

@@ -23,7 +23,9 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.coordinator.attendance import Attendance
+from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
 from fednnunet.coordinator.exchange import Exchange
+from fednnunet.coordinator.model_export import export_model
 from fednnunet.coordinator.roster import Roster, ask_all, each
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
@@ -35,6 +37,7 @@ from fednnunet.folds import Fold
 from fednnunet.report.events import (
     EventSink,
     FoldValidated,
+    PlansAgreed,
     RoundCompleted,
     SharingAgreed,
     SiteShare,
@@ -107,6 +110,7 @@ class TrainingStage(Stage):
         self._attendees: list[Site] = []
         self._norms: dict[str, float] = {}
         self._costs = RoundCosts(roster)
+        self._is_model_known = False
         self._saving: Background[None] | None = None
 
     @property
@@ -143,6 +147,7 @@ class TrainingStage(Stage):
         """Let every site train, from the model that it has."""
         self._costs.attempt()
         sites = self._attendance.muster(self._completed, self._prepare)
+        self._learn_model(sites)
         config = self._config("train", server_round)
         return [(site, FitIns(NOTHING, config)) for site in sites]
 
@@ -234,6 +239,8 @@ class TrainingStage(Stage):
         """Let every site save the final checkpoint and run nnU-Net's full validation."""
         if self._is_finished:
             return
+        if not self._validation_only:
+            self._export()
         self._sink.emit(StageStarted(title=f"validating {self.title}"))
         if self._validation_only:
             reports = ask_all(self._roster.sites, "finish", None, ValidationReport)
@@ -367,6 +374,34 @@ class TrainingStage(Stage):
             self._exchange.bring(site, self._completed)
         if self._completed and not ready.restored:
             logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
+
+    def _learn_model(self, sites: Sequence[Site]) -> None:
+        """Ask, once, how the network is built, if all sites have one model and it is not known yet."""
+        if self._is_model_known:
+            return
+        self._is_model_known = True
+        if self._folder.common_model() is not None:
+            return
+        groups = self._description.groups
+        reason = why_there_is_none(self._roster.hellos, len(groups), self._averaging.keep_local)
+        if reason is not None:
+            logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
+            return
+        model = ask_for_model(sites, groups[0].layout)
+        if model is not None:
+            self._folder.keep_common_model(model)
+            self._sink.emit(PlansAgreed(fingerprint=model.fingerprint, plans=model.plans))
+
+    def _export(self) -> None:
+        """Write the global model as nnU-Net does, which is worth having even if a site never comes to validate it."""
+        if not self._is_model_known:  # all rounds were done when the coordinator was started again
+            self._learn_model(self._attendance.muster(self._completed, self._prepare))
+        layout, weights = self._description.groups[0].layout, self._exchange.state["0.weights"]
+        name = self._recovery.model_name
+        exported = export_model(self._recovery.run_dir, self._fold, weights, layout, self._schedule.epochs, name)
+        if exported is not None:
+            self._sink.emit(exported)
+            logger.info("The model is in %s: nnUNetv2_install_pretrained_model_from_zip installs it.", exported.archive)
 
     def _finish(self) -> dict[str, ValidationReport]:
         """Let sites finish; those that fail can come back as long as fewer than needed have finished."""

@@ -98,6 +98,8 @@ class RecoveryFlags:
         Seconds that sites get for training a round.
     give_up_after
         Seconds to wait for sites that are missing.
+    model_name
+        What the dataset is called in the exported model.
     """
 
     run_dir: Path
@@ -106,6 +108,7 @@ class RecoveryFlags:
     min_clients: int
     round_timeout: float | None
     give_up_after: float | None
+    model_name: str = "Dataset999_FedNNUNet"
 
 
 def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:

@@ -51,6 +51,19 @@ def plans_digest(plans: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a fingerprint of nnU-Net."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+class NotOfAPlannerError(FednnUNetError):
+    """Plans, or a fingerprint, that nnU-Net's planners do not make; `finding` says what is wrong with them."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.finding = f"{what} that nnU-Net's planners do not make: {reason}"
+        super().__init__(f"The coordinator sends {self.finding}. It is not installed. {_REMEDY}")
+
+
 def check_plans(plans: Mapping[str, Any], plans_name: str | None = None, trusted: Collection[str] = ()) -> None:
     """Refuse plans that would make nnU-Net leave its folders, or run other code than that of a planner's choice.
 
@@ -307,6 +320,4 @@ def _validate(schema: type[_Schema], content: Mapping[str, Any], what: str, trus
         reason = first_problem(error)
     else:
         return
-    raise FednnUNetError(
-        f"The coordinator sends {what} that nnU-Net's planners do not make: {reason}. It is not installed. {_REMEDY}"
-    )
+    raise NotOfAPlannerError(what, reason)

@@ -24,10 +24,19 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.utilities.helpers import empty_cache
 
 from fednnunet.background import Background, Tracker
-from fednnunet.channel.messages import Ready, RoundReport, Schedule, Start, TrainingOffer, ValidationReport
+from fednnunet.channel.messages import (
+    ModelDescription,
+    Ready,
+    RoundReport,
+    Schedule,
+    Start,
+    TrainingOffer,
+    ValidationReport,
+)
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
 from fednnunet.weights.layout import Layout
@@ -121,6 +130,10 @@ class FederatedRounds:
             training_cases=len(training_keys),
             pretrained=arguments.pretrained_weights is not None,
         )
+
+    def describe(self, dataset: SiteDataset) -> ModelDescription:
+        """Return how the network is built."""
+        return describe(self._trainer, dataset, self._arguments.p)
 
     def weights(self, layout: Layout) -> np.ndarray:
         """Return those of the model's weights that `layout` lists: shape ``(layout.size,)``, float32."""

@@ -10,6 +10,7 @@ from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
     Hello,
+    ModelDescription,
     ModelPart,
     Ready,
     RoundReport,
@@ -55,6 +56,7 @@ class TrainingClient(SiteClient):
         self._housekeeping: Background[None] | None = None
         self.answer("offer", self._offer)
         self.answer("start", self._start)
+        self.answer("describe", self._describe)
         self.answer("share", self._share)
         self.answer_with_data("fetch", self._send_part)
         self.answer_with_data("hand", self._take_part)
@@ -156,6 +158,9 @@ class TrainingClient(SiteClient):
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start
         return self._ready
+
+    def _describe(self, body: str, tracker: Tracker) -> ModelDescription:
+        return self._rounds.describe(self.dataset)
 
     def _share(self, body: str, tracker: Tracker) -> Shared:
         sharing = Sharing.from_json(body)

@@ -24,6 +24,10 @@ def _check_size(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+TensorName = Annotated[str, Field(max_length=500), AfterValidator(printable_line)]
+"""Name of a tensor, as a state dict has it."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One distinct floating-point tensor of a model.
@@ -31,7 +35,7 @@ class TensorSpec:
     Whatever is received has the bounds that stand here, which are those of any network.
     """
 
-    name: Annotated[str, Field(max_length=500), AfterValidator(printable_line)]
+    name: TensorName
     shape: Annotated[
         tuple[Annotated[int, Field(ge=0, le=MOST_ELEMENTS)], ...],
         Field(max_length=_MOST_AXES),
@@ -64,3 +68,11 @@ class Layout:
         """SHA-256 over names, shapes and dtypes, in order: equal for models that can be averaged tensor by tensor."""
         text = json.dumps([[tensor.name, tensor.shape, tensor.dtype] for tensor in self.tensors])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One of the names under which a state dict lists a distinct tensor of the layout."""
+
+    name: TensorName
+    tensor: TensorName

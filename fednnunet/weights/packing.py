@@ -4,13 +4,13 @@ A state dict lists one storage under several names (``encoder.*`` again as ``dec
 a layout has each storage once, under the first of its names.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.layout import Layout, Listing, TensorSpec
 
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 """What ``torch.compile`` and DistributedDataParallel put before each name."""
@@ -18,12 +18,42 @@ _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 
 def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
     """Return the layout of a state dict, whether or not the model is compiled or wrapped."""
-    return Layout(
-        tuple(
-            TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in _distinct_tensors(state)
-        )
-    )
+    return Layout(tuple(_spec(name, tensor) for name, tensor in _distinct_tensors(state)))
+
+
+def listing_of(state: Mapping[str, torch.Tensor]) -> list[Listing | TensorSpec]:
+    """Return the entries of a state dict, in order: a name of a tensor of the layout, or a buffer of another type.
+
+    Names are free of what wrappers put before them, as in `layout_of`.
+    """
+    own = {name: Listing(name, tensor) for name, tensor, _ in _floating(state)}
+    return [own.get(_bare(name)) or _spec(_bare(name), tensor) for name, tensor in state.items()]
+
+
+def state_dict_of(flat: np.ndarray, layout: Layout, listing: Sequence[Listing | TensorSpec]) -> dict[str, torch.Tensor]:
+    """Return the state dict of a packed model, as `listing_of` has described that of the live one.
+
+    Parameters
+    ----------
+    flat
+        Shape ``(layout.size,)``, float32; it is copied.
+    layout
+        The layout that `flat` was packed with.
+    listing
+        The entries. Those of one tensor share its storage; buffers are not packed, and become zeros.
+    """
+    source = torch.from_numpy(flat)
+    tensors, offset = {}, 0
+    for spec in layout.tensors:
+        part = source[offset : offset + spec.size].view(spec.shape)
+        tensors[spec.name] = part.to(getattr(torch, spec.dtype), copy=True)
+        offset += spec.size
+    return {
+        entry.name: tensors[entry.tensor]
+        if isinstance(entry, Listing)
+        else torch.zeros(entry.shape, dtype=getattr(torch, entry.dtype))
+        for entry in listing
+    }
 
 
 def pack(state: Mapping[str, torch.Tensor], layout: Layout) -> np.ndarray:
@@ -81,13 +111,24 @@ def _paired_with_parts(
 
 def _distinct_tensors(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield each floating-point tensor once, under the first of its names, without the prefixes of wrappers."""
-    seen = set()
+    for name, first, tensor in _floating(state):
+        if name == first:
+            yield name, tensor
+
+
+def _floating(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Yield name, first name of the same tensor, and tensor, for all that are of a floating-point type."""
+    first: dict[object, str] = {}
     for name, tensor in state.items():
-        identity = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        if not tensor.is_floating_point() or (tensor.numel() > 0 and identity in seen):
-            continue
-        seen.add(identity)
-        yield _bare(name), tensor
+        if tensor.is_floating_point():
+            identity = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+            bare = _bare(name)
+            # tensors without elements have no storage by which to know them
+            yield bare, first.setdefault(identity, bare) if tensor.numel() > 0 else bare, tensor
+
+
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def _bare(name: str) -> str:

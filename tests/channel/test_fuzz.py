@@ -248,6 +248,7 @@ def test_all_messages_between_coordinator_and_node_are_known_to_be_small_or_larg
     assert {kind for kind in KINDS if not issubclass(kind, WireMessage)} == set()
     assert {kind.__name__ for kind in KINDS if kind.longest_text > 1 << 20} == {
         "CommonPlans",
+        "ModelDescription",
         "Ready",
         "SharedCases",
         "Shared",

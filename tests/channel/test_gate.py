@@ -157,6 +157,7 @@ def test_signs_of_life_are_summed_up(make: Any) -> None:
         ("offer", "layout", "train"),
         ("start", "layout", "train"),
         ("share", "layout", "train"),
+        ("describe", "model", "train"),
         ("fetch", "update", "train"),
     ],
 )

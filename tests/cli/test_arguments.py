@@ -75,3 +75,27 @@ def test_run_takes_one_value_per_site() -> None:
     assert arguments.gpu_memory_target == 4.0
     with pytest.raises(SystemExit):
         parse_run(["train", "511 512 513", "2d", "0", "--gpus", "0 1"])
+
+
+@pytest.mark.parametrize("name", ["Dataset999_FedNNUNet", "Dataset001_a-b_3"])
+def test_the_model_bears_the_name_of_a_dataset_of_nnunet(name: str) -> None:
+    assert parse_server(["train", "--num_clients", "3", "--model_name", name]).model_name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Prostate",
+        "Dataset000_A",
+        "Dataset99_A",
+        "Dataset1000_A",
+        "Dataset001_",
+        "Dataset001_../A",
+        "Dataset001_A\n",
+    ],
+)
+def test_a_name_that_is_no_dataset_of_nnunet_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_server(["train", "--num_clients", "3", "--model_name", name])
+    assert "give a name such as Dataset999_FedNNUNet" in capsys.readouterr().err

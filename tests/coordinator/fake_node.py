@@ -23,12 +23,17 @@ OK = Status(Code.OK, "")
 class FakeNode(ClientProxy):
     """Answers questions in `respond`; has nothing to do with Flower's other calls unless a subclass says so."""
 
+    describes = False
+    """Whether it answers how its network is built."""
+
     def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         raise NotImplementedError
 
     def get_properties(self, ins: Question, timeout: float | None, group_id: int | None) -> Reply:
         data = ins.config.get("data", b"")
         assert isinstance(data, bytes)
+        if ins.config["ask"] == "describe" and not self.describes:
+            return Reply(OK, {"failure": "the site's policy does not let this out (rule model.allow): ask the site"})
         return Reply(OK, self.respond(str(ins.config["ask"]), str(ins.config["body"]), data))
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:

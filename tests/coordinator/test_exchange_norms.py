@@ -162,6 +162,7 @@ class _Training:
 
 def test_an_update_that_is_out_of_line_is_told_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     training = _Training(tmp_path, "A", "B", "C")
+    caplog.clear()  # of what is said at the beginning
     with caplog.at_level(logging.WARNING):
         training.round(1, -2, 18)
     assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=12)]
@@ -174,6 +175,7 @@ def test_an_update_that_is_out_of_line_is_told_once_and_kept(tmp_path: Path, cap
 
 def test_updates_that_are_alike_are_kept_and_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     training = _Training(tmp_path, "A", "B", "C")
+    caplog.clear()  # of what is said at the beginning
     with caplog.at_level(logging.WARNING):
         training.round(1, -2, 3)
     assert (training.found, caplog.messages) == ([], [])
@@ -188,6 +190,7 @@ def test_of_two_sites_none_is_out_of_line(tmp_path: Path) -> None:
 
 def test_who_alone_changes_the_model_is_told_without_a_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     training = _Training(tmp_path, "A", "B", "C")
+    caplog.clear()  # of what is said at the beginning
     with caplog.at_level(logging.WARNING):
         training.round(0, 0, 1e30)
     assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=None)]

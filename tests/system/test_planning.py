@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fednnunet.channel.address import find_free_port
+from fednnunet.report.events import EventReader, PlansAgreed
 from tests.system.conftest import CASES, SITES, unshrunk_plans
 from tests.system.workspace import Workspace, finish
 
@@ -22,6 +23,14 @@ def test_plans_are_equal_but_for_the_name_and_know_the_whole_federation(federati
         record = federation.json(site, "federation.json")["nnUNetPlans"]
         assert (record["method"], record["sites"], record["cases"]) == ("FFE", list(SITES), sum(CASES))
         assert record["preprocessed"] == ["2d"]
+
+
+def test_what_was_agreed_is_told(federation: Workspace) -> None:
+    (log,) = (federation.results / "fednnunet_runs").glob("*_plan_and_preprocess/events.jsonl")
+    (agreed,) = [event for event in EventReader(log).new_events() if isinstance(event, PlansAgreed)]
+    assert agreed.fingerprint == federation.json(SITES[0], "dataset_fingerprint.json")
+    assert agreed.plans is not None
+    assert {**agreed.plans, "dataset_name": SITES[0]} == unshrunk_plans(federation, SITES[0])
 
 
 def test_plans_and_fingerprint_are_those_of_nnunets_commands_on_the_pooled_data(

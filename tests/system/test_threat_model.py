@@ -33,6 +33,7 @@ from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
 from fednnunet.cli.trust import door, tls_files
+from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
@@ -42,6 +43,7 @@ from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
 from fednnunet.weights.norms import out_of_line
+from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 from tests.pooled import generate_federation, measure
@@ -426,6 +428,15 @@ def test_malicious_site_cannot_fill_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_malicious_site_cannot_name_the_folder_or_choose_the_plans_of_the_exported_model() -> None:
+    other = {**PLANS, "image_reader_writer": "NibabelIO"}
+    with pytest.raises(FednnUNetError, match="not those on which the sites have agreed"):
+        common_model(description(plans=other), [hello()], LAYOUT)
+    elsewhere = hello(options={"-tr": "../../../etc", "configuration": "2d"})
+    with pytest.raises(FednnUNetError, match="no name for it"):
+        common_model(description(), [elsewhere], LAYOUT)
 
 
 def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:

@@ -5,8 +5,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.weights.layout import Layout
-from fednnunet.weights.packing import layout_of, pack, unpack
+from fednnunet.weights.layout import Layout, Listing, TensorSpec
+from fednnunet.weights.packing import layout_of, listing_of, pack, state_dict_of, unpack
 
 
 class _SharedEncoder(nn.Module):
@@ -152,3 +152,20 @@ def test_some_of_a_models_tensors_can_be_replaced() -> None:
     for spec in layout.tensors:
         expected = before[spec.name] + (spec.name in changed)
         assert torch.equal(network.state_dict()[spec.name], expected), spec.name
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_state_dict_comes_back_from_its_packed_tensors_and_its_listing(prefix: str) -> None:
+    state = _SharedEncoder().to(torch.bfloat16).state_dict()
+    layout, wrapped = layout_of(state), {prefix + name: tensor for name, tensor in state.items()}
+    listing = listing_of(wrapped)
+    assert Listing("decoder.encoder.0.weight", "encoder.0.weight") in listing
+    assert TensorSpec("decoder.encoder.1.num_batches_tracked", (), "int64") in listing
+    flat = pack(state, layout)
+    again = state_dict_of(flat, layout, listing)
+    flat[:] = 0  # which the tensors do not depend on any more
+    assert list(again) == list(state)
+    for name, tensor in state.items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor), name
+    assert again["decoder.encoder.0.weight"].data_ptr() == again["encoder.0.weight"].data_ptr()
