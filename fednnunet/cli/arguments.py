@@ -161,8 +161,8 @@ EVALUATION_FLAGS = (
 )  # fmt: skip
 """What a node evaluates; the model's checkpoints are read with pickle, so it must come from somebody trusted."""
 
-_NSD_TOLERANCE = Flag("--nsd_tolerance", "also normalised surface Dice, for which surfaces are equal that are no more mm "
-                      "than this apart", {"type": positive_float, "default": None})  # fmt: skip
+_NSD_TOLERANCE = Flag("--nsd_tolerance", "also normalised surface Dice, for which surfaces no more mm "
+                      "than this apart are equal", {"type": positive_float, "default": None})  # fmt: skip
 
 ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
             {"action": "store_true"})  # fmt: skip

@@ -50,7 +50,9 @@ class EvaluationStage(Stage):
         left_out = {site.name: _NO_CASES for site in sites if not site.hello.cases}
         able = [site for site in sites if site.hello.cases]
         if not able:
-            raise FednnUNetError("No site has test cases with labels: put them into imagesTs and labelsTs of a dataset.")
+            raise FednnUNetError(
+                "No site has test cases with labels: put them into imagesTs and labelsTs of a dataset."
+            )
         self._sink.emit(StageStarted(title="predicting test cases"))
         reports, failures = ask_each(able, "test", self._request, EvaluationReport, tell_progress(self._sink))
         for failure in failures:

@@ -9,10 +9,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fednnunet.folds import Fold
+from fednnunet.folds import Fold, parse_folds
 from fednnunet.nnunet_defaults import use_device
 
 CHECKPOINT = "checkpoint_final.pth"
+
+
+def evaluation_name(fold: str, checkpoint: str) -> str:
+    """Return what an evaluation is called: ``evaluation_FOLD``, and the checkpoint if it is not the final one.
+
+    Parameters
+    ----------
+    fold
+        The FOLD argument.
+    checkpoint
+        Name of a file; it may be what somebody else has sent.
+
+    Raises
+    ------
+    FednnUNetError
+        If `fold` is none.
+    """
+    parse_folds(fold)
+    stem = "".join(char if char.isalnum() or char in "_-" else "_" for char in Path(checkpoint).stem)
+    return f"evaluation_{fold}" + ("" if checkpoint == CHECKPOINT else f"_{stem}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from fednnunet.errors import CaseError, FednnUNetError
-from fednnunet.evaluation.prediction import CHECKPOINT, TrainedModel
+from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
 from fednnunet.folds import parse_folds
 from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder, read_dataset_json
 
@@ -39,11 +39,6 @@ def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
     return folder.absolute() / dataset.name
 
 
-def evaluation_name(fold: str, checkpoint: str) -> str:
-    """Return what an evaluation is called: ``evaluation_FOLD``, and the checkpoint if it is not the final one."""
-    return f"evaluation_{fold}" + ("" if checkpoint == CHECKPOINT else f"_{Path(checkpoint).stem}")
-
-
 def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any]) -> dict[str, Any]:
     """Check that there is a model that can predict the site's images, and return its plans.
 
@@ -69,8 +64,8 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dic
     different = [name for name in expected if facts[name] != expected[name]]
     if different:
         raise FednnUNetError(
-            f"Site {site} has {different[0]} {facts[different[0]]} in its dataset.json, the model in {model.folder} was "
-            f"trained for {expected[different[0]]}: make the dataset like that, or evaluate another model."
+            f"Site {site} has {different[0]} {facts[different[0]]} in its dataset.json, the model in {model.folder} "
+            f"was trained for {expected[different[0]]}: make the dataset like that, or evaluate another model."
         )
     named = model.folder.name.split("__")
     if len(named) == 3 and named[2] != arguments.configuration:
