@@ -32,9 +32,9 @@ def _ball(shape: Sequence[int], radius: float, spacing: Sequence[float], shift: 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("shift", [0, 1, 3])
 def test_a_shifted_cube_is_as_far_away_as_it_was_shifted(spacing: tuple[float, ...], axis: int, shift: int) -> None:
-    """A cube of n³ voxels, moved by s < n voxels of size d: its front, a fifth of its surface, is s d away, nothing more.
+    """A cube of n³ voxels, moved by s < n voxels of size d: its front, a fifth of its surface, is s d away.
 
-    Of n layers, n - s overlap.
+    Nothing is farther away, and of n layers, n - s overlap.
     """
     n, distance = 12, shift * spacing[axis]
     moved = [8, 8, 8]
@@ -184,14 +184,15 @@ def test_a_region_is_all_of_its_labels() -> None:
         {"background": 0, "a": 1, "ignore": 2},
         {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
         {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
-        {"background": [0], "a": 1, "both": [1, 2]},
+        {"background": 0, "nothing": [0, 0], "both": [1, 2]},
     ],
 )
 def test_what_is_compared_is_what_nnunet_compares(labels: dict[str, int | list[int]]) -> None:
     has_regions = any(isinstance(value, list) for value in labels.values())
-    manager = LabelManager(dict(labels), [1, 2, 3][: len(labels) - 1] if has_regions else None)
+    regions = len(set(labels) - {"background", "ignore"})
+    manager = LabelManager(dict(labels), list(range(1, regions + 1)) if has_regions else None)
     expected = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    as_tuples = [(value,) if isinstance(value, int) else tuple(value) for value in expected]
+    as_tuples = [tuple(int(label) for label in np.atleast_1d(value)) for value in expected]
     assert sorted(foreground(labels).values()) == sorted(as_tuples)
 
 
