@@ -184,7 +184,6 @@ def test_a_region_is_all_of_its_labels() -> None:
         {"background": 0, "a": 1, "ignore": 2},
         {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
         {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
-        {"background": 0, "nothing": [0, 0], "both": [1, 2]},
     ],
 )
 def test_what_is_compared_is_what_nnunet_compares(labels: dict[str, int | list[int]]) -> None:
