@@ -126,22 +126,32 @@ def score(truth: Mask, prediction: Mask, spacing: Sequence[float], nsd_tolerance
     nsd_tolerance
         See `score_case`.
     """
-    in_truth, in_prediction = int(truth.sum()), int(prediction.sum())
-    has_nsd = nsd_tolerance is not None
-    if not in_truth and not in_prediction:
+    overlap, has_nsd = dice(truth, prediction), nsd_tolerance is not None
+    if overlap is None:
         return Scores()
-    if not in_truth or not in_prediction:
+    if not truth.any() or not prediction.any():
         diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
         return Scores(0.0, diagonal, diagonal, 0.0 if has_nsd else None)
-    dice = 2 * int((truth & prediction).sum()) / (in_truth + in_prediction)
     to_truth, to_prediction = _surface_distances(truth, prediction, spacing)
     both = np.concatenate([to_truth, to_prediction])
     return Scores(
-        dice=dice,
+        dice=overlap,
         hd95=float(max(np.percentile(distances, 95) for distances in (to_truth, to_prediction))),
         assd=float(both.mean()),
         nsd=float((both <= nsd_tolerance * (1 + _ROUNDING)).mean()) if nsd_tolerance is not None else None,
     )
+
+
+def dice(truth: Mask, prediction: Mask) -> float | None:
+    """Return the Dice coefficient 2 |A ∩ B| / (|A| + |B|) of two objects, ``None`` if both are empty.
+
+    Parameters
+    ----------
+    truth, prediction
+        Where the object is, bool, of the same shape.
+    """
+    total = int(truth.sum()) + int(prediction.sum())
+    return 2 * int((truth & prediction).sum()) / total if total else None
 
 
 def _surface_distances(
