@@ -17,8 +17,8 @@ from fednnunet.channel.policy import Policy, read_policy
 from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
+from fednnunet.node.evaluation_input import results_folder
 from fednnunet.node.site_client import SiteClient
-from fednnunet.node.test_cases import results_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from fednnunet.evaluation.metrics import Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
 from fednnunet.evaluation.summaries import OVERALL, Summary, summarize_cases, write_cases
 from fednnunet.node.dataset import CaseFiles, SiteDataset, read_dataset_json
+from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
 from fednnunet.node.site_client import SiteClient
-from fednnunet.node.test_cases import evaluated_model, find_test_cases, results_folder
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
 from fednnunet.nnunet_defaults import planning_class, stages_of
 from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder, read_dataset_json
+from fednnunet.node.evaluation_input import find_test_cases, read_model
 from fednnunet.node.record import RECORD, read_record
-from fednnunet.node.test_cases import find_test_cases, read_model
 
 logger = logging.getLogger(__name__)
 

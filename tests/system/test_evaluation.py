@@ -57,12 +57,17 @@ def test_every_site_tells_the_means_of_what_nnunets_own_predictions_come_to(trai
         "-o", tmp_path / "out", "--run_dir", tmp_path / "run", "--log_dir", tmp_path / "logs",
     )  # fmt: skip
     result = Evaluation.from_json((tmp_path / "run" / "evaluation_0.json").read_text())
+    images, stock = tmp_path / "all images", tmp_path / "nnU-Net's"
+    images.mkdir()
+    for site in SITES:
+        for image in (trained.raw / site / "imagesTs").iterdir():
+            (images / image.name).symlink_to(image)
+    # all sites have one model
+    trained.nnunet("nnUNetv2_predict", "-i", images, "-o", stock, "-d", SITES[2], "-c", "2d", "-f", 0, "-device", "cpu",
+                   "--disable_tta", *TRAINER, "-npp", 1, "-nps", 1)  # fmt: skip
     foreground = 0
     for site in SITES:
         ours, raw = tmp_path / "out" / site, trained.raw / site
-        stock = tmp_path / f"nnU-Net's of {site}"
-        trained.nnunet("nnUNetv2_predict", "-i", raw / "imagesTs", "-o", stock, "-d", site, "-c", "2d", "-f", 0,
-                       "-device", "cpu", "--disable_tta", *TRAINER, "-npp", 1, "-nps", 1)  # fmt: skip
         rows = _cases(ours)
         assert {row["case"] for row in rows} == {path.name.split(".")[0] for path in (raw / "labelsTs").iterdir()}
         for row in rows:
@@ -101,7 +106,7 @@ def test_a_site_that_was_not_in_the_federation_evaluates_its_model_and_tells_not
     folder = model / "evaluation_0" / "Dataset904_External"
     assert [row["label"] for row in _cases(folder)] == list(LABELS)
     assert not _numbers(json.loads((tmp_path / "run" / "evaluation_0.json").read_text())["sites"])
-    status, output = external.call("run", "evaluate", "904", "2d", 0, "-device", "cpu", *TRAINER)
+    status, output = external.call("client", "evaluate", "904", "2d", 0, "-device", "cpu", *TRAINER)
     assert status == 1
     assert "or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m" in output
 

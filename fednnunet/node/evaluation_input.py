@@ -113,9 +113,7 @@ def find_test_cases(
     channels = len(_facts(content)["channels"])
     for case in cases:
         if len(case.images) != channels:
-            raise CaseError(
-                case.case, f"has {len(case.images)} of {channels} channels in {images}", "add the others, or remove it"
-            )
+            raise CaseError(case.case, f"has {len(case.images)} of {channels} channels", "complete it, or remove it")
     return cases, unlabelled
 
 
