@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.cli.arguments import PLANNING_TASKS, parse_client, parse_run, parse_server
+from fednnunet.channel.messages import TASKS_WITH_NETWORK
+from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
 from fednnunet.interruption import Terminated, interruptible
@@ -242,7 +243,7 @@ def _files_and_trackers(arguments: argparse.Namespace) -> "Iterator[AbstractCont
     from fednnunet.report.events import EVENTS
     from fednnunet.report.trackers import trackers_for
 
-    plans = arguments.task in PLANNING_TASKS
+    plans = arguments.task not in TASKS_WITH_NETWORK
     if arguments.progress_file:
         yield closing(EventFile(arguments.progress_file))
     if arguments.run_dir is None:
@@ -286,8 +287,8 @@ def _take_part(arguments: argparse.Namespace) -> int:
         parse_folds(arguments.fold)
 
     from fednnunet.channel.long_lived.joining import join
-    from fednnunet.cli.trust import endpoint, gate, take_identity
-    from fednnunet.node.hello import planning_hello, training_hello
+    from fednnunet.cli.trust import endpoint, fewest_cases, gate, take_identity
+    from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
     from fednnunet.node.site_client import SiteClient
 
     coordinator = endpoint(arguments)
@@ -297,6 +298,11 @@ def _take_part(arguments: argparse.Namespace) -> int:
         from fednnunet.node.training import TrainingClient  # with torch, whose import takes seconds
 
         client = TrainingClient(arguments, *training_hello(arguments))
+    elif arguments.task == "evaluate":
+        from fednnunet.node.evaluating import EvaluationClient
+
+        arguments.min_cases = fewest_cases(arguments)
+        client = EvaluationClient(arguments, *evaluation_hello(arguments))
     else:
         from fednnunet.node.planning import PlanningClient
 

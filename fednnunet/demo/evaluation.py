@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from fednnunet.demo.hospitals import FILE_ENDING, Dataset
 from fednnunet.demo.phantom import LABELS
+from fednnunet.evaluation.metrics import dice
+from fednnunet.evaluation.prediction import Predictor, TrainedModel
+from fednnunet.folds import parse_folds
 
 FOREGROUND = {name: value for name, value in LABELS.items() if value}
 
@@ -44,26 +47,6 @@ class SiteScore:
         return self.federated - self.own
 
 
-def dice(truth: npt.NDArray[Any], prediction: npt.NDArray[Any], label: int) -> float:
-    """Return the Dice coefficient 2 |A ∩ B| / (|A| + |B|) of one label in two label images.
-
-    Parameters
-    ----------
-    truth, prediction
-        Label images of the same shape.
-    label
-        The label that is compared.
-
-    Returns
-    -------
-    float
-        Between 0 and 1; NaN if neither has the label.
-    """
-    in_truth, in_prediction = truth == label, prediction == label
-    total = int(in_truth.sum()) + int(in_prediction.sum())
-    return 2 * int((in_truth & in_prediction).sum()) / total if total else float("nan")
-
-
 def predict(model: Path, fold: str, dataset: Dataset, output: Path, device: str, log: Path) -> None:
     """Predict a dataset's test cases with a trained nnU-Net, as ``nnUNetv2_predict`` would.
 
@@ -83,20 +66,14 @@ def predict(model: Path, fold: str, dataset: Dataset, output: Path, device: str,
         File that takes what nnU-Net prints.
     """
     output.mkdir(parents=True, exist_ok=True)
-    images = [[str(dataset.image(case))] for case in dataset.test_cases]
-    truncated = [str(output / case) for case in dataset.test_cases]
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        import torch  # these two take seconds
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
+    with log.open("a", encoding="utf-8") as file, redirect_stderr(file):
+        predictor = Predictor(TrainedModel(model, parse_folds(fold)), device, log)
         if device == "cpu" and len(dataset.size) == 2:
+            import torch  # takes seconds
+
             torch.set_num_threads(1)  # for images this small, several threads would mostly wait for each other
-        predictor = nnUNetPredictor(
-            perform_everything_on_device=device == "cuda", device=torch.device(device), allow_tqdm=False
-        )
-        predictor.initialize_from_trained_model_folder(str(model), (fold,))
-        # one after the other: for so few small images, starting nnU-Net's worker processes takes longer
-        predictor.predict_from_files_sequential(images, truncated)
+        for case in dataset.test_cases:
+            predictor.predict([str(dataset.image(case))], output / case)
 
 
 def score_cases(dataset: Dataset, federated: Path, own: Path) -> list[CaseScore]:
@@ -106,8 +83,8 @@ def score_cases(dataset: Dataset, federated: Path, own: Path) -> list[CaseScore]
         truth = read(dataset.labels(case))
         predictions = [read(folder / f"{case}{FILE_ENDING}") for folder in (federated, own)]
         for label, value in FOREGROUND.items():
-            both = (dice(truth, prediction, value) for prediction in predictions)
-            scores.append(CaseScore(dataset.hospital.name, case, label, *both))
+            both = (dice(truth == value, prediction == value) for prediction in predictions)
+            scores.append(CaseScore(dataset.hospital.name, case, label, *(_or_nan(one) for one in both)))
     return scores
 
 
@@ -178,6 +155,10 @@ def write_results(folder: Path, scores: Sequence[CaseScore], rows: Sequence[tupl
 def read(path: Path) -> npt.NDArray[Any]:
     """Return the voxels of an image file."""
     return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _mean(values: Iterable[float]) -> float:

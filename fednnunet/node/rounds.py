@@ -9,7 +9,6 @@ import argparse
 import gc
 import logging
 import math
-import multiprocessing
 import os
 import sys
 import time
@@ -35,6 +34,7 @@ from fednnunet.channel.messages import (
 )
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
+from fednnunet.nnunet_defaults import use_device
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
@@ -61,7 +61,7 @@ class FederatedRounds:
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold) -> None:
         self.fold = fold
         self._arguments = arguments
-        self._device = _use_device(arguments.device)
+        self._device = use_device(arguments.device)
         self._trainer = get_trainer_from_args(
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
@@ -299,17 +299,6 @@ def _finish_wandb() -> None:
         wandb.finish()
     except Exception as error:  # whatever goes wrong there has nothing to do with the training
         logger.warning("Weights & Biases: the run of nnU-Net's logger could not be ended (%s).", error)
-
-
-def _use_device(name: str) -> torch.device:
-    """Set torch up for a device as ``nnUNetv2_train`` does; OMP_NUM_THREADS bounds the threads of a CPU training."""
-    if name == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or multiprocessing.cpu_count()))
-    elif name == "cuda":
-        torch.set_num_threads(1)
-        torch.backends.cudnn.deterministic = False
-        torch.backends.cudnn.benchmark = True
-    return torch.device(name)
 
 
 def _as_tuple(label_or_region: Any) -> tuple[int, ...]:

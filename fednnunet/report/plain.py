@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.messages import RoundReport
+from fednnunet.report.evaluations import evaluation_table
 from fednnunet.report.events import (
     Event,
     FingerprintFound,
@@ -24,7 +25,6 @@ from fednnunet.report.events import (
 )
 from fednnunet.report.formats import (
     LABELS_SHOWN,
-    MISSING,
     RoundTimes,
     awaited,
     costs,
@@ -92,8 +92,9 @@ class PlainProgress:
             case ModelExported():
                 self._line(f"model of {_folds(event)} written to {event.folder} and {event.archive}")
             case SitesEvaluated():
-                for line in _evaluated(event):
-                    self._line(line)
+                self._table(evaluation_table(event))
+                for site, why in event.left_out.items():
+                    self._line(f"not evaluated at site {site}: {why}")
             case Finished():
                 self._line(f"finished after {duration(event.seconds)}")
 
@@ -163,12 +164,6 @@ def _agreed(event: PlansAgreed) -> str:
 
 def _folds(event: ModelExported) -> str:
     return f"fold{'' if len(event.folds) == 1 else 's'} {', '.join(event.folds)}"
-
-
-def _evaluated(event: SitesEvaluated) -> list[str]:
-    dice = " ".join(f"{site} {number(report.overall.dice.mean, 4)}" for site, report in event.sites.items())
-    missing = [f"not tested at site {site}: {why}" for site, why in event.left_out.items()]
-    return [f"{event.checkpoint} of fold {event.fold} tested · Dice {dice or MISSING}", *missing]
 
 
 def _shared(event: SharingAgreed) -> list[str]:

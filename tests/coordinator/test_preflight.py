@@ -114,5 +114,21 @@ def test_what_users_should_know_before_they_train() -> None:
     check_federation([_hello(task="plan_and_preprocess", method="AsymFedAvg", cases=1)])
 
 
+def test_models_from_anywhere_may_be_evaluated_together_but_different_ones_are_told() -> None:
+    first, other = (_hello(task="evaluate", site=site, image_reader=None, planner=None) for site in ("A", "B"))
+    alone = other.model_copy(update={"method": "AsymFedAvg", "plans_digest": "other"})
+    check_agreement(first, alone)
+    assert check_federation([first, alone]) == check_federation([first, other]) == []
+    changed = other.model_copy(update={"plans_digest": "other", "cases": 0})
+    check_agreement(first, changed)
+    (warning,) = check_federation([first, changed])
+    assert "The model of site B has other plans than that of site A" in warning
+    check_task(first, _coordinator("evaluate 0"))
+    with pytest.raises(FednnUNetError, match="fold 0, the coordinator for fold all"):
+        check_task(first, _coordinator("evaluate all"))
+    with pytest.raises(FednnUNetError, match="channels"):
+        check_agreement(first, other.model_copy(update={"channels": {"0": "CT"}}))
+
+
 def _coordinator(words: str) -> argparse.Namespace:
     return parse_server([*words.split(), "--num_clients", "2"])

@@ -1,40 +1,42 @@
 import csv
 import math
 
-import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from fednnunet.demo.evaluation import CaseScore, SiteScore, dice, overall, rows, score_sites, write_results
+from fednnunet.demo.evaluation import (
+    CaseScore,
+    SiteScore,
+    overall,
+    read,
+    rows,
+    score_cases,
+    score_sites,
+    write_results,
+)
+from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.demo.phantom import LESION, ORGAN
 
 
-def test_dice_is_one_for_equal_and_zero_for_disjoint_regions():
-    truth = np.array([[0, 1, 1], [0, 2, 2]])
-    assert dice(truth, truth, 1) == 1
-    assert dice(truth, np.where(truth == 1, 2, 1), 1) == 0
-
-
-@pytest.mark.parametrize("shift", [0, 1, 3, 10])
-def test_dice_of_two_shifted_squares_is_the_share_of_their_overlap(shift):
-    truth, prediction = np.zeros((30, 30), int), np.zeros((30, 30), int)
-    truth[5:15, 5:15] = LESION
-    prediction[5:15, 5 + shift : 15 + shift] = LESION
-    assert dice(truth, prediction, LESION) == pytest.approx((10 - shift) / 10)
-
-
-def test_dice_of_nested_regions_is_twice_the_small_one_by_the_sum():
-    truth, prediction = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.uint8)
-    truth[2:6, 2:6, 2:6] = ORGAN
-    prediction[3:5, 3:5, 3:5] = ORGAN
-    assert dice(truth, prediction, ORGAN) == pytest.approx(2 * 8 / (64 + 8))
-
-
-def test_dice_is_symmetric_and_nan_where_nobody_has_the_label():
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(0, 3, size=(2, 20, 20))
-    assert dice(first, second, 1) == dice(second, first, 1)
-    assert math.isnan(dice(first, second, 3))
-    assert dice(first, np.zeros_like(first), 1) == 0
+def test_dice_of_a_hospital_is_by_case_and_label_and_nan_where_nobody_has_the_label(tmp_path):
+    (dataset,) = write_hospitals(tmp_path, hospitals=HOSPITALS[:1], training_cases=1, test_cases=2, resolution=0.4)
+    for folder in ("federated", "own"):
+        (tmp_path / folder).mkdir()
+    for case in dataset.test_cases:
+        truth = sitk.ReadImage(str(dataset.labels(case)))
+        organ_only = sitk.Cast(truth == ORGAN, sitk.sitkUInt8) * ORGAN
+        sitk.WriteImage(truth, str(tmp_path / "federated" / dataset.labels(case).name))
+        sitk.WriteImage(organ_only, str(tmp_path / "own" / dataset.labels(case).name))
+    scores = score_cases(dataset, tmp_path / "federated", tmp_path / "own")
+    assert [(score.case, score.label) for score in scores] == [
+        (case, label) for case in dataset.test_cases for label in ("organ", "lesion")
+    ]
+    for score in scores:
+        has_label = (read(dataset.labels(score.case)) == {"organ": ORGAN, "lesion": LESION}[score.label]).any()
+        if not has_label:
+            assert math.isnan(score.federated)
+            continue
+        assert (score.federated, score.own) == (1, 1 if score.label == "organ" else 0)
 
 
 SCORES = [

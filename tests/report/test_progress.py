@@ -406,8 +406,8 @@ def test_quiet_shows_results_and_what_needs_attention_only():
         "waiting for B",
         "Validation of fold 0: Dice",
         "model of folds 0, 1 written to results and model.zip",
-        "Dice A 0.8750",
-        "not tested at site B: it has no test cases",
+        "0.8750",
+        "not evaluated at site B: it has no test cases",
         "finished after 0:01:00",
     ):
         assert shown in text

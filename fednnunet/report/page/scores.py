@@ -7,6 +7,7 @@ from pathlib import PurePath
 from markupsafe import Markup, escape
 
 from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
+from fednnunet.report.evaluations import ALL_SITES, over_all_sites
 from fednnunet.report.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.report.formats import MISSING, labels_of, mean, number
 from fednnunet.report.page.part import NOTHING, Part
@@ -30,7 +31,7 @@ def evaluation_parts(run: RunState) -> list[Part]:
         return []
     text = Markup('<p class="note">{}</p>').format(
         "Mean ± standard deviation over the test cases of each site; below it the number of cases that have a value. "
-        "A dash stands where there are too few cases to be told. Each site counts the same in the last row."
+        "A dash stands where there are too few cases to be told. The last row is over the cases of all sites."
     )
     return [Part("evaluation", "Evaluation", text + Markup("").join(map(_evaluation, run.evaluated.values())))]
 
@@ -96,10 +97,7 @@ def _metric_table(event: SitesEvaluated, title: str, metric: _Metric, digits: in
     if not any(summary is not None for row in by_site.values() for summary in row):
         return None
     rows = [[site, *(_cell(summary, digits) for summary in row)] for site, row in by_site.items()]
-    columns = list(zip(*by_site.values(), strict=True))
-    means = [number(mean(s.mean for s in column if s is not None), digits) for column in columns]
-    cases = [sum(s.cases or 0 for s in column if s is not None) for column in columns]
-    foot = [_MEAN, *(_two_lines(value, count) for value, count in zip(means, cases, strict=True))]
+    foot = [ALL_SITES, *(_cell(summary, digits) for summary in summaries(over_all_sites(event.sites)))]
     return html_table(["site", _OVERALL, *labels], rows, caption=title, foot=[foot])
 
 
