@@ -5,10 +5,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from fednnunet.demo import steps
-from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
+from fednnunet.launcher import steps
 from fednnunet.launcher.processes import Line
+from fednnunet.launcher.steps import Job, Steps
 from fednnunet.report.events import EventFile, RoundCompleted
 from fednnunet.report.progress import RoundReport
 
