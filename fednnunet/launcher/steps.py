@@ -70,7 +70,7 @@ class JobFailed(FednnUNetError):  # noqa: N818, named for what has happened
     status
         How it ended, in words.
     reason
-        What it said last of an error; an empty string if it said nothing.
+        The error that it told; an empty string if it said nothing.
     """
 
     def __init__(self, job: Job, status: str, reason: str) -> None:
@@ -174,7 +174,7 @@ class Step:
         if not self._verbose:
             for line in lines:
                 self._console.print(Text("  ") + line, soft_wrap=True)
-        return JobFailed(job, describe_status(exited.status), _last_error([line.plain for line in lines]))
+        return JobFailed(job, describe_status(exited.status), _first_error([line.plain for line in lines]))
 
 
 class _Rounds:
@@ -199,10 +199,10 @@ class _Rounds:
         return f"{self._name} round {self._last.round}/{self._last.rounds} (pseudo Dice {dice})"
 
 
-def _last_error(lines: Sequence[str]) -> str:
-    """Return the last error that `lines` tell of, without the name of the process that stands before it."""
+def _first_error(lines: Sequence[str]) -> str:
+    """Return the first error that the last `lines` tell of, without the name of the process that stands before it."""
     told = [line.partition(_ERROR)[2].strip() for line in lines if _ERROR in line]
-    return told[-1] if told else ""
+    return told[0] if told else ""
 
 
 def _command(job: Job) -> list[str]:
