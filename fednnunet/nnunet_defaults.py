@@ -1,10 +1,14 @@
 """Facts that nnU-Net 2.8.1 keeps inside of its commands, for those who call what is below them."""
 
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
@@ -29,6 +33,19 @@ def planning_class(name: str) -> Any | None:
 
     folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
     return recursive_find_python_class(str(folder), name, "nnunetv2.experiment_planning")
+
+
+def use_device(name: str) -> "torch.device":
+    """Set torch up for a device as nnU-Net's commands do; OMP_NUM_THREADS bounds the threads on a CPU."""
+    import torch  # takes seconds
+
+    if name == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or multiprocessing.cpu_count()))
+    elif name == "cuda":
+        torch.set_num_threads(1)
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = True
+    return torch.device(name)
 
 
 @contextlib.contextmanager

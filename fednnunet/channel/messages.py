@@ -18,8 +18,10 @@ MOST_LABELS = 1000
 MOST_CASES = 100_000
 MOST_TENSORS = 20_000
 
-Task = Literal["extract_fingerprint", "plan_and_preprocess", "train"]
-TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train")
+Task = Literal["extract_fingerprint", "plan_and_preprocess", "train", "evaluate"]
+TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train", "evaluate")
+TASKS_WITH_NETWORK: tuple[Task, ...] = ("train", "evaluate")
+"""Tasks that have a configuration and a fold."""
 
 MetricName = Literal["dice", "hd95", "assd", "nsd"]
 """Dice, 95th percentile of the Hausdorff distance (mm), average symmetric surface distance (mm), normalised surface
@@ -66,7 +68,9 @@ class Hello(WireMessage):
     task: Task
     method: Method
     fold: Line | None = None
-    cases: Count = Field(description="training cases at the site")
+    cases: int = Field(
+        ge=0, le=10**9, description="training cases at the site; for evaluate, its test cases that have labels"
+    )
     versions: _Words
     labels: dict[Line, _Label | _Labels] = Field(max_length=MOST_LABELS)
     regions_class_order: _Labels | None = None
@@ -80,6 +84,12 @@ class Hello(WireMessage):
     options: dict[Line, Line | bool | None] = Field(
         default_factory=dict, max_length=100, description="further flags that must be the same at every site"
     )
+
+    @model_validator(mode="after")
+    def _check_cases(self) -> Self:
+        if self.cases < 1 and self.task != "evaluate":
+            raise PydanticCustomError("cases", "a site should have cases")
+        return self
 
 
 class WorkReport(WireMessage):
@@ -289,6 +299,14 @@ class ValidationReport(WireMessage):
 
     mean_dice: Score
     dice: _Scores
+
+
+class EvaluationRequest(WireMessage):
+    """The coordinator asks how good the model is on the site's test cases."""
+
+    nsd_tolerance: Number | None = Field(
+        default=None, gt=0, description="mm up to which surfaces count as equal; none: no normalised surface Dice"
+    )
 
 
 class MetricSummary(WireMessage):

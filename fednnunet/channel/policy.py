@@ -19,7 +19,7 @@ KINDS: dict[Kind, str] = {
     "plans": "a digest of the plans that the site has installed",
     "layout": "names and shapes of the network's tensors, number of training cases, epochs",
     "update": "weights of the network, or what training has changed in them",
-    "metrics": "losses and Dice, per label, over all validation cases",
+    "metrics": "losses and Dice, or mean, deviation and median of test metrics, per label, over all cases",
     "failure": "one sentence about what went wrong at the site",
 }
 
@@ -119,10 +119,11 @@ allow = true
 confirm = true
 max_rounds = 2000  # of all folds together, from the start of the node to its end
 
-# Losses and Dice over all validation cases. Where they are not allowed, training goes on without them.
+# Losses and Dice over all validation cases. Where they are not allowed, training goes on without them. In evaluate:
+# mean, standard deviation, median and number of cases of each metric, over the test cases of this site.
 [metrics]
 allow = true
-min_cases = 5
+min_cases = 5      # in evaluate also: a label that fewer test cases have is not told of
 
 # One sentence about what went wrong at the site. Where it is not allowed, the coordinator learns that something did.
 [failure]

@@ -8,8 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, Task
+from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.folds import FOLDS_HELP
 from fednnunet.weights.aggregation import AGGREGATIONS
 from fednnunet.weights.encoding import ENCODINGS
@@ -22,6 +23,7 @@ _TASK_HELP = {
     "extract_fingerprint": "one common fingerprint from all sites",
     "plan_and_preprocess": "fingerprint, common plans, preprocessing",
     "train": "federated training",
+    "evaluate": "how good a trained model is on the sites' test cases",
 }
 
 
@@ -146,6 +148,22 @@ _SITE_FLAGS = (
     _CONTACT_TIMEOUT,
 )  # fmt: skip
 
+EVALUATION_FLAGS = (
+    Flag("-m", "evaluate this results folder, TRAINER__PLANS__CONFIGURATION (default: the site's own)",
+         {"type": Path, "default": None}),
+    Flag("--checkpoint", "file in the folder of each fold (default: %(default)s)", {"default": CHECKPOINT}),
+    Flag("-i", "folder with the test images (default: imagesTs)", {"type": Path, "default": None}),
+    Flag("-l", "folder with their labels (default: labelsTs)", {"type": Path, "default": None}),
+    Flag("-o", "folder for predictions and metrics of every case (default: evaluation_FOLD in the model's folder)",
+         {"type": Path, "default": None}),
+    Flag("--min_cases", "a figure over fewer cases than this is not told (default: %(default)s)",
+         {"type": positive_int, "default": 5}),
+)  # fmt: skip
+"""What a node evaluates; the model's checkpoints are read with pickle, so it must come from somebody trusted."""
+
+_NSD_TOLERANCE = Flag("--nsd_tolerance", "also normalised surface Dice, for which surfaces no more mm "
+                      "than this apart are equal", {"type": positive_float, "default": None})  # fmt: skip
+
 ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
             {"action": "store_true"})  # fmt: skip
 FINGERPRINT = Flag(
@@ -159,6 +177,7 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
     "extract_fingerprint": (FINGERPRINT,),
     "plan_and_preprocess": (FINGERPRINT, ASYM),
     "train": (),
+    "evaluate": (),
 }
 """How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
 
@@ -171,12 +190,14 @@ _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS)
-    return (*(of_training if task == "train" else ()), _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT)
+    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,)}
+    return (*own.get(task, ()), _RUN_DIR, _PROGRESS_FILE, _CONTACT_TIMEOUT)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of a node for `task`, apart from where its coordinator is."""
-    return (*FEDERATION_FLAGS[task], *((OVERWRITE,) if task == "train" else ()), *FLAGS_OF_TASK[task])
+    own = {"train": (OVERWRITE,), "evaluate": EVALUATION_FLAGS}
+    return (*FEDERATION_FLAGS[task], *own.get(task, ()), *FLAGS_OF_TASK[task])
 
 
 def parse_server(argv: Sequence[str]) -> argparse.Namespace:
@@ -210,7 +231,7 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
-    if task != "train":
+    if task not in TASKS_WITH_NETWORK:
         _merge_spellings(parser, arguments)
     return arguments
 
@@ -234,14 +255,18 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     coordinators = {flag.dest for flag in server_flags(task)}
     flags = [flag for flag in FLAGS_OF_TASK[task] if flag.dest not in coordinators]
     add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), flags)
+    if task == "evaluate":
+        add_flags(parser.add_argument_group("what every node evaluates"), EVALUATION_FLAGS)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
-    if task != "train":
+    if task not in TASKS_WITH_NETWORK:
         _merge_spellings(parser, arguments)
     arguments.dataset = arguments.dataset.split()
     if not arguments.dataset:
         parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
     _check_quorum(parser, arguments, len(arguments.dataset))
+    if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.i or arguments.l):
+        parser.error("-i and -l name the cases of one site: give them with one dataset only, or start client.py")
     for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
         values = getattr(arguments, name)
         if values is not None:
@@ -284,7 +309,7 @@ def _task_parser(command: str, task: Task) -> argparse.ArgumentParser:
 
 
 def _add_site_positionals(parser: argparse.ArgumentParser, task: Task, dataset_name: str, dataset_help: str) -> None:
-    optional = None if task == "train" else "?"
+    optional = None if task in TASKS_WITH_NETWORK else "?"
     parser.add_argument("dataset", metavar=dataset_name, help=dataset_help, nargs=optional)
     parser.add_argument(
         "configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres …", nargs=optional

@@ -239,8 +239,8 @@ def _join(arguments: argparse.Namespace) -> int:
         parse_folds(arguments.fold)
 
     from fednnunet.channel.long_lived.joining import join
-    from fednnunet.cli.trust import endpoint, gate, take_identity
-    from fednnunet.node.hello import planning_hello, training_hello
+    from fednnunet.cli.trust import endpoint, fewest_cases, gate, take_identity
+    from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
     from fednnunet.node.site_client import SiteClient
 
     coordinator = endpoint(arguments)
@@ -250,6 +250,11 @@ def _join(arguments: argparse.Namespace) -> int:
         from fednnunet.node.training import TrainingClient  # with torch, whose import takes seconds
 
         client = TrainingClient(arguments, *training_hello(arguments))
+    elif arguments.task == "evaluate":
+        from fednnunet.node.evaluating import EvaluationClient
+
+        arguments.min_cases = fewest_cases(arguments)
+        client = EvaluationClient(arguments, *evaluation_hello(arguments))
     else:
         from fednnunet.node.planning import PlanningClient
 

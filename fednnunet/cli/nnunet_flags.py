@@ -1,6 +1,6 @@
 """nnU-Net's own flags, spelled as nnU-Net 2.8.1 spells them: same name, same default, same meaning.
 
-The sources are ``nnunetv2/run/run_training.py`` and
+The sources are ``nnunetv2/run/run_training.py``, ``nnunetv2/inference/predict_from_raw_data.py`` and
 ``nnunetv2/experiment_planning/plan_and_preprocess_entrypoints.py``;
 ``tests/cli/test_nnunet_flags.py`` compares these lists with nnU-Net's parsers.
 """
@@ -68,6 +68,14 @@ TRAIN_FLAGS = (
            default="cuda"),
 )  # fmt: skip
 
+EVALUATE_FLAGS = (
+    *(flag for flag in TRAIN_FLAGS if flag.name in {"-tr", "-p", "-device"}),
+    _value("-step_size", "step of the sliding window, as a share of the patch (default: %(default)s)", type=float,
+           default=0.5),
+    _switch("--disable_tta", "no test-time augmentation by mirroring: faster, a little less exact"),
+)  # fmt: skip
+"""Those of ``nnUNetv2_predict`` that shape a prediction."""
+
 _DATASET = _value("-d", "dataset id, nnU-Net's spelling of the positional one", nargs="+", type=int, default=None)
 _EXTRACTOR = _value("-fpe", "fingerprint extractor class (default: %(default)s)", type=str,
                     default="DatasetFingerprintExtractor")  # fmt: skip
@@ -113,6 +121,7 @@ FLAGS_OF_TASK = {
     "extract_fingerprint": EXTRACT_FINGERPRINT_FLAGS,
     "plan_and_preprocess": PLAN_AND_PREPROCESS_FLAGS,
     "train": TRAIN_FLAGS,
+    "evaluate": EVALUATE_FLAGS,
 }
 
 

@@ -18,6 +18,7 @@ from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.site_client import SiteClient
+from fednnunet.node.test_cases import results_folder
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,18 @@ def take_identity(arguments: argparse.Namespace) -> None:
         arguments.site = path.stem
 
 
+def fewest_cases(arguments: argparse.Namespace) -> int:
+    """Return below how many cases nothing is told of a metric: the larger one of the flag and the policy's rule.
+
+    Raises
+    ------
+    FednnUNetError
+        If the policy cannot be read.
+    """
+    rule = 1 if arguments.policy is None else read_policy(arguments.policy).metrics.min_cases
+    return max(int(arguments.min_cases), rule)
+
+
 @contextmanager
 def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
     """Give the gate before a node, with policy and log as the command line wants them.
@@ -127,6 +140,8 @@ def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
 
 def _default_log(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
     """Return where the log is kept: folds may be trained at the same time, and a log has one writer."""
+    if arguments.task == "evaluate":  # the model's folder may be another site's too
+        return results_folder(arguments, dataset) / f"{AUDIT_LOG}.jsonl"
     if arguments.task != "train":
         return dataset.preprocessed / f"{AUDIT_LOG}.jsonl"
     model = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"

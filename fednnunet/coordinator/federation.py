@@ -15,8 +15,9 @@ from flwr.server.history import History
 
 from fednnunet.channel.door import Door
 from fednnunet.channel.long_lived.serving import hang_up
-from fednnunet.channel.messages import Hello
+from fednnunet.channel.messages import TASKS_WITH_NETWORK, EvaluationRequest, Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
+from fednnunet.coordinator.evaluating import EvaluationStage
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.coordinator.receipts import Receipts
@@ -74,7 +75,7 @@ class Federation(Server):
         self._refusals = Refusals()
         self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
-        if arguments.task != "train":
+        if arguments.task not in TASKS_WITH_NETWORK:
             # takes seconds, for nnU-Net's planners and torch: meanwhile the sites can connect
             threading.Thread(target=importlib.import_module, args=(_FINGERPRINTING,), daemon=True).start()
 
@@ -195,6 +196,9 @@ class Federation(Server):
 
     def _stages(self) -> list[Stage]:
         task, facts = self._arguments.task, self.roster.hellos[0]
+        if task == "evaluate":
+            request = EvaluationRequest(nsd_tolerance=self._arguments.nsd_tolerance)
+            return [EvaluationStage(request, self._arguments.run_dir, self.roster, self._sink)]
         if task != "train":
             if facts.method == "AsymFedAvg":
                 return [AsymmetricPlanningStage(self.roster, self._sink)]

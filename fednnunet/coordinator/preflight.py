@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fednnunet.channel.messages import Hello
+from fednnunet.channel.messages import TASKS_WITH_NETWORK, Hello
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET
 
@@ -25,14 +25,14 @@ def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
         raise FednnUNetError(
             f"Site {hello.site} was started for {hello.task}, the coordinator for {task}: start both for one task."
         )
-    if task == "train" and fold is not None and hello.fold != fold:
+    if task in TASKS_WITH_NETWORK and fold is not None and hello.fold != fold:
         raise FednnUNetError(
             f"Site {hello.site} was started for fold {hello.fold}, the coordinator for fold {fold}: "
             "start both for one fold."
         )
     if task == "plan_and_preprocess" and arguments.asym and hello.method != "AsymFedAvg":
         raise FednnUNetError(f"Site {hello.site} was started without --asym, the coordinator with: start both alike.")
-    if task != "train" and arguments.fingerprint not in (None, hello.fingerprint):
+    if task not in TASKS_WITH_NETWORK and arguments.fingerprint not in (None, hello.fingerprint):
         raise FednnUNetError(
             f"Site {hello.site} was started with --fingerprint {hello.fingerprint}, the coordinator with "
             f"{arguments.fingerprint}: start both alike."
@@ -49,7 +49,9 @@ def check_agreement(first: Hello, other: Hello) -> None:
     """
     for package, version in first.versions.items():
         _check(package, version, other.versions.get(package), first, other, "install the same version everywhere")
-    _check("method", first.method, other.method, first, other, "give --asym to all sites or to none, and plan again")
+    is_evaluation = first.task == "evaluate"  # of models that may come from anywhere
+    if not is_evaluation:
+        _check("method", first.method, other.method, first, other, "give --asym to all or to none, and plan again")
     same_data = "make them equal in both dataset.json"
     ignored = first.labels.get("ignore"), other.labels.get("ignore")
     _check("ignore label", *ignored, first, other, same_data)
@@ -62,7 +64,7 @@ def check_agreement(first: Hello, other: Hello) -> None:
     _check("fold", first.fold, other.fold, first, other, same_flag)
     for name, value in first.options.items():
         _check(name, value, other.options.get(name), first, other, same_flag)
-    if first.method == "FFE":
+    if first.method == "FFE" and not is_evaluation:
         _check_common_plans(first, other, same_flag)
 
 
@@ -97,6 +99,8 @@ def check_federation(hellos: Sequence[Hello]) -> list[str]:
             f"The plans of site {site} were changed after its federation made them; training uses them as they are."
             for site in changed
         ]
+    if facts.task == "evaluate":
+        return _different_models(hellos)
     cases = sum(hello.cases for hello in hellos)
     if facts.method == "FFE" and cases < _FEWEST_CASES:
         raise FednnUNetError(
@@ -108,6 +112,18 @@ def check_federation(hellos: Sequence[Hello]) -> list[str]:
         "train with FOLD fold_all, or give this site a splits_final.json."
         for hello in hellos
         if hello.cases < FOLDS_OF_NNUNET and not hello.has_own_splits
+    ]
+
+
+def _different_models(hellos: Sequence[Hello]) -> list[str]:
+    """Warn where sites evaluate different networks although their federation has one."""
+    common = [hello for hello in hellos if hello.method == "FFE"]
+    others = [hello.site for hello in common if hello.plans_digest != common[0].plans_digest]
+    if not others:
+        return []
+    return [
+        f"The model of site {others[0]} has other plans than that of site {common[0].site}: each evaluates its own, "
+        "and figures over all sites are those of no single model."
     ]
 
 

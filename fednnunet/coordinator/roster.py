@@ -171,6 +171,31 @@ def ask_all(
     progress
         Called, by one thread at a time, with the last report of each site that has made one, while answers take long.
     """
+    ask = _asking(sites, kind, body, answer, progress)
+    return {site.name: reply for site, reply in zip(sites, for_all(sites, ask), strict=True)}
+
+
+def ask_each(
+    sites: Sequence[Site],
+    kind: str,
+    body: Message | None,
+    answer: type[AnyMessage],
+    progress: OnProgress | None = None,
+) -> tuple[dict[str, AnyMessage], list[SiteFailure]]:
+    """Do what `ask_all` does, but wait for all sites, and return beside the answers what went wrong at the others."""
+    ask = _asking(sites, kind, body, answer, progress)
+    replies, failures = each([(site, partial(ask, site)) for site in sites])
+    return {site.name: reply for site, reply in replies}, failures
+
+
+def _asking(
+    sites: Sequence[Site],
+    kind: str,
+    body: Message | None,
+    answer: type[AnyMessage],
+    progress: OnProgress | None,
+) -> Callable[[Site], AnyMessage]:
+    """Return what asks one of the sites, and tells `progress` of all of them."""
     reports: dict[str, WorkReport] = {}
     reporting = threading.Lock()
 
@@ -186,7 +211,7 @@ def ask_all(
             report(WorkReport(done=reports[site.name].total, total=reports[site.name].total))
         return reply
 
-    return {site.name: reply for site, reply in zip(sites, for_all(sites, ask), strict=True)}
+    return ask
 
 
 def fit_all(

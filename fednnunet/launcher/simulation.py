@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fednnunet.channel.address import check_can_listen, find_free_port, is_loopback, join_address
+from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import client_flags, server_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
@@ -46,7 +47,9 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
     progress_file = arguments.progress_file or log_dir / "events.jsonl"
 
-    if arguments.task == "train" and arguments.run_dir is None:
+    if arguments.run_dir is None and (
+        arguments.task == "train" or (arguments.task == "evaluate" and arguments.m is None)
+    ):
         arguments.run_dir = _run_dir(arguments, os.environ)
 
     console = _console()
@@ -79,6 +82,8 @@ def run_simulation(arguments: argparse.Namespace) -> int:
 
 def _expendable(arguments: argparse.Namespace) -> int:
     """Return how many nodes the coordinator can do without."""
+    if arguments.task == "evaluate":
+        return len(arguments.dataset) - 1
     quorum = arguments.min_clients if arguments.task == "train" else None
     return len(arguments.dataset) - (quorum or len(arguments.dataset))
 
@@ -95,7 +100,7 @@ def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[s
     """
     task = arguments.task
     words = [sys.executable, "-m", "fednnunet", "server", task, "--num_clients", str(len(arguments.dataset))]
-    if task == "train" and arguments.fold is not None:
+    if task in TASKS_WITH_NETWORK and arguments.fold is not None:
         words.append(arguments.fold)
     words += ["--host", arguments.host, "--port", str(arguments.port)]
     for flag in server_flags(task):
@@ -118,7 +123,7 @@ def client_command(arguments: argparse.Namespace, index: int, cores: int | None 
     """
     task = arguments.task
     words = [sys.executable, "-m", "fednnunet", "client", task, arguments.dataset[index]]
-    if task == "train":
+    if task in TASKS_WITH_NETWORK:
         words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
     words += ["--host", arguments.host, "--port", str(arguments.port)]
     own = _words_of_site(arguments, index, cores or devices.available_cores())
@@ -190,7 +195,7 @@ def _file_name(name: str) -> str:
 
 
 def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
-    """Return where a training is kept: the same folder for the same sites, plans and trainer."""
+    """Return where a training and its evaluation are kept: one folder for the same sites, plans and trainer."""
     results = Path(environment.get("nnUNet_results") or ".").absolute()
     sites = "+".join(arguments.dataset)
     return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
@@ -248,7 +253,7 @@ def _port(arguments: argparse.Namespace) -> int:
 
 def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
     cores = devices.available_cores()
-    if arguments.task != "train":
+    if arguments.task not in TASKS_WITH_NETWORK:
         return [devices.planning_share(sites, cores, os.environ)] * sites
     gpus = None
     if arguments.device == "cuda":
@@ -261,7 +266,7 @@ def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
 
 def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
     if arguments.gpus is not None and getattr(arguments, "device", None) != "cuda":
-        where = f"-device {arguments.device}" if arguments.task == "train" else arguments.task
+        where = f"-device {arguments.device}" if arguments.task in TASKS_WITH_NETWORK else arguments.task
         raise FednnUNetError(f"--gpus has no effect with {where}, which uses no CUDA GPU: leave it out.")
     if arguments.gpu_memory_targets is None:
         return

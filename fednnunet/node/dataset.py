@@ -120,13 +120,30 @@ def case_files(dataset: SiteDataset, content: dict[str, Any]) -> list[CaseFiles]
             )
             for case, files in content["dataset"].items()
         ]
-    ending, folder = content["file_ending"], dataset.raw / "imagesTr"
+    return _cases_in(dataset.raw / "imagesTr", dataset.raw / "labelsTr", content["file_ending"])
+
+
+def labelled_cases(images: Path, labels: Path, ending: str) -> tuple[list[CaseFiles], int]:
+    """Return the cases in a folder of images whose segmentation is in a folder of labels, and how many have none.
+
+    Parameters
+    ----------
+    images, labels
+        The folders, with the names that nnU-Net wants; if there is none, there are no cases.
+    ending
+        nnU-Net's ``file_ending``.
+    """
+    cases = _cases_in(images, labels, ending)
+    labelled = [case for case in cases if os.path.isfile(case.segmentation)]
+    return labelled, len(cases) - len(labelled)
+
+
+def _cases_in(folder: Path, labels: Path, ending: str) -> list[CaseFiles]:
     pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
     images: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if match := pattern.fullmatch(name):
             images.setdefault(match[1], []).append(str(folder / name))
-    labels = dataset.raw / "labelsTr"
     return [CaseFiles(case, tuple(images[case]), str(labels / f"{case}{ending}")) for case in sorted(images)]
 
 

@@ -1,6 +1,7 @@
 """How a site introduces itself, and the checks before it does, which need no coordinator."""
 
 import argparse
+import logging
 import uuid
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,9 @@ from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
 from fednnunet.nnunet_defaults import planning_class, stages_of
 from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder, read_dataset_json
 from fednnunet.node.record import RECORD, read_record
+from fednnunet.node.test_cases import find_test_cases, read_model
+
+logger = logging.getLogger(__name__)
 
 
 def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
@@ -136,6 +140,54 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
 
 
+def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+    """Check that a site can evaluate a model, if it has cases for that, and return how it introduces itself.
+
+    Raises
+    ------
+    FednnUNetError
+        If something is missing or wrong at the site.
+    """
+    _check_device(arguments.device)
+    if not 0 < arguments.step_size <= 1:
+        raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
+    nnunet_folder("nnUNet_raw")
+    dataset = find_dataset(arguments.dataset)
+    content = read_dataset_json(dataset.raw / "dataset.json", "put the dataset there in nnU-Net's raw format")
+    if "file_ending" not in content:
+        raise FednnUNetError(f"The dataset.json of site {dataset.name} lacks file_ending: complete it.")
+    cases, unlabelled = find_test_cases(arguments, dataset, content)
+    plans = read_model(arguments, dataset, content)
+    record = None if arguments.m is not None else read_record(dataset, arguments.p)
+    if record is None and arguments.m is None:
+        raise FednnUNetError(
+            f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
+            "them): name the model's folder with -m to evaluate it nevertheless."
+        )
+    site = arguments.site or dataset.name
+    if unlabelled:
+        logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
+    if not cases:
+        logger.warning("Site %s has no test cases with labels: it takes no part in the evaluation.", site)
+    elif len(cases) < arguments.min_cases:
+        logger.warning(
+            "Site %s has %d test cases with labels, fewer than --min_cases %d: it tells no figures.",
+            *(site, len(cases), arguments.min_cases),
+        )
+    specifics = {
+        "method": "FFE" if record is None else record.method,
+        "fold": arguments.fold,
+        "plans_digest": plans_digest(plans),
+        "options": {
+            "configuration": arguments.configuration,
+            "--checkpoint": arguments.checkpoint,
+            "--disable_tta": arguments.disable_tta,
+            "-step_size": str(arguments.step_size),
+        },
+    }
+    return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
+
+
 def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
     spacing = arguments.overwrite_target_spacing
     try:
@@ -204,9 +256,9 @@ def _check_device(device: str) -> None:
     if device not in {"cuda", "cpu", "mps"}:
         raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise FednnUNetError("No CUDA GPU can be used here: train with -device cpu, or check driver and torch.")
+        raise FednnUNetError("No CUDA GPU can be used here: give -device cpu, or check driver and torch.")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise FednnUNetError("This machine has no MPS device: train with -device cpu.")
+        raise FednnUNetError("This machine has no MPS device: give -device cpu.")
 
 
 def _configuration(plans: dict[str, Any], name: str, dataset: SiteDataset) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import argparse
 import gc
 import logging
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from fednnunet.background import Background, Tracker
 from fednnunet.channel.messages import Ready, RoundReport, Schedule, Start, TrainingOffer, ValidationReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
+from fednnunet.nnunet_defaults import use_device
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
@@ -51,7 +51,7 @@ class FederatedRounds:
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold) -> None:
         self.fold = fold
         self._arguments = arguments
-        self._device = _use_device(arguments.device)
+        self._device = use_device(arguments.device)
         self._trainer = get_trainer_from_args(
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
@@ -270,17 +270,6 @@ class FederatedRounds:
         return {
             names[_as_tuple(label)]: _number(value) for label, value in zip(self._foreground(), values, strict=True)
         }
-
-
-def _use_device(name: str) -> torch.device:
-    """Set torch up for a device as ``nnUNetv2_train`` does; OMP_NUM_THREADS bounds the threads of a CPU training."""
-    if name == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or multiprocessing.cpu_count()))
-    elif name == "cuda":
-        torch.set_num_threads(1)
-        torch.backends.cudnn.deterministic = False
-        torch.backends.cudnn.benchmark = True
-    return torch.device(name)
 
 
 def _as_tuple(label_or_region: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fednnunet.channel.messages import RoundReport
+from fednnunet.report.evaluations import evaluation_table
 from fednnunet.report.events import (
     Event,
     FingerprintFound,
@@ -26,6 +27,7 @@ from fednnunet.report.events import (
     SiteJoined,
     SiteLeftOut,
     SitesAwaited,
+    SitesEvaluated,
     SiteTakenIn,
     StageStarted,
     UpdateOutOfLine,
@@ -151,6 +153,10 @@ class PlainProgress:
                     self._line(_awaited(event))
             case FoldValidated():
                 self._table(validation_table(event))
+            case SitesEvaluated():
+                self._table(evaluation_table(event))
+                for site, reason in event.left_out.items():
+                    self._line(f"without site {site}: {reason}")
             case Finished():
                 self._line(f"finished after {duration(event.seconds)}")
 
@@ -264,6 +270,8 @@ class _View:
                 pass
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
+            case SitesEvaluated():
+                self._title, self._rounds, self._work = "evaluated", None, None
             case Finished():
                 self._title, self._finished_after, self._ends_at = "finished", event.seconds, None
 

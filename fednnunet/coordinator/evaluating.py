@@ -1,0 +1,68 @@
+"""Evaluation: every site tests its model on its own cases and tells aggregates."""
+
+import logging
+from pathlib import Path
+
+from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
+from fednnunet.coordinator.roster import Roster, ask_each
+from fednnunet.coordinator.stage import Stage
+from fednnunet.errors import FednnUNetError
+from fednnunet.report.evaluations import write_evaluation
+from fednnunet.report.events import EventSink, SitesEvaluated, StageStarted, tell_progress
+
+logger = logging.getLogger(__name__)
+
+_NO_CASES = "it has no test cases with labels"
+
+
+class EvaluationStage(Stage):
+    """Asks all sites that have labelled test cases at once; one that fails, or withholds its figures, is left out.
+
+    Parameters
+    ----------
+    request
+        What is asked.
+    run_dir
+        Folder for the results, ``None`` for none.
+    roster
+        The sites.
+    sink
+        Takes what happens.
+    """
+
+    title = "evaluation"
+
+    def __init__(self, request: EvaluationRequest, run_dir: Path | None, roster: Roster, sink: EventSink) -> None:
+        self._request = request
+        self._run_dir = run_dir
+        self._roster = roster
+        self._sink = sink
+
+    def conclude(self) -> None:
+        """Let every site evaluate, and write down what they tell.
+
+        Raises
+        ------
+        FednnUNetError
+            If no site could evaluate, or the results cannot be written.
+        """
+        sites, facts = self._roster.sites, self._roster.hellos[0]
+        left_out = {site.name: _NO_CASES for site in sites if not site.hello.cases}
+        able = [site for site in sites if site.hello.cases]
+        if not able:
+            raise FednnUNetError(
+                "No site has test cases with labels: put them into imagesTs and labelsTs of a dataset."
+            )
+        self._sink.emit(StageStarted(title="predicting test cases"))
+        reports, failures = ask_each(able, "test", self._request, EvaluationReport, tell_progress(self._sink))
+        for failure in failures:
+            logger.warning("Without site %s: %s.", failure.site, failure.reason)
+            left_out[failure.site] = failure.reason
+        if not reports:
+            raise FednnUNetError(f"No site could evaluate; {failures[0]}")
+        checkpoint = str(facts.options.get("--checkpoint"))
+        event = SitesEvaluated(fold=str(facts.fold), checkpoint=checkpoint, sites=reports, left_out=left_out)
+        if self._run_dir is not None:
+            files = write_evaluation(self._run_dir, event, self._request.nsd_tolerance)
+            logger.info("The results are in %s.", files)
+        self._sink.emit(event)

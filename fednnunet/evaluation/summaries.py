@@ -1,0 +1,116 @@
+"""From the metrics of single cases to aggregates over cases, and over sites."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fednnunet.evaluation.metrics import METRICS, Scores
+from fednnunet.files import replacing
+
+OVERALL = "overall"
+"""Stands for the mean over the labels of a case."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over cases; all ``None`` where there are too few cases to tell.
+
+    Attributes
+    ----------
+    mean, std, median
+        `std` is the sample standard deviation (divided by n - 1), ``None`` for one case. For cases of several sites
+        there is no median.
+    cases
+        Cases that have a value.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    median: float | None = None
+    cases: int | None = None
+
+
+CaseScores = Mapping[str, Mapping[str, Scores]]
+"""The metrics of each label of each case."""
+
+
+def summarize(values: Iterable[float | None], min_cases: int = 1) -> Summary:
+    """Return the summary of one metric.
+
+    Parameters
+    ----------
+    values
+        The metric of each case; ``None`` for a case that has no value, and does not count.
+    min_cases
+        Values without which nothing is told, not even how many there are.
+    """
+    there = [value for value in values if value is not None]
+    if len(there) < max(1, min_cases):
+        return Summary()
+    std = statistics.stdev(there) if len(there) > 1 else None
+    return Summary(statistics.fmean(there), std, statistics.median(there), len(there))
+
+
+def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, dict[str, Summary]]:
+    """Return the summaries of all metrics, by label or `OVERALL`, and by name of the metric.
+
+    Overall, a case counts with the mean over those of its labels that have a value.
+
+    Parameters
+    ----------
+    cases
+        The metrics of all cases.
+    labels
+        The labels, each of which is summarized even if no case has it.
+    min_cases
+        See `summarize`.
+    """
+    summaries = {
+        label: {
+            metric: summarize((getattr(scores[label], metric) for scores in cases.values()), min_cases)
+            for metric in METRICS
+        }
+        for label in labels
+    }
+    summaries[OVERALL] = {
+        metric: summarize((_mean_over_labels(scores, metric) for scores in cases.values()), min_cases)
+        for metric in METRICS
+    }
+    return summaries
+
+
+def pooled(sites: Iterable[Summary]) -> Summary:
+    """Return mean and standard deviation over the cases of all sites, which are those of the pooled cases.
+
+    With n_i cases, means m_i and standard deviations s_i, M the pooled mean and N the sum of n_i, the variance is
+    (Σ (n_i - 1) s_i² + Σ n_i (m_i - M)²) / (N - 1). Sites that tell nothing do not count.
+    """
+    told = [(site.cases, site.mean, site.std or 0.0) for site in sites if site.cases and site.mean is not None]
+    cases = sum(number for number, _, _ in told)
+    if not cases:
+        return Summary()
+    mean = math.fsum(number * of_site for number, of_site, _ in told) / cases
+    if cases == 1:
+        return Summary(mean, None, None, 1)
+    squares = math.fsum((number - 1) * std**2 + number * (of_site - mean) ** 2 for number, of_site, std in told)
+    return Summary(mean, math.sqrt(squares / (cases - 1)), None, cases)
+
+
+def write_cases(path: Path, cases: CaseScores) -> None:
+    """Write a CSV file with one row for each case and label; a cell is empty where there is no value."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("case", "label", *METRICS))
+        for case, labels in cases.items():
+            for label, scores in labels.items():
+                values = (getattr(scores, metric) for metric in METRICS)
+                writer.writerow((case, label, *("" if value is None else repr(value) for value in values)))
+
+
+def _mean_over_labels(scores: Mapping[str, Scores], metric: str) -> float | None:
+    values = [getattr(of_label, metric) for of_label in scores.values()]
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else None

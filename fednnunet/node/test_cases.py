@@ -1,0 +1,127 @@
+"""What a node evaluates: which model, on which cases, and where the results go."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+
+from fednnunet.errors import CaseError, FednnUNetError
+from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
+from fednnunet.folds import parse_folds
+from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder, read_dataset_json
+
+_SAME = ("labels", "regions_class_order", "file_ending")
+
+
+def evaluated_model(arguments: argparse.Namespace, dataset: SiteDataset) -> TrainedModel:
+    """Return the model that ``-m`` names, or the site's own.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the client.
+    dataset
+        The site's dataset.
+    """
+    folder: Path | None = arguments.m
+    if folder is None:
+        name = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
+        folder = nnunet_folder("nnUNet_results") / dataset.name / name
+    return TrainedModel(folder.absolute(), parse_folds(arguments.fold), arguments.checkpoint)
+
+
+def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
+    """Return the folder for the predictions and the table of a dataset's test cases."""
+    folder: Path = arguments.o or evaluated_model(arguments, dataset).folder / evaluation_name(
+        arguments.fold, arguments.checkpoint
+    )
+    return folder.absolute() / dataset.name
+
+
+def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any]) -> dict[str, Any]:
+    """Check that there is a model that can predict the site's images, and return its plans.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the client.
+    dataset, content
+        The site's dataset, and its ``dataset.json``.
+
+    Raises
+    ------
+    FednnUNetError
+        If a file is missing, or the model is one for other images or labels, or another configuration.
+    """
+    site, model = arguments.site or dataset.name, evaluated_model(arguments, dataset)
+    remedy = "train first, or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
+    missing = [path for path in (model.folder / "plans.json", *model.checkpoints) if not path.is_file()]
+    if missing:
+        raise FednnUNetError(f"Site {site} has no {missing[0]}: {remedy}, or correct FOLD or --checkpoint.")
+    of_model = read_dataset_json(model.folder / "dataset.json", remedy)
+    facts, expected = _facts(content), _facts(of_model)
+    different = [name for name in expected if facts[name] != expected[name]]
+    if different:
+        raise FednnUNetError(
+            f"Site {site} has {different[0]} {facts[different[0]]} in its dataset.json, the model in {model.folder} "
+            f"was trained for {expected[different[0]]}: make the dataset like that, or evaluate another model."
+        )
+    named = model.folder.name.split("__")
+    if len(named) == 3 and named[2] != arguments.configuration:
+        raise FednnUNetError(
+            f"Site {site} is to evaluate {arguments.configuration}, but {model.folder} is a model of {named[2]}: "
+            "correct CONFIGURATION or -m."
+        )
+    plans: dict[str, Any] = load_json(str(model.folder / "plans.json"))
+    configuration = plans["configurations"].get(arguments.configuration)
+    if configuration is None:
+        raise FednnUNetError(
+            f"The plans in {model.folder} have no configuration '{arguments.configuration}': "
+            f"choose one of {', '.join(sorted(plans['configurations']))}."
+        )
+    if configuration.get("previous_stage") is not None:
+        raise FednnUNetError(
+            f"{arguments.configuration} refines what {configuration['previous_stage']} predicts, which evaluate does "
+            "not do yet: evaluate another configuration, or predict with nnUNetv2_predict."
+        )
+    return plans
+
+
+def find_test_cases(
+    arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any]
+) -> tuple[list[CaseFiles], int]:
+    """Return the test cases that have labels, and how many have none.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the client; ``-i`` and ``-l`` name other folders than ``imagesTs`` and ``labelsTs``.
+    dataset, content
+        The site's dataset, and its ``dataset.json``.
+
+    Raises
+    ------
+    FednnUNetError
+        If ``-i`` or ``-l`` names no folder, or an image lacks a channel.
+    """
+    for flag, folder in (("-i", arguments.i), ("-l", arguments.l)):
+        if folder is not None and not folder.is_dir():
+            raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
+    images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
+    cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), str(content["file_ending"]))
+    channels = len(_facts(content)["channels"])
+    for case in cases:
+        if len(case.images) != channels:
+            raise CaseError(
+                case.case, f"has {len(case.images)} of {channels} channels in {images}", "add the others, or remove it"
+            )
+    return cases, unlabelled
+
+
+def _facts(content: dict[str, Any]) -> dict[str, Any]:
+    """Return in what the dataset of a model and the one that it is evaluated on must be the same."""
+    return {
+        **{name: content.get(name) for name in _SAME},
+        "channels": content.get("channel_names") or content.get("modality") or {},
+    }

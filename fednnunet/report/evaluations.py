@@ -1,0 +1,182 @@
+"""The result of an evaluation: one table of sites, labels and metrics, as JSON, CSV, Markdown, and on a terminal."""
+
+import csv
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import get_args
+
+from pydantic import Field
+from rich.table import Table
+
+from fednnunet.channel.messages import EvaluationReport, MetricName, MetricSummaries, MetricSummary
+from fednnunet.errors import FednnUNetError
+from fednnunet.evaluation.prediction import CHECKPOINT, evaluation_name
+from fednnunet.evaluation.summaries import OVERALL, Summary, pooled
+from fednnunet.files import replacing
+from fednnunet.message import Message, Number
+from fednnunet.report.events import SitesEvaluated
+
+logger = logging.getLogger(__name__)
+
+ALL_SITES = "all sites"
+MISSING = "\N{EN DASH}"
+
+_METRICS: tuple[MetricName, ...] = get_args(MetricName)
+_TITLES: dict[MetricName, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": "NSD"}
+_DIGITS: dict[MetricName, int] = {"dice": 4, "hd95": 2, "assd": 2, "nsd": 4}
+
+
+class Evaluation(Message):
+    """What ``evaluation_FOLD.json`` holds."""
+
+    fold: str
+    checkpoint: str
+    nsd_tolerance: Number | None = Field(description="mm")
+    sites: dict[str, EvaluationReport]
+    all_sites: EvaluationReport = Field(description="mean and standard deviation over the cases of all sites")
+    left_out: dict[str, str] = Field(description="sites that have told nothing, and why")
+
+
+def over_all_sites(sites: Mapping[str, EvaluationReport]) -> EvaluationReport:
+    """Return the report over the cases of all sites, which is exact; medians cannot be had from those of the sites."""
+    labels = list(dict.fromkeys(label for report in sites.values() for label in report.labels))
+    return EvaluationReport(
+        labels={
+            label: _pooled([report.labels[label] for report in sites.values() if label in report.labels])
+            for label in labels
+        },
+        overall=_pooled([report.overall for report in sites.values()]),
+    )
+
+
+def write_evaluation(run_dir: Path, event: SitesEvaluated, nsd_tolerance: float | None) -> Path:
+    """Write ``evaluation_FOLD.json``, ``.csv`` and ``.md`` into a run folder, and return the last one.
+
+    Raises
+    ------
+    FednnUNetError
+        If they cannot be written.
+    """
+    evaluation = Evaluation(
+        **{name: getattr(event, name) for name in ("fold", "checkpoint", "sites", "left_out")},
+        nsd_tolerance=nsd_tolerance,
+        all_sites=over_all_sites(event.sites),
+    )
+    contents = {".json": evaluation.model_dump_json(indent=1), ".csv": _csv(evaluation), ".md": markdown(evaluation)}
+    path = run_dir / evaluation_name(event.fold, event.checkpoint)
+    try:
+        for ending, content in contents.items():
+            with replacing(path.with_name(path.name + ending)) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise FednnUNetError(
+            f"The results cannot be written to {run_dir} ({error.strerror}): mend that, or name another --run_dir."
+        ) from error
+    return path.with_name(path.name + ".md")
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """Return one Markdown table for each metric: mean ± standard deviation (cases) by site and label."""
+    lines = [f"# {_title(evaluation.fold, evaluation.checkpoint)}", ""]
+    labels = list(evaluation.all_sites.labels)
+    for metric in _METRICS:
+        if getattr(evaluation.all_sites.overall, metric) is None:
+            continue
+        unit = f" at {evaluation.nsd_tolerance:g} mm" if metric == "nsd" else ""
+        lines += [f"{_TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
+        lines += ["| " + " | ".join(_escaped(cell) for cell in ("site", *labels, OVERALL)) + " |"]
+        lines += ["|---" + "|--:" * (len(labels) + 1) + "|"]
+        for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
+            cells = (_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall))
+            lines.append(f"| {_escaped(site)} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += [f"Without {_escaped(site)}: {reason}" for site, reason in evaluation.left_out.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def evaluation_table(event: SitesEvaluated) -> Table:
+    """Return mean Dice and HD95 of every site and label, for a terminal."""
+    from fednnunet.report.progress import printable  # which shows this table
+
+    every = over_all_sites(event.sites)
+    table = Table(title=printable(_title(event.fold, event.checkpoint)), title_justify="left")
+    table.caption = "mean Dice / mean HD95 in mm"
+    table.caption_justify = "left"
+    table.add_column("site", overflow="fold")
+    labels = list(every.labels)
+    for heading in ("cases", *labels, OVERALL):
+        table.add_column(printable(heading), justify="right")
+    rows = list(_with_all_sites(event.sites, every))
+    for site, report in rows:
+        if site == ALL_SITES and report is every:
+            table.add_section()
+        cases = report.overall.dice.cases
+        cells = (
+            " / ".join(_cell(of_label, metric, full=False) for metric in _METRICS[:2])
+            for of_label in (*_of(report, labels), report.overall)
+        )
+        table.add_row(printable(site), MISSING if cases is None else str(cases), *cells)
+    for site in event.left_out:
+        table.add_row(printable(site), *[MISSING] * (len(labels) + 2), style="dim")
+    return table
+
+
+def _with_all_sites(
+    sites: Mapping[str, EvaluationReport], every: EvaluationReport
+) -> Iterator[tuple[str, EvaluationReport]]:
+    yield from sites.items()
+    yield ALL_SITES, every
+
+
+def _of(report: EvaluationReport, labels: list[str]) -> list[MetricSummaries | None]:
+    return [report.labels.get(label) for label in labels]
+
+
+def _pooled(parts: list[MetricSummaries]) -> MetricSummaries:
+    told: dict[str, MetricSummary] = {}
+    for metric in _METRICS:
+        of_sites: list[MetricSummary] = [part for part in (getattr(one, metric) for one in parts) if part is not None]
+        if not of_sites:
+            continue  # only the normalised surface Dice may be missing
+        total = pooled(Summary(one.mean, one.std, one.median, one.cases) for one in of_sites)
+        told[metric] = MetricSummary(mean=total.mean, std=total.std, median=total.median, cases=total.cases)
+    return MetricSummaries(**told)
+
+
+def _cell(summaries: MetricSummaries | None, metric: MetricName, full: bool) -> str:
+    summary: MetricSummary | None = None if summaries is None else getattr(summaries, metric)
+    if summary is None or summary.mean is None:
+        return MISSING
+    digits = _DIGITS[metric]
+    mean = f"{summary.mean:.{digits}f}"
+    if not full:
+        return mean
+    std = "" if summary.std is None else f" ± {summary.std:.{digits}f}"
+    return f"{mean}{std} ({summary.cases})"
+
+
+def _csv(evaluation: Evaluation) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    fields = list(MetricSummary.model_fields)
+    writer.writerow(("site", "label", "metric", *fields))
+    for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
+        for label, summaries in (*report.labels.items(), (OVERALL, report.overall)):
+            for metric in _METRICS:
+                summary = getattr(summaries, metric)
+                if summary is not None:
+                    values = (getattr(summary, field) for field in fields)
+                    writer.writerow((site, label, metric, *("" if value is None else value for value in values)))
+    return file.getvalue()
+
+
+def _title(fold: str, checkpoint: str) -> str:
+    which = "" if checkpoint == CHECKPOINT else f", {checkpoint}"
+    folds = {"all": "folds 0-4 together", "fold_all": "fold all"}.get(fold, f"fold {fold}")
+    return f"Test cases, {folds}{which}"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
