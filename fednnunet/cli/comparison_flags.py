@@ -9,7 +9,8 @@ from fednnunet.cli.arguments import (
     FINGERPRINT,
     RECOVERY_FLAGS,
     SCHEDULE_FLAGS,
-    positive_float,
+    client_flags,
+    server_flags,
 )
 from fednnunet.cli.nnunet_flags import PLAN_AND_PREPROCESS_FLAGS, TRAIN_FLAGS, Flag, add_flags
 from fednnunet.comparison.methods import METHODS
@@ -38,11 +39,11 @@ FEDERATED_TRAINING_FLAGS = (
     *_named(RECOVERY_FLAGS, "--min_clients", "--round_timeout", "--give_up_after"),
 )
 """Of trainings in which several sites take part."""
-EVALUATION_FLAGS = (
-    Flag("--nsd_tolerance", "also the normalised surface Dice, with this tolerance in mm",
-         {"type": positive_float, "default": None}),
-    Flag("--disable_tta", "predict without mirroring: faster, a little worse", {"action": "store_true"}),
-)  # fmt: skip
+TESTING_FLAGS = (
+    *_named(server_flags("evaluate"), "--nsd_tolerance"),
+    *_named(client_flags("evaluate"), "-step_size", "--disable_tta", "--checkpoint"),
+)
+"""Of evaluations; they may change when a comparison is continued."""
 
 SETTLED_FLAGS = (*PLANNING_FLAGS, *COMMON_PLANS_FLAGS, *ANY_TRAINING_FLAGS, *FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS)
 """What cannot change when a comparison is continued."""
@@ -106,5 +107,5 @@ def compare_parser() -> argparse.ArgumentParser:
     add_flags(parser.add_argument_group("training"), ANY_TRAINING_FLAGS)
     federated = parser.add_argument_group("federated training")
     add_flags(federated, (*FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS))
-    add_flags(parser.add_argument_group("evaluation"), EVALUATION_FLAGS)
+    add_flags(parser.add_argument_group("evaluation"), TESTING_FLAGS)
     return parser

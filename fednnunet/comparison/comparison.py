@@ -221,7 +221,9 @@ class _Comparison:
             logger.warning(
                 "%s has no labelled test cases in imagesTs and labelsTs: no model is tested on it%s.",
                 name,
-                "" if name in self._arguments.external else " (--test validation takes the cases that do not train)",
+                ""
+                if name in [source.name for source in self._externals]
+                else " (--test validation takes the cases that do not train)",
             )
         return untested
 

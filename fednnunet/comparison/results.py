@@ -18,7 +18,7 @@ from fednnunet.comparison.scores import (
 )
 
 MEAN = "mean over sites"
-ALL_CASES = "all test cases"
+ALL_CASES = "all sites"
 REFERENCE = "local"
 
 

@@ -17,8 +17,9 @@ from fednnunet.report.progress import MISSING, duration, number
 
 BEST = "*"
 MEANING = (
-    f"Mean over cases of each case's mean over labels; {BEST} the best federated result. HD95 leaves out labels that "
-    "are missing in truth or prediction."
+    f"Mean over cases of each case's mean over labels; {BEST} the best federated result. A label that only truth or "
+    "only prediction has counts as DSC 0, and as HD95 with the length of the image's diagonal; one that neither has "
+    "does not count."
 )
 DIFFERENCES_TITLE = "Difference to local training: mean over cases, 95 % confidence interval, number of cases"
 DIFFERENCES_MEANING = (
@@ -192,7 +193,7 @@ def _differences_table(results: Results) -> Table:
     for title in ("method", "test cases"):
         table.add_column(title)
     for metric in TABLE_METRICS:
-        table.add_column(metric.title, justify="right")
+        table.add_column(metric.title, justify="right", no_wrap=True)
     last = None
     for row in difference_rows(results):
         if last is not None and row[0] != last:

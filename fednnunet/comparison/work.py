@@ -11,9 +11,9 @@ from fednnunet.cli.comparison_flags import (
     ANY_TRAINING_FLAGS,
     COHORT_FLAGS,
     COMMON_PLANS_FLAGS,
-    EVALUATION_FLAGS,
     FEDERATED_TRAINING_FLAGS,
     PLANNING_FLAGS,
+    TESTING_FLAGS,
 )
 from fednnunet.cli.nnunet_flags import Flag
 from fednnunet.comparison.methods import Method
@@ -145,7 +145,7 @@ class Work:
         words = ["evaluate", " ".join(datasets), arguments.configuration, arguments.fold]
         words += ["-tr", arguments.tr, "-p", arguments.p, "-device", arguments.device, "--min_cases", "1"]
         words += ["-m", str(self.model_folder(model)), "-o", str(self.scores(model))]
-        words += self._words(EVALUATION_FLAGS)
+        words += self._words(TESTING_FLAGS)
         name = f"evaluation {model.method.name} {model.dataset}"
         words += ["--run_dir", str(self.run_dir(name))]
         environment = self._environment(model.method.plans, model.method) | (share.environment if share else {})
