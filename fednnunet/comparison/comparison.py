@@ -217,13 +217,11 @@ class _Comparison:
             for source in (*self._sites, *self._externals)
             if source not in validating and not source.test_cases
         ]
+        hint = " (--test validation takes the cases that do not train)"
         for name in untested:
             logger.warning(
                 "%s has no labelled test cases in imagesTs and labelsTs: no model is tested on it%s.",
-                name,
-                ""
-                if name in [source.name for source in self._externals]
-                else " (--test validation takes the cases that do not train)",
+                *(name, hint if name in [source.name for source in self._sites] else ""),
             )
         return untested
 
