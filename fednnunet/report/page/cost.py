@@ -1,0 +1,158 @@
+"""Where a round's seconds have gone, and how many bytes it has moved."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, VBar
+from bokeh.plotting import figure
+from markupsafe import Markup, escape
+
+from fednnunet.report.events import RoundCompleted
+from fednnunet.report.page.charts import (
+    Floats,
+    Lines,
+    choice,
+    empty_figure,
+    floats,
+    legend,
+    line_figure,
+    rounds_axis,
+)
+from fednnunet.report.page.drawn import Drawn, drawn_folds
+from fednnunet.report.page.part import NOTHING, Figure, Part
+from fednnunet.report.page.run_state import RunState
+from fednnunet.report.page.table import html_table
+from fednnunet.report.progress import mean, number
+
+KINDS = {
+    "training": "#4477AA",
+    "waiting": "#CCBB44",
+    "moving": "#66CCEE",
+    "averaging": "#EE6677",
+    "validating": "#228833",
+    "other": "#999999",
+}
+"""What a round's seconds are spent on, from the bottom of the chart to its top."""
+
+_MOST_NUMBERS = 60_000
+_MEGA = 1e6
+_TOTAL = "all sites"
+_DEFINITIONS = (
+    "Training and validating are the seconds of the median site; waiting is how much longer the slowest site took, in "
+    "both. Moving is what it took to hand over updates and global model, apart from averaging; other is what is left "
+    "of the round."
+)
+
+
+def cost_parts(run: RunState) -> list[Part]:
+    """Return the part about seconds and bytes, if anything is known of them."""
+    figures: list[Figure] = []
+    tables = NOTHING
+    traffic = timing = False
+    for drawn in drawn_folds(run, 2 * len(run.sites) + len(KINDS), _MOST_NUMBERS):
+        events = list(drawn.fold.completed.values())
+        if any(event.timing for event in events):
+            timing = True
+            figures.append((drawn.told("Seconds of each round"), _time_figure(drawn)))
+        if any(event.traffic for event in events):
+            traffic = True
+            figures.append(_bytes_figure(run, drawn))
+        if any(event.timing or event.traffic for event in events):
+            tables += _table(run, drawn, events)
+    text = NOTHING
+    if timing:
+        colours = Markup("").join(
+            Markup('<i style="background:{}"></i>{} ').format(colour, kind) for kind, colour in KINDS.items()
+        )
+        text += Markup('<p class="note">{}</p><p class="key">{}</p>').format(_DEFINITIONS, colours)
+    if traffic:
+        text += legend(run.names)
+    return [Part("time", "Time and bytes", text, figures, tables)] if figures else []
+
+
+def seconds_of(event: RoundCompleted) -> dict[str, float]:
+    """Return what a round's seconds were spent on, by kind; without a timing, all of them on other things.
+
+    The kinds are those of `KINDS`, and their sum is the round's seconds, unless the parts that were measured are more.
+    """
+    parts = dict.fromkeys(KINDS, 0.0)
+    if event.timing is not None:
+        parts["moving"], parts["averaging"] = event.timing.moving, event.timing.averaging
+        for kind, of_sites in (("training", event.timing.training), ("validating", event.timing.validating)):
+            if of_sites:
+                parts[kind] = statistics.median(of_sites.values())
+                parts["waiting"] += max(of_sites.values()) - parts[kind]
+    parts["other"] = max(0.0, event.seconds - sum(parts.values()))
+    return parts
+
+
+def _time_figure(drawn: Drawn) -> figure:
+    name = f"seconds {drawn.slug}"
+    plot = empty_figure(name, "round", "seconds")
+    rounds_axis(plot)
+    plot.x_range, plot.y_range = DataRange1d(range_padding=0.02), DataRange1d(start=0)
+    rows = [seconds_of(event) for event in drawn.events]
+    data: dict[str, object] = {"round": np.array(drawn.rounds, np.int32)}
+    height = np.zeros(len(rows))
+    for kind in KINDS:
+        seconds = np.array([row[kind] for row in rows])
+        data |= {kind: floats(list(seconds)), f"{kind} from": floats(list(height))}
+        height = height + seconds
+        data[f"{kind} to"] = floats(list(height))
+    data["all"] = floats([event.seconds for event in drawn.events])
+    source = ColumnDataSource(data, name=f"{name} data")
+    for kind, colour in KINDS.items():
+        bars = VBar(
+            x="round",
+            bottom=f"{kind} from",
+            top=f"{kind} to",
+            width=drawn.step * (0.8 if len(rows) < 100 else 1.0),
+            fill_color=colour,
+            line_color=None,
+        )
+        plot.add_glyph(source, bars, name=kind)
+    tooltips = [("round", "@round"), *((kind, f"@{{{kind}}}{{0.00}} s") for kind in KINDS), ("all", "@all{0.00} s")]
+    plot.add_tools(HoverTool(tooltips=tooltips))
+    return plot
+
+
+def _bytes_figure(run: RunState, drawn: Drawn) -> Figure:
+    def columns(direction: str) -> dict[str, Floats]:
+        return {site: floats([_megabytes(event, site, direction) for event in drawn.events]) for site in run.names}
+
+    name = f"bytes {drawn.slug}"
+    choices = {"from each site": columns("from_site"), "to each site": columns("to_site")}
+    caption = escape(drawn.told("Bytes of each round")) + choice(name, "", list(choices))
+    return caption, line_figure(Lines(name, "MB", drawn.rounds, choices))
+
+
+def _megabytes(event: RoundCompleted, site: str, direction: str) -> float | None:
+    traffic = event.traffic.get(site)
+    return None if traffic is None else getattr(traffic, direction) / _MEGA
+
+
+def _table(run: RunState, drawn: Drawn, events: Sequence[RoundCompleted]) -> Markup:
+    """Return the means of seconds and the sums of bytes for each site, over all rounds."""
+
+    def seconds(kind: str, site: str) -> str:
+        timings: list[Mapping[str, float]] = [getattr(event.timing, kind) for event in events if event.timing]
+        return number(mean(timing[site] for timing in timings if site in timing), 2)
+
+    def megabytes(direction: str, site: str) -> float:
+        return sum(_megabytes(event, site, direction) or 0.0 for event in events)
+
+    columns = ["site", "training, s per round", "validating, s per round", "from site, MB", "to site, MB"]
+    sums = {site: (megabytes("from_site", site), megabytes("to_site", site)) for site in run.names}
+    rows = [
+        [site, seconds("training", site), seconds("validating", site), *(f"{value:.2f}" for value in sums[site])]
+        for site in run.names
+    ]
+    totals = [f"{sum(pair[index] for pair in sums.values()):.2f}" for index in (0, 1)]
+    title = f"Means of seconds and sums of bytes, of all {len(events)} complete rounds"
+    return html_table(
+        columns,
+        rows,
+        caption=f"{title} · {drawn.fold.title}" if drawn.several else title,
+        foot=[[_TOTAL, "", "", *totals]],
+    )

@@ -1,0 +1,74 @@
+"""What a run is and where it stands, and what has gone wrong."""
+
+from markupsafe import Markup
+
+from fednnunet.message import cleaned
+from fednnunet.report.page.part import Part
+from fednnunet.report.page.run_state import RunState
+from fednnunet.report.page.table import html_table
+from fednnunet.report.progress import MISSING, duration, mean, number
+
+_MOST_TROUBLES = 500
+_LONGEST_REASON = 500
+
+
+def overview_parts(run: RunState) -> list[Part]:
+    """Return the part about the state of the run and its sites, if anything is known."""
+    facts = {"State": run.condition}
+    last = run.last_round
+    if last is not None:
+        facts["Round"] = f"{last.round} of {last.rounds}"
+        facts["Global pseudo Dice"] = number(mean(report.mean_dice for report in last.sites.values()), 4)
+        facts["Last round"] = f"{last.seconds:.1f} s"
+    if run.remaining is not None:
+        facts["Time left"] = f"about {duration(run.remaining)}, if the rounds go on as the last ones"
+    known = [cases for cases in run.sites.values() if cases is not None]
+    facts["Sites"] = str(len(run.sites)) if run.sites else "none yet"
+    if known:
+        facts["Cases"] = str(sum(known))
+    if run.troubles:
+        facts["Failures"] = f"{len(run.troubles)}, see the table"
+    text = Markup('<dl class="facts">{}</dl>').format(
+        Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, fact) for name, fact in facts.items())
+    )
+    return [Part("overview", "Overview", text + _sites_table(run))]
+
+
+def trouble_parts(run: RunState) -> list[Part]:
+    """Return the part with all that has failed, if anything has."""
+    if not run.troubles:
+        return []
+    shown = run.troubles[-_MOST_TROUBLES:][::-1]
+    rows = [
+        [trouble.stage, trouble.round or MISSING, trouble.sites, trouble.what, cleaned(trouble.reason, _LONGEST_REASON)]
+        for trouble in shown
+    ]
+    title = f"{len(run.troubles)} in all, the last first"
+    if len(shown) < len(run.troubles):
+        title = f"The last {len(shown)} of {len(run.troubles)}, the last first"
+    columns = ["stage", "round", "site", "what", "reason"]
+    return [Part("failures", "Failures", html_table(columns, rows, caption=title, text_columns=(0, 2, 3, 4)))]
+
+
+def _sites_table(run: RunState) -> Markup:
+    if not run.sites:
+        return Markup("")
+    last, shares = run.last_round, run.sharing.sites if run.sharing is not None else {}
+    columns = ["site", "cases"]
+    if last is not None:
+        columns += ["train loss", "val loss", "pseudo Dice"]
+    if shares:
+        columns.append("shared parameters")
+    rows = []
+    for site, cases in run.sites.items():
+        row: list[object] = [site, MISSING if cases is None else cases]
+        if last is not None:
+            report = last.sites.get(site)
+            values = (None,) * 3 if report is None else (report.train_loss, report.val_loss, report.mean_dice)
+            row += [number(value, 4) for value in values]
+        if shares:
+            share = shares.get(site)
+            row.append(MISSING if share is None else f"{share.parameters:,} of {share.of_parameters:,}")
+        rows.append(row)
+    caption = "Sites" if last is None else f"Sites, with the losses and pseudo Dice of round {last.round}"
+    return html_table(columns, rows, caption=caption)

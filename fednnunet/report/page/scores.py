@@ -1,0 +1,127 @@
+"""How good the model is: nnU-Net's validation, the test cases of the sites, and where the model is."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+
+from markupsafe import Markup, escape
+
+from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
+from fednnunet.report.events import FoldValidated, ModelExported, SitesEvaluated
+from fednnunet.report.page.part import NOTHING, Part
+from fednnunet.report.page.run_state import RunState
+from fednnunet.report.page.table import html_table
+from fednnunet.report.progress import MISSING, labels_of, mean, number
+
+_MEAN = "mean of the sites"
+_OVERALL = "all labels"
+
+
+def validation_parts(run: RunState) -> list[Part]:
+    """Return the part with nnU-Net's validation of the folds, if there is one."""
+    tables = Markup("").join(_validation_table(event) for event in run.validated.values())
+    text = Markup('<p class="note">Mean Dice over the validation cases of each site.</p>')
+    return [Part("validation", "Validation", text + tables)] if run.validated else []
+
+
+def evaluation_parts(run: RunState) -> list[Part]:
+    """Return the part with the sites' test cases, if they have been evaluated."""
+    if not run.evaluated:
+        return []
+    text = Markup('<p class="note">{}</p>').format(
+        "Mean ± standard deviation over the test cases of each site; below it the number of cases that have a value. "
+        "A dash stands where there are too few cases to be told. Each site counts the same in the last row."
+    )
+    return [Part("evaluation", "Evaluation", text + Markup("").join(map(_evaluation, run.evaluated.values())))]
+
+
+def export_parts(run: RunState) -> list[Part]:
+    """Return the part that tells where the model is and how to use it, if it has been exported."""
+    event = run.exported
+    if event is None:
+        return []
+    lines = [
+        f"nnUNetv2_install_pretrained_model_from_zip {shlex.quote(event.archive)}",
+        f"nnUNetv2_predict -i IMAGES -o PREDICTIONS {_model_flags(event)}",
+    ]
+    text = Markup(
+        '<dl class="facts wide"><div><dt>Archive</dt><dd>{}</dd></div><div><dt>Folder</dt><dd>{}</dd></div>'
+        "<div><dt>Folds</dt><dd>{}</dd></div></dl><p>On any machine with nnU-Net:</p>"
+        '<pre class="scroll" tabindex="0"><code>{}</code></pre>'
+    ).format(event.archive, event.folder, ", ".join(event.folds), "\n".join(lines))
+    return [Part("model", "Model", text)]
+
+
+def _validation_table(event: FoldValidated) -> Markup:
+    labels = labels_of(report.dice for report in event.sites.values())
+    rows = [
+        [site, *(number(report.dice.get(label), 4) for label in labels), number(report.mean_dice, 4)]
+        for site, report in event.sites.items()
+    ]
+    reports = event.sites.values()
+    means = [mean(report.dice.get(label) for report in reports) for label in labels]
+    foot = [_MEAN, *(number(value, 4) for value in means), number(mean(r.mean_dice for r in reports), 4)]
+    return html_table(["site", *labels, "mean"], rows, caption=f"Fold {event.fold}: Dice", foot=[foot])
+
+
+_Metric = Callable[[MetricSummaries], MetricSummary | None]
+_METRICS: Mapping[str, tuple[_Metric, int]] = {
+    "Dice": (lambda metrics: metrics.dice, 4),
+    "HD95, mm": (lambda metrics: metrics.hd95, 2),
+    "ASSD, mm": (lambda metrics: metrics.assd, 2),
+    "Normalised surface Dice": (lambda metrics: metrics.nsd, 4),
+}
+
+
+def _evaluation(event: SitesEvaluated) -> Markup:
+    parts = [Markup("<h3>Fold {}, {}</h3>").format(event.fold, event.checkpoint)]
+    for title, (metric, digits) in _METRICS.items():
+        table = _metric_table(event, title, metric, digits)
+        if table is not None:
+            parts.append(table)
+    if event.left_out:
+        parts.append(html_table(["site", "why it took no part"], list(event.left_out.items()), text_columns=(0, 1)))
+    return Markup("").join(parts)
+
+
+def _metric_table(event: SitesEvaluated, title: str, metric: _Metric, digits: int) -> Markup | None:
+    """Return the table of a metric: sites by labels; ``None`` where no site has measured it."""
+    labels = list(dict.fromkeys(label for report in event.sites.values() for label in report.labels))
+
+    def summaries(report: EvaluationReport) -> list[MetricSummary | None]:
+        there = [report.overall, *(report.labels.get(label) for label in labels)]
+        return [None if metrics is None else metric(metrics) for metrics in there]
+
+    by_site = {site: summaries(report) for site, report in event.sites.items()}
+    if not any(summary is not None for row in by_site.values() for summary in row):
+        return None
+    rows = [[site, *(_cell(summary, digits) for summary in row)] for site, row in by_site.items()]
+    columns = list(zip(*by_site.values(), strict=True))
+    means = [number(mean(s.mean for s in column if s is not None), digits) for column in columns]
+    cases = [sum(s.cases or 0 for s in column if s is not None) for column in columns]
+    foot = [_MEAN, *(_two_lines(value, count) for value, count in zip(means, cases, strict=True))]
+    return html_table(["site", _OVERALL, *labels], rows, caption=title, foot=[foot])
+
+
+def _cell(summary: MetricSummary | None, digits: int) -> Markup:
+    if summary is None or summary.mean is None:
+        return escape(MISSING)
+    spread = "" if summary.std is None else f" ± {summary.std:.{digits}f}"
+    return _two_lines(f"{number(summary.mean, digits)}{spread}", summary.cases)
+
+
+def _two_lines(value: str, cases: int | None) -> Markup:
+    small = Markup("<small>{} case{}</small>").format(cases, "" if cases == 1 else "s") if cases else NOTHING
+    return escape(value) + small
+
+
+def _model_flags(event: ModelExported) -> str:
+    """Return nnU-Net's flags for the exported model, as far as its folder's name tells them."""
+    folds = " ".join(shlex.quote(fold) for fold in event.folds)
+    for path in (PurePath(event.folder), *PurePath(event.folder).parents):
+        words = path.name.split("__")
+        if len(words) == 3:
+            trainer, plans, configuration = map(shlex.quote, words)
+            dataset = shlex.quote(path.parent.name)
+            return f"-d {dataset} -c {configuration} -f {folds} -tr {trainer} -p {plans}"
+    return f"-d DATASET -c CONFIGURATION -f {folds}"
