@@ -33,6 +33,8 @@ from fednnunet.node.dataset import SiteDataset, nnunet_folder
 
 logger = logging.getLogger(__name__)
 
+REPORT = "report.html"
+
 _PLANS_TITLES = {
     "own": "Every site plans for itself, and preprocesses",
     "common": "The sites agree on common plans (FFE), and preprocess",
@@ -176,6 +178,14 @@ class _Comparison:
     def _write(self) -> None:
         about = {"command": sys.argv[1:], "fold": self._arguments.fold, "test": self._arguments.test}
         tables.write_results(self._results, self.work.folder, about)
+        federated = [method for method in self._results.methods if method.is_federated]
+        events = {method.name: self.work.events(method) for method in federated}
+        try:
+            from fednnunet.comparison.page import write_report  # Bokeh takes a second
+
+            write_report(self._results, self.work.folder / REPORT, events)
+        except Exception as error:  # what only is shown must not end what may take days
+            logger.warning("The report page could not be written: %s", error)
 
     def _link(self) -> None:
         raw = self.work.raw

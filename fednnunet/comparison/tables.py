@@ -66,7 +66,7 @@ def terminal_tables(results: Results) -> list[Table]:
             table.add_row(method.title, *(f"[bold]{text}{BEST}[/]" if best else f"{text} " for text, best in cells))
         tables.append(table)
     if results.compared:
-        tables.append(_differences_table(results))
+        tables += [_differences_table(results, metric) for metric in TABLE_METRICS]
     return tables
 
 
@@ -85,10 +85,8 @@ def difference_text(difference: Difference | None, metric: Metric) -> str:
     """Return a difference, its interval and the number of cases in a few words."""
     if difference is None:
         return MISSING
-    mean = f"{difference.mean:+.{metric.digits}f}"
-    if difference.low is None or difference.high is None:
-        return f"{mean} (n={difference.cases})"
-    return f"{mean} [{difference.low:+.{metric.digits}f}, {difference.high:+.{metric.digits}f}] (n={difference.cases})"
+    words = [_signed(difference.mean, metric), _interval(difference, metric), f"(n={difference.cases})"]
+    return " ".join(filter(None, words))
 
 
 def difference_rows(results: Results) -> list[tuple[str, ...]]:
@@ -188,19 +186,32 @@ def as_json(results: Results) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _differences_table(results: Results) -> Table:
-    table = Table(title=DIFFERENCES_TITLE, title_justify="left")
-    for title in ("method", "test cases"):
-        table.add_column(title)
-    for metric in TABLE_METRICS:
-        table.add_column(metric.title, justify="right", no_wrap=True)
-    last = None
-    for row in difference_rows(results):
-        if last is not None and row[0] != last:
-            table.add_section()
-        last = row[0]
-        table.add_row(*map(escape, row))
+def _differences_table(results: Results, metric: Metric) -> Table:
+    table = Table(title=f"{metric.title}: difference to local training", title_justify="left")
+    table.add_column("method")
+    table.add_column("test cases")
+    for title in ("mean", "95 % interval", "cases"):
+        table.add_column(title, justify="right", no_wrap=True)
+    names = results.rows_of_differences
+    for method in results.compared:
+        table.add_section()
+        for name, heading in zip(names, headings(results, names), strict=True):
+            found = results.difference(method, name, metric.name)
+            if found is not None:
+                shown = _signed(found.mean, metric), _interval(found, metric), str(found.cases)
+                table.add_row(method.title, escape(heading), shown[0], escape(shown[1]), shown[2])
     return table
+
+
+def _signed(value: float, metric: Metric) -> str:
+    return f"{value:+.{metric.digits}f}"
+
+
+def _interval(difference: Difference, metric: Metric) -> str:
+    """Return the ends of the interval, an empty text where there is none."""
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"[{_signed(difference.low, metric)}, {_signed(difference.high, metric)}]"
 
 
 def _markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

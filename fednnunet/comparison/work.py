@@ -19,6 +19,7 @@ from fednnunet.cli.nnunet_flags import Flag
 from fednnunet.comparison.methods import Method
 from fednnunet.launcher.devices import Share
 from fednnunet.launcher.steps import Job
+from fednnunet.report.events import EVENTS
 
 _EXACT = ("--encoding", "float32")
 
@@ -150,6 +151,11 @@ class Work:
         words += ["--run_dir", str(self.run_dir(name))]
         environment = self._environment(model.method.plans, model.method) | (share.environment if share else {})
         return Job(name, words, self._logs(name), environment)
+
+    def events(self, method: Method) -> Path:
+        """Return the file with the events of a federated method's training."""
+        of_run = self.run_dir(method.name) / EVENTS
+        return of_run if of_run.is_file() else self._logs(method.name) / EVENTS
 
     def _training(
         self, method: Method, name: str, datasets: Sequence[str], flags: Iterable[str], more: dict[str, str]
