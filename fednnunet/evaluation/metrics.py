@@ -9,6 +9,7 @@ background, so where an object touches the border of the image, its surface is t
 * only one of them has it: Dice and NSD are 0, HD95 and ASSD are the length of the image's diagonal
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,7 +154,9 @@ def _surface_distances(
     box = _bounding_box(truth | prediction)
     # MONAI's erosion takes what is outside of an image for background; a margin makes that visible
     predicted, true = (torch.from_numpy(np.pad(mask[box], 1)) for mask in (prediction, truth))
-    _, distances, _ = get_edge_surface_distance(predicted, true, spacing=list(spacing), symmetric=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of a flag that it gives to itself
+        _, distances, _ = get_edge_surface_distance(predicted, true, spacing=list(spacing), symmetric=True)
     to_truth, to_prediction = (np.asarray(part, np.float64) for part in distances)
     return to_truth, to_prediction
 

@@ -231,6 +231,16 @@ def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
     assert [entry.decision for entry in site.entries() if entry.kind == "metrics"] == ["withheld: metrics.allow"] * 2
 
 
+@pytest.mark.parametrize("rule", ["allow", "min_cases"])
+def test_a_site_that_withholds_its_figures_leaves_the_evaluation(make: Any, rule: str) -> None:
+    rules = StatisticsRule(allow=False) if rule == "allow" else StatisticsRule(min_cases=10)
+    site = make("evaluate", Policy(metrics=rules), cases=9)
+    site.node.reply = {"body": '{"secret": 0.5}'}
+    reply = _without_log(site.ask("test"))
+    assert reply == {"failure": f"the site's policy does not let this out (rule metrics.{rule}): ask the site"}
+    assert site.entries()[-2].decision == f"withheld: metrics.{rule}"
+
+
 def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -> None:
     site = make(policy=Policy(failure=Rule(allow=False)))
     site.node.reply = {"failure": "case 17 of Mr X"}

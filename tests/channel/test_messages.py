@@ -6,6 +6,7 @@ import pytest
 from fednnunet.channel.messages import (
     MOST_CASES,
     CommonPlans,
+    EvaluationRequest,
     Farewell,
     Hello,
     ModelPart,
@@ -36,6 +37,10 @@ HELLO = Hello(
 def test_a_message_survives_the_wire() -> None:
     assert Hello.from_json(HELLO.to_json()) == HELLO
     assert list(Hello.from_json(HELLO.to_json()).labels) == ["background", "x"]
+
+
+def test_a_site_without_test_cases_may_say_so() -> None:
+    assert Hello.from_json(HELLO.model_copy(update={"cases": 0, "task": "evaluate"}).to_json()).cases == 0
 
 
 def test_not_a_number_travels_as_null() -> None:
@@ -88,6 +93,9 @@ def _cases(**changes: Any) -> dict[str, Any]:
         (Hello, _HELLO | {"labels": {"x": [1] * 1001}}, "labels"),
         (Hello, _HELLO | {"channels": {"0": "C" * 201}}, "channels"),
         (Hello, _HELLO | {"cases": 10**10}, "cases"),
+        (Hello, _HELLO | {"cases": 0}, "should have cases"),
+        (Hello, _HELLO | {"cases": -1, "task": "evaluate"}, "cases"),
+        (EvaluationRequest, {"nsd_tolerance": 0}, "nsd_tolerance"),
         (Hello, _HELLO | {"\x1b[2J": 1}, r"\?\[2J"),
         (PlannerOptions, {"planner": "P", "plans_name": "../x"}, "plans_name"),
         (PlannerOptions, {"planner": "P", "target_spacing": [1, 1, 0]}, "target_spacing"),

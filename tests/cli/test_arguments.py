@@ -75,3 +75,22 @@ def test_run_takes_one_value_per_site() -> None:
     assert arguments.gpu_memory_target == 4.0
     with pytest.raises(SystemExit):
         parse_run(["train", "511 512 513", "2d", "0", "--gpus", "0 1"])
+
+
+def test_every_node_evaluates_the_model_that_run_names() -> None:
+    words = ["evaluate", "511 512", "2d", "all", "-m", "model", "-o", "out", "--nsd_tolerance", "2", "--min_cases", "1"]
+    arguments = parse_run([*words, "-device", "cpu", "--disable_tta", "--checkpoint", "checkpoint_best.pth"])
+    assert arguments.dataset == ["511", "512"]
+    assert (str(arguments.m), str(arguments.o), arguments.nsd_tolerance, arguments.min_cases) == ("model", "out", 2, 1)
+    assert (arguments.checkpoint, arguments.disable_tta, arguments.step_size) == ("checkpoint_best.pth", True, 0.5)
+    assert parse_client(["evaluate", "511", "2d", "0"]).min_cases == 5
+    assert parse_server(["evaluate", "--num_clients", "2"]).nsd_tolerance is None
+
+
+def test_a_folder_of_images_belongs_to_one_site(capsys: pytest.CaptureFixture[str]) -> None:
+    parse_run(["evaluate", "511", "2d", "0", "-i", "images", "-l", "labels"])
+    with pytest.raises(SystemExit):
+        parse_run(["evaluate", "511 512", "2d", "0", "-i", "images"])
+    assert "cases of one site" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_server(["evaluate", "--num_clients", "2", "--nsd_tolerance", "0"])

@@ -8,9 +8,10 @@ from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import (
     extract_fingerprint_entry,
     plan_and_preprocess_entry,
 )
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
 
-from fednnunet.cli.nnunet_flags import FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.cli.nnunet_flags import EVALUATE_FLAGS, FLAGS_OF_TASK, Flag, add_flags
 
 
 class _CapturedError(Exception):
@@ -52,10 +53,17 @@ def test_flags_are_those_of_nnunet(task: str, entry: Callable[[], None], monkeyp
     assert _facts(ours) == _facts(_parser_of(entry, monkeypatch))
 
 
+def test_flags_of_evaluate_are_those_of_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = argparse.ArgumentParser()
+    add_flags(ours, EVALUATE_FLAGS)
+    assert _facts(ours).items() <= _facts(_parser_of(predict_entry_point, monkeypatch)).items()
+
+
 @pytest.mark.parametrize("task", FLAGS_OF_TASK)
 def test_a_command_line_rebuilt_from_its_values_parses_to_the_same_values(task: str) -> None:
     words = {
         "train": "-tr T -p P --npz -device cpu -num_gpus 1",
+        "evaluate": "-tr T -p P -device cpu -step_size 0.7 --disable_tta",
         "extract_fingerprint": "-np 3 --clean --verbose",
         "plan_and_preprocess": "-np 3 4 -c 2d 3d_fullres -gpu_memory_target 6.5 -overwrite_target_spacing 1 0.5 2",
     }[task].split()
