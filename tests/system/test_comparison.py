@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from fednnunet.demo.evaluation import dice
 from fednnunet.demo.hospitals import HOSPITALS, Dataset, write_hospitals
@@ -18,8 +19,9 @@ from tests.system.workspace import ENDS_WITHIN_SECONDS, Workspace
 pytestmark = pytest.mark.system
 
 LABELS = (1, 2)
+POOLED = "Dataset999_Pooled"
 COMMAND = (
-    *("compare", "901 902", "2d", "0", "--methods", "ffe,centralized", "--out", "out", "-device", "cpu"),
+    *("compare", "901 902", "2d", "0", "--methods", "centralized", "--out", "out", "-device", "cpu"),
     *("-tr", "RepeatableTrainer", "--disable_tta", "-gpu_memory_target", "1"),
     *("--rounds", "2", "--iterations_per_epoch", "2", "--val_iterations_per_epoch", "1"),
 )
@@ -50,34 +52,36 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     out = tmp_path / "out"
 
     process = workspace.start_fednnunet(*COMMAND)
-    wait_until_it_trains(process, out / "runs" / "ffe" / "fold_0" / "run.json")
+    wait_until_it_trains(process, out / "runs" / "centralized" / "fold_0" / "run.json")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert process.returncode == 128 + signal.SIGINT, output
     assert "Interrupted: run the same command again to go on." in output
-    run = json.loads((out / "runs" / "ffe" / "fold_0" / "run.json").read_text())["run"]
-    planned = json.loads((out / "state.json").read_text())["jobs"]["plans common"]
+    run = json.loads((out / "runs" / "centralized" / "fold_0" / "run.json").read_text())["run"]
+    planned = json.loads((out / "state.json").read_text())["jobs"]["plans pooled"]
 
     status, output = workspace.fednnunet(*COMMAND)
     assert status == 0, output
     # the same training, and the plans of the first call
-    assert json.loads((out / "runs" / "ffe" / "fold_0" / "run.json").read_text())["run"] == run
-    assert json.loads((out / "state.json").read_text())["jobs"]["plans common"] == planned
+    assert json.loads((out / "runs" / "centralized" / "fold_0" / "run.json").read_text())["run"] == run
+    assert json.loads((out / "state.json").read_text())["jobs"]["plans pooled"] == planned
 
-    methods = json.loads((out / "comparison.json").read_text())["methods"]
-    for method, model in (("ffe", datasets[0].name), ("centralized", "Dataset999_Pooled")):
-        predictions = out / "evaluation" / method / model
-        told = [methods[method]["datasets"][dataset.name]["dice"]["mean"] for dataset in datasets]
-        assert told == pytest.approx([recomputed_dice(predictions, dataset) for dataset in datasets])
-        assert methods[method]["mean_over_sites"]["dice"] == pytest.approx(np.mean(told))
-    folder = out / "preprocessed" / "pooled" / "Dataset999_Pooled"
-    validated = json.loads((folder / "splits_final.json").read_text())[0]["val"]
-    of_sites = [
-        f"{dataset.name}_{case}"
-        for dataset in datasets
-        for case in json.loads((out / "preprocessed/common" / dataset.name / "splits_final.json").read_text())[0]["val"]
-    ]
-    assert sorted(validated) == sorted(of_sites)
+    (method,) = json.loads((out / "comparison.json").read_text())["methods"].values()
+    predictions = out / "evaluation" / "centralized" / POOLED
+    told = [method["datasets"][dataset.name]["dice"]["mean"] for dataset in datasets]
+    assert told == pytest.approx([recomputed_dice(predictions, dataset) for dataset in datasets])
+    assert method["mean_over_sites"]["dice"] == pytest.approx(np.mean(told))
+    assert (out / "report.html").is_file()
+    # the fold is the union of those that nnU-Net makes of each site's cases, and the model has seen no others
+    (fold, *_) = json.loads((out / "preprocessed" / "pooled" / POOLED / "splits_final.json").read_text())
+    of_sites = [generate_crossval_split(sorted(dataset.training_cases))[0] for dataset in datasets]
+    for part in ("train", "val"):
+        named = {f"{dataset.name}_{case}" for dataset, of in zip(datasets, of_sites, strict=True) for case in of[part]}
+        assert set(fold[part]) == named
+    validated = (
+        out / "results" / "centralized" / POOLED / "RepeatableTrainer__nnUNetPlans__2d" / "fold_0" / "validation"
+    )
+    assert {path.name.removesuffix(".nii.gz") for path in validated.glob("*.nii.gz")} == set(fold["val"])
 
     status, output = workspace.fednnunet(*COMMAND, "--keep_local", "seg_layers")
     assert status == 1
