@@ -81,7 +81,8 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     validated = (
         out / "results" / "centralized" / POOLED / "RepeatableTrainer__nnUNetPlans__2d" / "fold_0" / "validation"
     )
-    assert {path.name.removesuffix(".nii.gz") for path in validated.glob("*.nii.gz")} == set(fold["val"])
+    validated = (model / "fold_0" / "validation").glob("*.nii.gz")
+    assert {path.name.removesuffix(".nii.gz") for path in validated} == set(fold["val"])
 
     status, output = workspace.fednnunet(*COMMAND, "--keep_local", "seg_layers")
     assert status == 1
