@@ -78,9 +78,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     for part in ("train", "val"):
         named = {f"{dataset.name}_{case}" for dataset, of in zip(datasets, of_sites, strict=True) for case in of[part]}
         assert set(fold[part]) == named
-    validated = (
-        out / "results" / "centralized" / POOLED / "RepeatableTrainer__nnUNetPlans__2d" / "fold_0" / "validation"
-    )
+    model = out / "results" / "centralized" / POOLED / "RepeatableTrainer__nnUNetPlans__2d"
     validated = (model / "fold_0" / "validation").glob("*.nii.gz")
     assert {path.name.removesuffix(".nii.gz") for path in validated} == set(fold["val"])
 
