@@ -126,8 +126,8 @@ class Work:
 
     def continued(self, job: Job) -> Job:
         """Return a training's job with the flag that goes on where it was interrupted, or begins it."""
-        run_dir = self.run_dir(job.name)
-        begun = any(run_dir.glob("fold_*/run.json"))
+        # the first model is kept last of what a training begins with: without one there is nothing to continue
+        begun = any(self.run_dir(job.name).glob("fold_*/model_*.npz"))
         return Job(job.name, [*job.words, "--c" if begun else "--overwrite"], job.logs, job.environment)
 
     def evaluation(self, model: Model, datasets: Sequence[str], share: Share | None) -> Job:

@@ -143,9 +143,14 @@ def test_what_is_done_is_not_done_again_and_what_was_begun_is_continued(folders,
     with pytest.raises(KeyboardInterrupt):
         run_comparison(arguments("--methods", "local,ffe"))
     assert commands.job("ffe").words[-1] == "--overwrite"
-    begun = out(folders) / "runs" / "ffe" / "fold_0" / "run.json"
-    begun.parent.mkdir(parents=True)
-    begun.touch()
+    kept = out(folders) / "runs" / "ffe" / "fold_0"
+    kept.mkdir(parents=True)
+    (kept / "run.json").touch()
+    commands.jobs.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(arguments("--methods", "local,ffe"))
+    assert commands.job("ffe").words[-1] == "--overwrite"  # no model was kept yet
+    (kept / "model_000000.npz").touch()
     commands.jobs.clear()
     commands.failing.clear()
     assert run_comparison(arguments("--methods", "local,ffe")) == 0

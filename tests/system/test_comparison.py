@@ -52,7 +52,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     out = tmp_path / "out"
 
     process = workspace.start_fednnunet(*COMMAND)
-    wait_until_it_trains(process, out / "runs" / "centralized" / "fold_0" / "run.json")
+    wait_until_it_trains(process, out / "runs" / "centralized" / "fold_0" / "model_000000.npz")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert process.returncode == 128 + signal.SIGINT, output
