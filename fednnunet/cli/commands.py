@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "keys": ("make a site's key pair", keys_main),
         "policy": ("what may leave a site: write the rules, answer what waits", policy_main),
         "audit": ("what has left a site: show and verify its log", audit_main),
+        "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
         "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
     }
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
@@ -142,6 +143,14 @@ def audit_main(argv: Sequence[str] | None = None) -> int:
     from fednnunet.cli import audit
 
     return _run_small("audit", "What has left a site.", audit.add_arguments, audit.run_audit, argv)
+
+
+def compare_main(argv: Sequence[str] | None = None) -> int:
+    """Compare local, federated and centralized training, and return the exit status."""
+    from fednnunet.cli.comparison_flags import parse_compare
+    from fednnunet.comparison.comparison import run_comparison
+
+    return _run(run_comparison, parse_compare, argv)
 
 
 def demo_main(argv: Sequence[str] | None = None) -> int:

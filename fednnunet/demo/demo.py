@@ -18,9 +18,9 @@ from rich.text import Text
 from fednnunet.cli.arguments import positive_int
 from fednnunet.demo import evaluation
 from fednnunet.demo.hospitals import Dataset, write_hospitals
-from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
+from fednnunet.launcher.steps import Job, Steps
 from fednnunet.report.event_files import read_events
 
 _FOLD = "0"

@@ -111,9 +111,11 @@ def find_test_cases(
     images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
     cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), str(content["file_ending"]))
     channels = len(_facts(content)["channels"])
+    # one file may hold all channels, as that of a colour photograph does
+    files = 1 if all(len(case.images) == 1 for case in cases) else channels
     for case in cases:
-        if len(case.images) != channels:
-            raise CaseError(case.case, f"has {len(case.images)} of {channels} channels", "complete it, or remove it")
+        if len(case.images) != files:
+            raise CaseError(case.case, f"has {len(case.images)} of {files} files", "complete it, or remove it")
     return cases, unlabelled
 
 

@@ -55,6 +55,10 @@ class Workspace:
         """Start ``python fednnunet/SCRIPT.py WORDS``."""
         return self._start([sys.executable, str(REPOSITORY / "fednnunet" / f"{script}.py")], *words)
 
+    def start_fednnunet(self, *words: object) -> "subprocess.Popen[str]":
+        """Start ``fednnunet WORDS``."""
+        return self._start([sys.executable, "-m", "fednnunet"], *words)
+
     def _start(self, command: list[str], *words: object) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*command, *map(str, words)],
@@ -78,7 +82,7 @@ class Workspace:
 
     def fednnunet(self, *words: object) -> tuple[int, str]:
         """Run ``fednnunet WORDS`` and return exit status and output."""
-        return finish(self._start([sys.executable, "-m", "fednnunet"], *words))
+        return finish(self.start_fednnunet(*words))
 
     def nnunet(self, command: str, *words: object, **variables: str) -> None:
         """Run one of nnU-Net's own commands, with further environment variables."""

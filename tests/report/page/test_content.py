@@ -19,10 +19,10 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.report.formats import MISSING
 from fednnunet.report.page import Part, html_table, parts_of, pictures_part, render_page, write_page
 from fednnunet.report.page.cost import seconds_of
 from fednnunet.report.page.run_state import RunState
-from fednnunet.report.progress import MISSING
 from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
 
 HOSTILE = '<script>alert("x")</script>'

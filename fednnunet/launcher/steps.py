@@ -1,10 +1,10 @@
-"""The federations that the demo runs: each is the command ``fednnunet run``, as a user would type it."""
+"""Federations one after the other: each is the command ``fednnunet run``, as a user would type it."""
 
 import logging
 import queue
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from fednnunet.report.formats import duration, mean, number
 from fednnunet.report.progress import shows_live
 
 _POLL_SECONDS = 0.5
+_ERROR = "Error: "
 _STOP_SECONDS = GRACE_SECONDS + 5  # `run` itself gives its nodes GRACE_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -61,8 +62,27 @@ class Job:
         return self.logs / "events.jsonl"
 
 
+class JobFailed(FednnUNetError):  # noqa: N818, named for what has happened
+    """A job has ended without success.
+
+    Parameters
+    ----------
+    job
+        The job.
+    status
+        How it ended, in words.
+    reason
+        The error that it told; an empty string if it said nothing.
+    """
+
+    def __init__(self, job: Job, status: str, reason: str) -> None:
+        super().__init__(f"{job.name} failed ({status}): its log is {job.log}.")
+        self.job = job
+        self.reason = reason or status
+
+
 class Steps:
-    """Shows the demo's steps: a spinner while one goes on, and one line when it is done.
+    """Shows steps: a spinner while one goes on, and one line when it is done.
 
     Parameters
     ----------
@@ -92,7 +112,7 @@ class Steps:
 
 
 class Step:
-    """One step of the demo, while it goes on; made by `Steps.step`."""
+    """One step, while it goes on; made by `Steps.step`."""
 
     def __init__(self, title: str, console: Console, status: Status | None, *, verbose: bool) -> None:
         self._title = title
@@ -105,14 +125,21 @@ class Step:
         if self._status is not None:
             self._status.update(escape(f"{self._title}: {detail}"))
 
-    def run(self, *jobs: Job) -> None:
+    def run(self, *jobs: Job, done: Callable[[Job], None] = lambda job: None) -> None:
         """Run `jobs` at the same time and wait for all.
 
         No process of them is left when this returns or raises, also if this process is interrupted or killed.
 
+        Parameters
+        ----------
+        jobs
+            What to run.
+        done
+            Is called with each job as soon as it has ended well.
+
         Raises
         ------
-        FednnUNetError
+        JobFailed
             If one fails; the others are stopped then.
         """
         happenings: Happenings = queue.SimpleQueue()
@@ -138,16 +165,18 @@ class Step:
                             watchdog.release(ended)
                         if happening.status != 0:
                             raise self._failure(happening, processes[happening.process])
+                        done(processes[happening.process])
                     if self._status is not None and happening is None:
                         self.say(", ".join(filter(None, (of_job.text() for of_job in rounds))))
             finally:
                 stop_all(processes, happenings, _STOP_SECONDS)
 
-    def _failure(self, exited: Exited, job: Job) -> FednnUNetError:
+    def _failure(self, exited: Exited, job: Job) -> JobFailed:
+        lines = [Text.from_ansi(line) for line in exited.process.last_lines]
         if not self._verbose:
-            for line in exited.process.last_lines:
-                self._console.print(Text("  ") + Text.from_ansi(line), soft_wrap=True)
-        return FednnUNetError(f"{job.name} failed ({describe_status(exited.status)}): its log is {job.log}.")
+            for line in lines:
+                self._console.print(Text("  ") + line, soft_wrap=True)
+        return JobFailed(job, describe_status(exited.status), _first_error([line.plain for line in lines]))
 
 
 class _Rounds:
@@ -164,12 +193,18 @@ class _Rounds:
             for event in self._events.new_events():
                 if isinstance(event, RoundCompleted):
                     self._last = event
-        except (OSError, ValueError) as error:  # what only is shown must not end the demo
+        except (OSError, ValueError) as error:  # what only is shown must not end what goes on
             _log.debug("An event could not be shown: %s", error)
         if self._last is None:
             return ""
         dice = number(mean(report.mean_dice for report in self._last.sites.values()), 2)
         return f"{self._name} round {self._last.round}/{self._last.rounds} (pseudo Dice {dice})"
+
+
+def _first_error(lines: Sequence[str]) -> str:
+    """Return the first error that the last `lines` tell of, without the name of the process that stands before it."""
+    told = [line.partition(_ERROR)[2].strip() for line in lines if _ERROR in line]
+    return told[0] if told else ""
 
 
 def _command(job: Job) -> list[str]:

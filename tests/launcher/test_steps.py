@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from fednnunet.channel.messages import RoundReport
-from fednnunet.demo import steps
-from fednnunet.demo.steps import Job, Steps
 from fednnunet.errors import FednnUNetError
+from fednnunet.launcher import steps
 from fednnunet.launcher.processes import Line
+from fednnunet.launcher.steps import Job, Steps
 from fednnunet.report.event_files import EventFile
 from fednnunet.report.events import RoundCompleted
 

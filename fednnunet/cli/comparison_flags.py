@@ -1,0 +1,111 @@
+"""The flags of ``fednnunet compare``: those of the tasks that it runs."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fednnunet.cli.arguments import (
+    AVERAGING_FLAGS,
+    FINGERPRINT,
+    RECOVERY_FLAGS,
+    SCHEDULE_FLAGS,
+    client_flags,
+    server_flags,
+)
+from fednnunet.cli.nnunet_flags import PLAN_AND_PREPROCESS_FLAGS, TRAIN_FLAGS, Flag, add_flags
+from fednnunet.comparison.methods import METHODS
+from fednnunet.folds import FOLDS_HELP
+
+
+def _named(flags: Iterable[Flag], *names: str) -> tuple[Flag, ...]:
+    return tuple(flag for flag in flags if flag.name in names)
+
+
+def _without(flags: Iterable[Flag], *names: str) -> tuple[Flag, ...]:
+    return tuple(flag for flag in flags if flag.name not in names)
+
+
+PLANNING_FLAGS = _without(PLAN_AND_PREPROCESS_FLAGS, "-d", "-c", "--no_pp", "--verbose", "--no_pbar")
+COMMON_PLANS_FLAGS = (FINGERPRINT,)
+"""Of planning, but not where every site plans for itself."""
+ANY_TRAINING_FLAGS = (
+    *_named(TRAIN_FLAGS, "-tr", "-p", "-device"),
+    *SCHEDULE_FLAGS,
+    *_named(RECOVERY_FLAGS, "--save_every"),
+)
+COHORT_FLAGS = _named(AVERAGING_FLAGS, "--asym_cohorts")
+FEDERATED_TRAINING_FLAGS = (
+    *_without(AVERAGING_FLAGS, "--asym_cohorts"),
+    *_named(RECOVERY_FLAGS, "--min_clients", "--round_timeout", "--give_up_after"),
+)
+"""Of trainings in which several sites take part."""
+TESTING_FLAGS = (
+    *_named(server_flags("evaluate"), "--nsd_tolerance"),
+    *_named(client_flags("evaluate"), "-step_size", "--disable_tta", "--checkpoint"),
+)
+"""Of evaluations; they may change when a comparison is continued."""
+
+SETTLED_FLAGS = (*PLANNING_FLAGS, *COMMON_PLANS_FLAGS, *ANY_TRAINING_FLAGS, *FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS)
+"""What cannot change when a comparison is continued."""
+
+
+def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of ``fednnunet compare``."""
+    parser = compare_parser()
+    arguments = parser.parse_intermixed_args(argv)
+    arguments.dataset = arguments.dataset.split()
+    arguments.external = arguments.external.split()
+    if not arguments.dataset:
+        parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
+    names = arguments.methods.replace(",", " ").split()
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        parser.error(f"--methods: '{' '.join(unknown)}' is no method, choose from {','.join(METHODS)}")
+    arguments.methods = [method for name, method in METHODS.items() if name in names]
+    if arguments.gpus is not None:
+        arguments.gpus = arguments.gpus.split()
+        if len(arguments.gpus) != len(arguments.dataset):
+            parser.error(f"--gpus needs one value for each of the {len(arguments.dataset)} datasets")
+    if (arguments.min_clients or 1) > len(arguments.dataset):
+        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {len(arguments.dataset)}")
+    return arguments
+
+
+def compare_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``fednnunet compare``."""
+    parser = argparse.ArgumentParser(
+        prog="fednnunet compare",
+        description="Train locally, federated (AsymFedAvg, FFE) and centralized under the same conditions, on one "
+        "machine, and compare the models on the sites' test cases and on external datasets.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", metavar="DATASET_IDS", help='the datasets of all sites, in quotes: "511 512 513"')
+    parser.add_argument("configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres …")
+    parser.add_argument("fold", metavar="FOLD", help=f"{FOLDS_HELP}; one fold only")
+    parser.add_argument("--external", default="", help='datasets that only test the models, in quotes: "514 515"')
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="what is compared, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test",
+        choices=("test", "validation"),
+        default="test",
+        help="what each site tests with: its test cases in imagesTs and labelsTs (default), or the validation cases "
+        "of FOLD, which do not train",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="folder for everything (default: fednnunet_runs/compare_IDS_CONFIGURATION_FOLD in nnUNet_results); the "
+        "same command continues what was interrupted there",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="remove what was done there, and begin anew")
+    parser.add_argument("--gpus", default=None, help='GPU of each site: "0 1 1" (default: round robin)')
+    parser.add_argument("--verbose", action="store_true", help="show what the commands say")
+    add_flags(parser.add_argument_group("planning"), (*COMMON_PLANS_FLAGS, *PLANNING_FLAGS))
+    add_flags(parser.add_argument_group("training"), ANY_TRAINING_FLAGS)
+    federated = parser.add_argument_group("federated training")
+    add_flags(federated, (*FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS))
+    add_flags(parser.add_argument_group("evaluation"), TESTING_FLAGS)
+    return parser

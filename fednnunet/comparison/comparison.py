@@ -1,0 +1,284 @@
+"""``fednnunet compare``: trains every method under the same conditions, tests the models, and writes the table.
+
+What is done is remembered, so the same command goes on where it was interrupted.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fednnunet.cli.comparison_flags import SETTLED_FLAGS
+from fednnunet.comparison import tables
+from fednnunet.comparison.memory import Memory, digest
+from fednnunet.comparison.methods import Method
+from fednnunet.comparison.raw import POOLED, Source, check_alike, find_sources, free_id, link_dataset, pool
+from fednnunet.comparison.results import Results
+from fednnunet.comparison.scores import Scores, mean_of_models, read_scores
+from fednnunet.comparison.splits import Splits, site_splits
+from fednnunet.comparison.work import Model, Work
+from fednnunet.errors import FednnUNetError
+from fednnunet.folds import Fold, parse_folds
+from fednnunet.interruption import interruptible
+from fednnunet.launcher import devices
+from fednnunet.launcher.steps import Job, JobFailed, Steps
+from fednnunet.node.dataset import SiteDataset, nnunet_folder
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.html"
+
+_PLANS_TITLES = {
+    "own": "Every site plans for itself, and preprocesses",
+    "common": "The sites agree on common plans (FFE), and preprocess",
+    "pooled": "Plans for the pooled data, and preprocessing",
+}
+
+
+def run_comparison(arguments: argparse.Namespace) -> int:
+    """Run the comparison that a command line asks for, and return the exit status.
+
+    Parameters
+    ----------
+    arguments
+        What `fednnunet.cli.comparison_flags.parse_compare` returns.
+
+    Returns
+    -------
+    int
+        0 if all methods have results, 1 if one failed.
+
+    Raises
+    ------
+    FednnUNetError
+        If the comparison cannot begin, or no method has results.
+    """
+    console = Console(file=sys.stdout, highlight=False)
+    comparison = _Comparison(arguments, console)
+    with interruptible():
+        try:
+            results = comparison.run()
+        except KeyboardInterrupt:
+            console.print("Interrupted: run the same command again to go on.")
+            raise
+    for table in tables.terminal_tables(results):
+        console.print()
+        console.print(table)
+    console.print(Text(tables.MEANING))
+    for note in tables.notes(results):
+        console.print(Text(note), soft_wrap=True)
+    console.print(Text(f"Everything is in {comparison.work.folder}"), soft_wrap=True)
+    return 1 if results.failures else 0
+
+
+class _Comparison:
+    """One comparison: checked when it is made, worked through by `run`."""
+
+    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
+        self._arguments = arguments
+        self._steps = Steps(console, verbose=arguments.verbose)
+        self._fold = _one_fold(arguments.fold)
+        self._sites = find_sources(arguments.dataset)
+        self._externals = find_sources(arguments.external)
+        self._check_sources()
+        self._splits = {source.name: self._splits_of(source) for source in self._sites}
+        untested = self._without_test_cases()
+        self._shares = self._deal()
+        number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])
+        names = [source.name for source in self._sites]
+        pooled = f"Dataset{number:03d}_{POOLED}"
+        self._memory = Memory.open(self._folder(), self._settings(), overwrite=arguments.overwrite)
+        self.work = Work(self._folder(), arguments, names, pooled)
+        externals = [source.name for source in self._externals]
+        self._results = Results(names, externals, arguments.methods, untested=untested)
+
+    def run(self) -> Results:
+        """Do what is not done yet, and return what came out."""
+        with self._steps.step("The datasets are linked, and pooled"):
+            self._link()
+        for plans in dict.fromkeys(method.plans for method in self._results.methods):
+            methods = [method for method in self._results.methods if method.plans == plans]
+            self._attempt(methods, lambda plans=plans: self._plan(plans))  # type: ignore[misc]
+        for method in self._results.methods:
+            self._attempt([method], lambda method=method: self._train_and_test(method))  # type: ignore[misc]
+            self._write()
+        if len(self._results.failures) == len(self._results.methods):
+            raise FednnUNetError(f"No method has results: {next(iter(self._results.failures.values()))}")
+        return self._results
+
+    def _attempt(self, methods: Sequence[Method], work: Callable[[], None]) -> None:
+        """Do work that these methods need; where it fails, they have no results, and the others go on."""
+        wanted = [method for method in methods if method.name not in self._results.failures]
+        if not wanted:
+            return
+        try:
+            work()
+        except FednnUNetError as error:
+            reason = str(error)
+            if isinstance(error, JobFailed):
+                reason = f"{error.reason.rstrip('.')} (its log is {error.job.log})"
+            for method in wanted:
+                self._results.failures[method.name] = reason
+                logger.warning("%s has no results: %s", method.title, reason)
+
+    def _plan(self, plans: str) -> None:
+        self._do(_PLANS_TITLES[plans], [self.work.planning(plans)])
+
+    def _train_and_test(self, method: Method) -> None:
+        self._do(_training_title(method), self.work.trainings(method, self._shares), self.work.continued)
+        if not self._results.datasets:
+            return
+        models = self.work.models(method)
+        tested = [(model, datasets) for model in models if (datasets := self._tests_of(model, models))]
+        shares = self._shares if len(models) > 1 else [None] * len(models)
+        by_model = dict(zip(models, shares, strict=True))
+        jobs = [self.work.evaluation(model, datasets, by_model[model]) for model, datasets in tested]
+        self._do(f"{method.title}: the test cases are predicted", jobs)
+        self._results.scores[method.name] = self._scores(tested)
+
+    def _tests_of(self, model: Model, models: Sequence[Model]) -> list[str]:
+        """Return the datasets on which a model is tested: where sites have their own, its site's and the externals."""
+        others = [site for site in self._results.tested_sites if len(models) > 1 and site != model.dataset]
+        return [name for name in self._results.datasets if name not in others]
+
+    def _scores(self, tested: Sequence[tuple[Model, Sequence[str]]]) -> dict[str, Scores]:
+        scores = {}
+        for name in self._results.datasets:
+            paths = [self.work.scores(model) / name / "cases.csv" for model, datasets in tested if name in datasets]
+            scores[name] = mean_of_models([read_scores(path) for path in paths])
+        return scores
+
+    def _do(self, title: str, jobs: Sequence[Job], prepare: Callable[[Job], Job] = lambda job: job) -> None:
+        """Run those jobs at once that are not done yet, and remember how long each took."""
+        left = {job.name: job for job in jobs if not self._memory.is_done(job.name, job.words)}
+        if left:
+            begin = time.monotonic()
+            running = dict(left)
+
+            def done(job: Job) -> None:
+                words = running.pop(job.name).words
+                self._memory.add(job.name, words, time.monotonic() - begin, done=True)
+
+            try:
+                with self._steps.step(title) as step:
+                    step.run(*(prepare(job) for job in left.values()), done=done)
+            finally:
+                for name, job in running.items():
+                    self._memory.add(name, job.words, time.monotonic() - begin, done=False)
+        for job in jobs:
+            self._results.seconds[job.name] = self._memory.jobs[job.name].seconds
+
+    def _write(self) -> None:
+        about = {"command": sys.argv[1:], "fold": self._arguments.fold, "test": self._arguments.test}
+        tables.write_results(self._results, self.work.folder, about)
+        federated = [method for method in self._results.methods if method.is_federated]
+        events = {method.name: self.work.events(method) for method in federated}
+        try:
+            from fednnunet.comparison.page import write_report  # Bokeh takes a second
+
+            write_report(self._results, self.work.folder / REPORT, events)
+        except Exception as error:  # what only is shown must not end what may take days
+            logger.warning("The report page could not be written: %s", error)
+
+    def _link(self) -> None:
+        raw = self.work.raw
+        for source in self._sites:
+            splits = self._splits[source.name]
+            link_dataset(source, raw / source.name, splits, self._held_out(source))
+        for source in self._externals:
+            link_dataset(source, raw / source.name, None)
+        pool(self._sites, self._splits, raw / self.work.pooled)
+
+    def _held_out(self, source: Source) -> list[str] | None:
+        splits = self._splits[source.name]
+        if self._arguments.test != "validation" or self._fold == "all" or splits is None:
+            return None
+        return splits[self._fold]["val"]
+
+    def _check_sources(self) -> None:
+        both = {source.name for source in self._sites} & {source.name for source in self._externals}
+        if both:
+            raise FednnUNetError(f"{min(both)} is a site and external: a dataset that trains is no external one.")
+        check_alike([*self._sites, *self._externals])
+        if self._arguments.test == "validation" and self._fold == "all":
+            raise FednnUNetError("In fold_all every case trains, so none is left to test with: leave --test out.")
+        for source in self._sites:
+            if not source.cases:
+                raise FednnUNetError(f"Site {source.name} has no training cases: put images into its imagesTr.")
+
+    def _splits_of(self, source: Source) -> Splits | None:
+        folders = [source.dataset.raw]
+        if os.environ.get("nnUNet_preprocessed"):
+            folders.append(SiteDataset(source.name).preprocessed)
+        return site_splits(source.name, source.case_names, folders, self._fold)
+
+    def _without_test_cases(self) -> list[str]:
+        """Return the datasets that cannot test a model, and say so before anything is trained."""
+        validating = self._sites if self._arguments.test == "validation" else []
+        untested = [
+            source.name
+            for source in (*self._sites, *self._externals)
+            if source not in validating and not source.test_cases
+        ]
+        hint = " (--test validation takes the cases that do not train)"
+        for name in untested:
+            logger.warning(
+                "%s has no labelled test cases in imagesTs and labelsTs: no model is tested on it%s.",
+                *(name, hint if name in [source.name for source in self._sites] else ""),
+            )
+        return untested
+
+    def _deal(self) -> list[devices.Share]:
+        sites, device = len(self._sites), self._arguments.device
+        gpus = None
+        if device == "cuda":
+            import torch  # takes seconds
+
+            visible = devices.visible_gpus(os.environ, torch.cuda.device_count())
+            gpus = devices.deal_gpus(visible, sites, self._arguments.gpus)
+        elif self._arguments.gpus is not None:
+            raise FednnUNetError(f"--gpus has no effect with -device {device}, which uses no CUDA GPU: leave it out.")
+        return devices.training_shares(device, gpus, sites, devices.available_cores(), os.environ)
+
+    def _folder(self) -> Path:
+        wanted: Path | None = self._arguments.out
+        if wanted is not None:
+            return wanted.absolute()
+        ids = "+".join(self._arguments.dataset)
+        name = f"compare_{ids}_{self._arguments.configuration}_{self._arguments.fold}"
+        return nnunet_folder("nnUNet_results").absolute() / "fednnunet_runs" / name
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what must be the same when the comparison is continued."""
+        arguments = self._arguments
+        data = [[source.name, source.case_names, self._splits[source.name]] for source in self._sites]
+        return {
+            "datasets": [source.name for source in self._sites],
+            "CONFIGURATION": arguments.configuration,
+            "FOLD": arguments.fold,
+            "--test": arguments.test,
+            "the cases and folds": digest(data)[:12],
+            **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
+        }
+
+
+def _one_fold(text: str) -> Fold:
+    folds = parse_folds(text)
+    if len(folds) > 1:
+        raise FednnUNetError("compare trains one fold: give one of 0-4, or fold_all, and run it once for each.")
+    return folds[0]
+
+
+def _training_title(method: Method) -> str:
+    if method.is_pooled:
+        return "Centralized: one model is trained with the data of all sites"
+    if method.is_federated:
+        return f"{method.title}: the sites train together"
+    return f"{method.title}: every site trains alone"

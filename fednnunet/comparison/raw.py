@@ -1,0 +1,199 @@
+"""The raw data of a comparison: links to the users' datasets, with one split, and the same data pooled."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgenerators.utilities.file_and_folder_operations import save_json
+
+from fednnunet.comparison.splits import SPLITS, Splits, union
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset, read_dataset_json
+
+POOLED = "Pooled"
+
+_DESCRIPTION = "dataset.json"
+_SAME = ("labels", "channel_names", "modality", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
+"""What nnU-Net reads in a ``dataset.json`` and must be the same where one network is to know all data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A user's dataset.
+
+    Parameters
+    ----------
+    dataset
+        Where it is.
+    content
+        Its ``dataset.json``.
+    cases
+        Its training cases.
+    """
+
+    dataset: SiteDataset
+    content: dict[str, Any]
+    cases: list[CaseFiles]
+
+    @property
+    def name(self) -> str:
+        """Full name, for example ``Dataset511_HippoPlainA``."""
+        return self.dataset.name
+
+    @property
+    def case_names(self) -> list[str]:
+        """Identifiers of the training cases."""
+        return [case.case for case in self.cases]
+
+    @property
+    def test_cases(self) -> list[str]:
+        """Identifiers of the labelled test cases, in ``imagesTs`` and ``labelsTs``."""
+        ending = self.content["file_ending"]
+        labels, images = self.dataset.raw / "labelsTs", self.dataset.raw / "imagesTs"
+        if not labels.is_dir() or not images.is_dir():
+            return []
+        named = sorted(path.name.removesuffix(ending) for path in labels.iterdir() if path.name.endswith(ending))
+        return [case for case in named if (images / f"{case}_0000{ending}").exists()]
+
+
+def find_sources(ids: Sequence[str]) -> list[Source]:
+    """Return the datasets that a user has named by id or name.
+
+    Raises
+    ------
+    FednnUNetError
+        If one is not there, is named twice, or has no training cases.
+    """
+    sources: list[Source] = []
+    for word in ids:
+        dataset = find_dataset(word)
+        if dataset.name in [source.name for source in sources]:
+            raise FednnUNetError(f"{dataset.name} is named twice: name each dataset once.")
+        path = dataset.raw / _DESCRIPTION
+        content = read_dataset_json(path, "put the dataset there in nnU-Net's raw format")
+        missing = [key for key in ("labels", "file_ending") if key not in content]
+        if missing:
+            raise FednnUNetError(f"{path} has no {missing[0]}: write it as nnU-Net's documentation describes.")
+        sources.append(Source(dataset, content, case_files(dataset, content)))
+    return sources
+
+
+def check_alike(sources: Sequence[Source]) -> None:
+    """Refuse datasets that one network cannot know.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the first two that differ, and in what.
+    """
+    first, *others = sources
+    for other in others:
+        for key in _SAME:
+            mine, theirs = first.content.get(key), other.content.get(key)
+            if mine != theirs:
+                raise FednnUNetError(
+                    f"{other.name} has {key} {theirs}, {first.name} has {mine}: make them equal in both {_DESCRIPTION}."
+                )
+
+
+def free_id(used: Sequence[int]) -> int:
+    """Return a dataset id that is not `used`: the highest of three digits."""
+    return next(number for number in range(999, 0, -1) if number not in used)
+
+
+def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: Sequence[str] | None = None) -> None:
+    """Make a raw dataset of links to a user's, with a split of its own; it replaces the one that is there.
+
+    Parameters
+    ----------
+    source
+        The user's dataset, which is only read.
+    folder
+        The new dataset's folder.
+    splits
+        Its folds, if it has any.
+    held_out
+        Training cases that are to be the test cases; by default, those in ``imagesTs`` are.
+    """
+    own = {_DESCRIPTION, SPLITS} | ({"imagesTs", "labelsTs"} if held_out is not None else set())
+    with _new_folder(folder) as temporary:
+        for entry in sorted(source.dataset.raw.iterdir()):
+            if entry.name not in own:
+                (temporary / entry.name).symlink_to(entry.absolute())
+        content = source.content
+        if held_out is not None:
+            tested = [(case.case, case) for case in source.cases if case.case in held_out]
+            _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", content["file_ending"])
+        if "dataset" in content:  # paths there may lead out of the folder, so they become absolute
+            absolute = {
+                case.case: {"images": [os.path.abspath(path) for path in case.images],
+                            "label": os.path.abspath(case.segmentation)}
+                for case in source.cases
+            }  # fmt: skip
+            content = {**content, "dataset": absolute}
+        _write(content, temporary / _DESCRIPTION)
+        if splits is not None:
+            _write(splits, temporary / SPLITS)
+
+
+def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder: Path) -> None:
+    """Make one raw dataset of links to all cases, named ``SITE_CASE``; it replaces the one that is there.
+
+    Parameters
+    ----------
+    sources
+        The sites' datasets.
+    splits
+        The folds of each, by name of the dataset.
+    folder
+        The new dataset's folder.
+    """
+    with _new_folder(folder) as temporary:
+        ending = sources[0].content["file_ending"]
+        cases = [(pooled_name(source.name, case.case), case) for source in sources for case in source.cases]
+        _link_cases(cases, temporary / "imagesTr", temporary / "labelsTr", ending)
+        content = {key: sources[0].content[key] for key in _SAME if key in sources[0].content}
+        _write({**content, "numTraining": sum(len(source.cases) for source in sources)}, temporary / _DESCRIPTION)
+        pooled = union({source.name: _renamed(source.name, splits[source.name]) for source in sources})
+        if pooled is not None:
+            _write(pooled, temporary / SPLITS)
+
+
+def pooled_name(site: str, case: str) -> str:
+    """Return the name of a site's case in the pooled dataset; unique, because ids of datasets are."""
+    return f"{site}_{case}"
+
+
+def _renamed(site: str, splits: Splits | None) -> Splits | None:
+    if splits is None:
+        return None
+    return [{part: [pooled_name(site, case) for case in cases] for part, cases in fold.items()} for fold in splits]
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which takes the place of `folder` when it is complete."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _link_cases(cases: Sequence[tuple[str, CaseFiles]], images: Path, labels: Path, ending: str) -> None:
+    """Fill two new folders with links to cases under new names."""
+    images.mkdir()
+    labels.mkdir()
+    for name, case in cases:
+        for channel, image in enumerate(case.images):
+            (images / f"{name}_{channel:04d}{ending}").symlink_to(os.path.abspath(image))
+        (labels / f"{name}{ending}").symlink_to(os.path.abspath(case.segmentation))
+
+
+def _write(content: Any, path: Path) -> None:
+    save_json(content, str(path), sort_keys=False)

@@ -1,0 +1,265 @@
+"""The results of a comparison for people and programs: terminal, Markdown, CSV and JSON."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from fednnunet.comparison.methods import Method
+from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
+from fednnunet.comparison.scores import METRICS, Difference
+from fednnunet.files import replacing
+from fednnunet.report.formats import MISSING, duration, number
+
+BEST = "*"
+MEANING = (
+    f"Mean over cases of each case's mean over labels; {BEST} the best federated result. A label that only truth or "
+    "only prediction has counts as DSC 0, and as HD95 with the length of the image's diagonal; one that neither has "
+    "does not count."
+)
+DIFFERENCES_TITLE = "Difference to local training: mean over cases, 95 % confidence interval, number of cases"
+DIFFERENCES_MEANING = (
+    "Paired by case; Student's t interval over the cases, which it takes for independent. Externals: the mean over "
+    "the models of the sites, where each has its own."
+)
+
+
+def table_rows(results: Results, metric: Metric) -> list[tuple[Method, list[tuple[str, bool]]]]:
+    """Return the table of a metric: for each method its cells, and whether each is the best federated one."""
+    columns = [(results.column(name, metric.name), results.best(name, metric)) for name in results.columns]
+    return [
+        (method, [(number(values[method.name], metric.digits), method.name in best) for values, best in columns])
+        for method in results.methods
+    ]
+
+
+def short_name(dataset: str) -> str:
+    """Return the name of a dataset without its number, for headings."""
+    return dataset.partition("_")[2] or dataset if dataset.startswith("Dataset") else dataset
+
+
+def headings(results: Results, names: Sequence[str]) -> list[str]:
+    """Return the headings of columns; externals say that they are."""
+    short = [short_name(name) for name in names]
+    unique = short if len(set(short)) == len(short) else list(names)
+    return [
+        f"{heading} (external)" if name in results.externals else heading
+        for name, heading in zip(names, unique, strict=True)
+    ]
+
+
+def terminal_tables(results: Results) -> list[Table]:
+    """Return the tables for a terminal: one for each metric, and one of the differences."""
+    tables = []
+    for metric in TABLE_METRICS:
+        table = Table(title=metric.title, title_justify="left")
+        table.add_column("method")
+        for heading in headings(results, results.columns):
+            table.add_column(escape(heading), justify="right")
+        for method, cells in table_rows(results, metric):
+            if method.is_pooled:
+                table.add_section()
+            table.add_row(method.title, *(f"[bold]{text}{BEST}[/]" if best else f"{text} " for text, best in cells))
+        tables.append(table)
+    if results.compared:
+        tables += [_differences_table(results, metric) for metric in TABLE_METRICS]
+    return tables
+
+
+def notes(results: Results) -> list[str]:
+    """Return what must be said beside the tables."""
+    said = [
+        f"{method.title} has no results: {results.failures[method.name]}"
+        for method in results.methods
+        if method.name in results.failures
+    ]
+    said += [f"{name} has no labelled test cases, so it has no column." for name in results.untested]
+    return said
+
+
+def difference_text(difference: Difference | None, metric: Metric) -> str:
+    """Return a difference, its interval and the number of cases in a few words."""
+    if difference is None:
+        return MISSING
+    words = [_signed(difference.mean, metric), _interval(difference, metric), f"(n={difference.cases})"]
+    return " ".join(filter(None, words))
+
+
+def difference_rows(results: Results) -> list[tuple[str, ...]]:
+    """Return the table of differences as text: method, dataset, and one cell for each metric."""
+    names = results.rows_of_differences
+    return [
+        (
+            method.title,
+            heading,
+            *(difference_text(results.difference(method, name, metric.name), metric) for metric in TABLE_METRICS),
+        )
+        for method in results.compared
+        for name, heading in zip(names, headings(results, names), strict=True)
+    ]
+
+
+def write_results(results: Results, folder: Path, about: dict[str, Any]) -> None:
+    """Write ``comparison.md``, ``.csv`` and ``.json``, and ``differences.csv``.
+
+    Parameters
+    ----------
+    results
+        What is known.
+    folder
+        Where to.
+    about
+        What else the JSON file is to tell: command and flags.
+    """
+    _write(folder / "comparison.md", lambda path: path.write_text(markdown(results), encoding="utf-8"))
+    _write(folder / "comparison.csv", lambda path: _write_rows(path, _csv_rows(results)))
+    _write(folder / "differences.csv", lambda path: _write_rows(path, _difference_csv_rows(results)))
+    content = {**about, **as_json(results)}
+    _write(folder / "comparison.json", lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def markdown(results: Results) -> str:
+    """Return the tables as Markdown."""
+    lines = ["# Comparison", ""]
+    for metric in TABLE_METRICS:
+        lines += _markdown_table(
+            [metric.title, *headings(results, results.columns)],
+            [
+                (method.title, *(f"**{text}**" if best else text for text, best in cells))
+                for method, cells in table_rows(results, metric)
+            ],
+        )
+    lines += [MEANING.replace(BEST, "bold:"), ""]
+    if results.compared:
+        lines += [f"## {DIFFERENCES_TITLE}", ""]
+        titles = ["method", "test cases", *(metric.title for metric in TABLE_METRICS)]
+        lines += _markdown_table(titles, difference_rows(results))
+        lines += [DIFFERENCES_MEANING, ""]
+    lines += [line for note in notes(results) for line in (note, "")]
+    if results.seconds:
+        lines += ["## Time", ""]
+        lines += _markdown_table(
+            ["step", "h:mm:ss"], [(name, duration(seconds)) for name, seconds in results.seconds.items()]
+        )
+    return "\n".join(lines)
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Return all numbers as JSON."""
+    return {
+        "sites": list(results.sites),
+        "externals": list(results.externals),
+        "without_test_cases": list(results.untested),
+        "methods": {
+            method.name: {
+                "title": method.title,
+                "failure": results.failures.get(method.name),
+                "datasets": {
+                    name: {
+                        metric: {"mean": found.mean, "std": found.deviation, "cases": found.cases}
+                        for metric in METRICS
+                        if (found := results.of(method, name, metric)) is not None
+                    }
+                    for name in results.datasets
+                },
+                "mean_over_sites": {
+                    metric.name: results.column(results.columns[-1], metric.name)[method.name]
+                    for metric in TABLE_METRICS
+                }
+                if len(results.tested_sites) > 1
+                else {},
+                "best": {metric.name: [name for name in results.columns if method.name in results.best(name, metric)]
+                         for metric in TABLE_METRICS},
+            }
+            for method in results.methods
+        },
+        "differences_to_local": [
+            {"method": method, "test_cases": dataset, "label": label, "metric": metric, "mean": found.mean,
+             "low": found.low, "high": found.high, "cases": found.cases}
+            for method, dataset, label, metric, found in _differences(results)
+        ],
+        "seconds": {name: round(seconds, 1) for name, seconds in results.seconds.items()},
+    }  # fmt: skip
+
+
+def _differences_table(results: Results, metric: Metric) -> Table:
+    table = Table(title=f"{metric.title}: difference to local training", title_justify="left")
+    table.add_column("method")
+    table.add_column("test cases")
+    for title in ("mean", "95 % interval", "cases"):
+        table.add_column(title, justify="right", no_wrap=True)
+    names = results.rows_of_differences
+    for method in results.compared:
+        table.add_section()
+        for name, heading in zip(names, headings(results, names), strict=True):
+            found = results.difference(method, name, metric.name)
+            if found is not None:
+                shown = _signed(found.mean, metric), _interval(found, metric), str(found.cases)
+                table.add_row(method.title, escape(heading), shown[0], escape(shown[1]), shown[2])
+    return table
+
+
+def _signed(value: float, metric: Metric) -> str:
+    return f"{value:+.{metric.digits}f}"
+
+
+def _interval(difference: Difference, metric: Metric) -> str:
+    """Return the ends of the interval, an empty text where there is none."""
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"[{_signed(difference.low, metric)}, {_signed(difference.high, metric)}]"
+
+
+def _markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(titles) + " |", "|---" + "|--:" * (len(titles) - 1) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
+    yield ("method", "dataset", "kind", "label", *(f"{name}_{what}" for name in METRICS for what in _COLUMNS))
+    for method in results.methods:
+        for dataset in results.datasets:
+            for label in (None, *results.labels):
+                cells: list[object] = []
+                for metric in METRICS:
+                    found = results.of(method, dataset, metric, label)
+                    cells += ["", "", 0] if found is None else [found.mean, _cell(found.deviation), found.cases]
+                kind = "external" if dataset in results.externals else "site"
+                yield (method.name, dataset, kind, label or "mean", *cells)
+
+
+_COLUMNS = ("mean", "std", "cases")
+
+
+def _differences(results: Results) -> Iterable[tuple[str, str, str, str, Difference]]:
+    for method in results.compared:
+        for dataset in results.rows_of_differences:
+            for label in (None, *results.labels):
+                for metric in METRICS:
+                    found = results.difference(method, dataset, metric, label)
+                    if found is not None:
+                        yield method.name, dataset, label or "mean", metric, found
+
+
+def _difference_csv_rows(results: Results) -> Iterable[Sequence[object]]:
+    yield ("method", "test_cases", "label", "metric", "mean_difference", "ci95_low", "ci95_high", "cases")
+    for method, dataset, label, metric, found in _differences(results):
+        yield (method, dataset, label, metric, found.mean, _cell(found.low), _cell(found.high), found.cases)
+
+
+def _cell(value: float | None) -> object:
+    return "" if value is None else value
+
+
+def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    with replacing(path) as temporary:
+        write(temporary)

@@ -1,0 +1,126 @@
+import json
+
+import pytest
+
+from fednnunet.comparison.raw import check_alike, find_sources, free_id, link_dataset, pool
+from fednnunet.errors import FednnUNetError
+
+DESCRIPTION = {"channel_names": {"0": "MRI", "1": "CT"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".png"}
+
+
+@pytest.fixture(autouse=True)
+def raw(tmp_path, monkeypatch):
+    folder = tmp_path / "users"
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def write(raw, name, cases, test_cases=(), **changes):
+    """Write a dataset of two channels whose files hold their own names."""
+    folder = raw / name
+    for subset, names in (("Tr", cases), ("Ts", test_cases)):
+        for kind in ("images", "labels"):
+            (folder / f"{kind}{subset}").mkdir(parents=True)
+        for case in names:
+            for channel in range(2):
+                (folder / f"images{subset}" / f"{case}_{channel:04d}.png").write_text(f"{name} {case} {channel}")
+            (folder / f"labels{subset}" / f"{case}.png").write_text(f"{name} {case} labels")
+    (folder / "dataset.json").write_text(json.dumps({**DESCRIPTION, "numTraining": len(cases), **changes}))
+    (folder / "splits_final.json").write_text("[]")
+    return folder
+
+
+def texts(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_linked_dataset_has_the_users_files_and_a_split_of_its_own(raw, tmp_path):
+    users = write(raw, "Dataset001_A", ["x", "y"], ["z"])
+    (source,) = find_sources(["1"])
+    splits = [{"train": ["x"], "val": ["y"]}]
+    linked = tmp_path / "raw" / "Dataset001_A"
+    for _ in range(2):  # the second one replaces the first
+        link_dataset(source, linked, splits)
+        assert {path.name: path.is_symlink() for path in linked.iterdir()} == {
+            **dict.fromkeys(["imagesTr", "labelsTr", "imagesTs", "labelsTs"], True),
+            **dict.fromkeys(["dataset.json", "splits_final.json"], False),
+        }
+    assert json.loads((linked / "splits_final.json").read_text()) == splits
+    assert texts(linked / "imagesTr") == texts(users / "imagesTr")
+    assert source.test_cases == ["z"]
+    assert (users / "splits_final.json").read_text() == "[]"
+
+
+def test_validation_cases_can_be_the_test_cases(raw, tmp_path):
+    write(raw, "Dataset001_A", ["x", "y"], ["z"])
+    linked = tmp_path / "raw" / "Dataset001_A"
+    link_dataset(find_sources(["1"])[0], linked, None, ["y"])
+    assert texts(linked / "imagesTs") == {f"y_000{n}.png": f"Dataset001_A y {n}" for n in range(2)}
+    assert texts(linked / "labelsTs") == {"y.png": "Dataset001_A y labels"}
+    assert len(texts(linked / "imagesTr")) == 4
+
+
+def test_cases_are_pooled_under_names_with_their_site(raw, tmp_path):
+    write(raw, "Dataset001_A", ["x"])
+    write(raw, "Dataset002_A_x", ["x", "y"])
+    splits = {"Dataset001_A": [{"train": ["x"], "val": []}], "Dataset002_A_x": [{"train": ["y"], "val": ["x"]}]}
+    pooled = tmp_path / "raw" / "Dataset999_Pooled"
+    pool(find_sources(["1", "Dataset002_A_x"]), splits, pooled)
+    names = {"Dataset001_A_x": ("Dataset001_A", "x")} | {
+        f"Dataset002_A_x_{case}": ("Dataset002_A_x", case) for case in "xy"
+    }
+    assert texts(pooled / "imagesTr") == {
+        f"{name}_{channel:04d}.png": f"{site} {case} {channel}"
+        for name, (site, case) in names.items()
+        for channel in range(2)
+    }
+    assert texts(pooled / "labelsTr") == {
+        f"{name}.png": f"{site} {case} labels" for name, (site, case) in names.items()
+    }
+    assert json.loads((pooled / "dataset.json").read_text()) == {**DESCRIPTION, "numTraining": 3}
+    assert json.loads((pooled / "splits_final.json").read_text()) == [
+        {"train": ["Dataset001_A_x", "Dataset002_A_x_y"], "val": ["Dataset002_A_x_x"]}
+    ]
+    assert all(path.is_symlink() for kind in ("images", "labels") for path in (pooled / f"{kind}Tr").iterdir())
+
+
+def test_files_that_dataset_json_lists_are_found_from_everywhere(raw, tmp_path):
+    folder = write(raw, "Dataset001_A", [])
+    for name in ("scan", "other", "truth"):
+        (raw / f"{name}.png").write_text(name)
+    listed = {"p1": {"images": ["../scan.png", "../other.png"], "label": "../truth.png"}}
+    (folder / "dataset.json").write_text(json.dumps({**DESCRIPTION, "numTraining": 1, "dataset": listed}))
+    sources = find_sources(["1"])
+    linked, pooled = tmp_path / "raw" / "Dataset001_A", tmp_path / "raw" / "Dataset999_Pooled"
+    link_dataset(sources[0], linked, None)
+    pool(sources, {"Dataset001_A": None}, pooled)
+    assert json.loads((linked / "dataset.json").read_text())["dataset"] == {
+        "p1": {"images": [str(raw / "scan.png"), str(raw / "other.png")], "label": str(raw / "truth.png")}
+    }
+    assert texts(pooled / "imagesTr") == {"Dataset001_A_p1_0000.png": "scan", "Dataset001_A_p1_0001.png": "other"}
+    assert not (pooled / "splits_final.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"labels": {"background": 0}}, "labels"), ({"file_ending": ".tif"}, "file_ending"),
+     ({"channel_names": {"0": "CT"}}, "channel_names")],
+)  # fmt: skip
+def test_datasets_that_one_network_cannot_know_are_refused(raw, change, said):
+    write(raw, "Dataset001_A", ["x"])
+    write(raw, "Dataset002_B", ["x"], **change)
+    with pytest.raises(FednnUNetError, match=rf"^Dataset002_B has {said} .*, Dataset001_A has .*: make them equal"):
+        check_alike(find_sources(["1", "2"]))
+
+
+def test_a_dataset_named_twice_is_refused(raw):
+    write(raw, "Dataset001_A", ["x"])
+    with pytest.raises(FednnUNetError, match="Dataset001_A is named twice"):
+        find_sources(["1", "Dataset001_A"])
+
+
+def test_the_pooled_dataset_gets_an_id_that_is_not_taken():
+    assert free_id([1, 998]) == 999
+    assert free_id([999, 998]) == 997
