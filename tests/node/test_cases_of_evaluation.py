@@ -4,7 +4,7 @@ import pytest
 
 from fednnunet.errors import CaseError
 from fednnunet.node.dataset import SiteDataset
-from fednnunet.node.test_cases import find_test_cases
+from fednnunet.node.evaluation_input import find_test_cases
 
 CONTENT = {"channel_names": {"0": "R", "1": "G"}, "labels": {"background": 0, "nucleus": 1}, "file_ending": ".png"}
 
