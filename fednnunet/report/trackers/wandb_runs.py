@@ -40,6 +40,7 @@ class WandbRun:
             reinit="create_new",
             settings=wandb.Settings(
                 console="off",
+                host="coordinator",
                 silent=True,
                 disable_git=True,
                 disable_code=True,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.trackers.test_trackers import VALIDATED, begun, completed, follow
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 
 
 class FakeRun:
@@ -70,6 +70,7 @@ def test_offline_nothing_is_kept_but_the_numbers(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
     folder = tmp_path / "run"
     follow(folder, begun(), completed(1), begun("1"), completed(1), wandb="hospitals")
+    wandb.teardown()  # as at the end of a process: only then is everything on the disk
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     assert {path.stem for path in files} == {
         f"run-{(folder / f'fold_{fold}' / 'wandb_run').read_text().strip()}" for fold in (0, 1)
