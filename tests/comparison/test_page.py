@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from bokeh.models import ColumnDataSource
+
+from fednnunet.channel.messages import RoundReport
+from fednnunet.comparison.page import comparison_part, write_report
+from fednnunet.report.events import EventFile, RoundCompleted
+from tests.comparison.test_tables import A, results
+
+
+def test_the_part_has_the_table_and_a_picture_of_the_differences():
+    part = comparison_part(results(failures={"asym": "<b>nothing</b> is shared"}))
+    assert "0.800*" in part.html
+    assert "&lt;b&gt;nothing" in part.below
+    (_, dice), (caption, _) = part.figures
+    assert "to the left is better" in caption
+    source = dice.select_one({"name": "difference dice data", "type": ColumnDataSource})
+    rows = list(zip(source.data["method"], source.data["test_cases"], strict=True))
+    assert len(rows) == 3 * 4  # methods beside local; two sites, an external dataset, all sites
+    first = rows.index(("FFE", "A"))
+    assert source.data["mean"][first] == pytest.approx(0.2)
+    assert source.data["high"][first] == pytest.approx(0.2 + 12.706204736 * 0.2)
+    assert np.all(source.data["low"] <= source.data["mean"])
+
+
+def test_the_page_also_shows_the_federated_trainings(tmp_path):
+    report = RoundReport(train_loss=0.1, val_loss=0.2, mean_dice=0.5, dice={"organ": 0.5})
+    EventFile(tmp_path / "ffe.jsonl").emit(RoundCompleted(round=1, rounds=9, seconds=1.0, sites={A: report}))
+    (tmp_path / "asym.jsonl").write_text("no event\n")
+    events = {name: tmp_path / f"{name}.jsonl" for name in ("asym", "ffe")}
+    write_report(results(), tmp_path / "report.html", events)
+    text = (tmp_path / "report.html").read_text()
+    assert "FFE: Training" in text
+    assert "Comparison" in text
+    assert "AsymFedAvg: Training" not in text
