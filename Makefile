@@ -36,7 +36,7 @@ format: ## put the code into its format
 
 docs: ## build the documentation: build/docs/index.html
 	bash install.sh --dev
-	$(PYTHON_OF_ENV) -m sphinx -q -W --keep-going docs build/docs
+	$(PYTHON_OF_ENV) -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
 
 audit: ## look up known vulnerabilities of everything that is installed
 	bash install.sh

@@ -23,6 +23,7 @@ myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 4
 html_math_renderer = "mathml"
 nitpicky = True
+smartquotes = False  # quotes and dashes are part of command lines
 
 html_theme = "furo"
 html_title = f"FednnU-Net {version}"

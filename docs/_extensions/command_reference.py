@@ -123,7 +123,8 @@ def _value(action: argparse.Action) -> str:
 
 def _sentence(text: str) -> str:
     """Return a help text, which has neither capital nor full stop, as Markdown with both."""
-    return f"{_escaped(text[:1].upper() + text[1:].removesuffix('.'))}." if text else ""
+    end = "" if text.endswith((".", "…")) else "."
+    return f"{_escaped(text[:1].upper() + text[1:])}{end}" if text else ""
 
 
 def _escaped(text: str) -> str:
