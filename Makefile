@@ -4,7 +4,7 @@ PYTHON_OF_ENV = "$$(bash install.sh --print-python)"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types format audit clean
+.PHONY: help setup demo test lint types format docs audit clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -34,6 +34,10 @@ format: ## put the code into its format
 	$(PYTHON_OF_ENV) -m ruff check --fix .
 	$(PYTHON_OF_ENV) -m ruff format .
 
+docs: ## build the documentation: build/docs/index.html
+	bash install.sh --dev
+	$(PYTHON_OF_ENV) -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+
 audit: ## look up known vulnerabilities of everything that is installed
 	bash install.sh
 	$(PYTHON_OF_ENV) -m venv .audit
@@ -41,5 +45,5 @@ audit: ## look up known vulnerabilities of everything that is installed
 	.audit/bin/pip-audit --path "$$($(PYTHON_OF_ENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean: ## remove caches and build leftovers (not .venv, not results)
-	rm -rf build dist *.egg-info .audit .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist *.egg-info .audit .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/cli
 	find fednnunet tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

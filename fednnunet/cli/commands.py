@@ -46,9 +46,9 @@ class _ConsoleHandler(logging.Handler):
             self._console.print(escape(cleaned(line)), soft_wrap=True, highlight=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
-    commands: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
+    """Return what each command of the console script ``fednnunet`` is for, and what runs it."""
+    return {
         "server": ("the coordinator", server_main),
         "client": ("the node of one site", client_main),
         "run": ("a whole federation on one machine", run_main),
@@ -61,14 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
         "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
     }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (summary, _) in commands.items():
+    for name, (summary, _) in commands().items():
         subparsers.add_parser(name, help=summary, add_help=False)
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = parser.parse_args(words[:1])
-    _, command = commands[chosen.command]
+    _, command = commands()[chosen.command]
     return command(words[1:])
 
 

@@ -136,6 +136,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-device", choices=("cpu", "cuda", "mps"), default=None, help="default: cuda if there is a GPU, else cpu"
     )
     parser.add_argument("--verbose", action="store_true", help="show what the commands say")
+    parser.add_argument(
+        "--data-only", action="store_true", help="only make up the hospitals and nnU-Net's folders, and say what to set"
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -159,6 +162,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
         folders = demo.folders
         folders.make()
         demo.make_hospitals()
+    if arguments.data_only:
+        _say_what_to_set(console, folders)
+        return 0
     with steps.step("They agree on a fingerprint and plans, and preprocess") as step:
         step.run(demo.planning())
     with steps.step("They train one model together") as step:
@@ -326,9 +332,6 @@ def _device(wanted: str | None) -> str:
 
 def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
     smallest = demo.datasets[-1]
-    variables = " ".join(
-        f"{name}={shlex.quote(value)}" for name, value in folders.environment(folders.federated).items()
-    )
     images = shlex.quote(str(smallest.folder / "imagesTs"))
     by_hand = shlex.quote(str(folders.predictions / "by_hand"))
     lines = (
@@ -340,9 +343,20 @@ def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
         f"Own models          {folders.own}",
         "",
         f"These are ordinary nnU-Net folders. To predict {smallest.hospital.name}'s test cases by hand:",
-        f"  export {variables}",
+        f"  {_export(folders)}",
         f"  nnUNetv2_predict -d {smallest.dataset_id} -c {demo.configuration} -f {_FOLD} -device {demo.device} "
         f"-i {images} -o {by_hand}",
     )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _say_what_to_set(console: Console, folders: Folders) -> None:
+    for line in (f"Data  {folders.raw}", "To work on them by hand:", f"  {_export(folders)}"):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _export(folders: Folders) -> str:
+    """Return the line for a shell that tells nnU-Net where the folders are."""
+    variables = folders.environment(folders.federated).items()
+    return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables)

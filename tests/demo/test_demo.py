@@ -1,4 +1,5 @@
 import argparse
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FednnUNetError, match="cannot be made"):
         run_demo(parse("--out", str(tmp_path / "file"), "-device", "cpu"))
+
+
+def test_data_only_leaves_three_raw_datasets_and_says_what_to_set(tmp_path, capsys):
+    assert run_demo(parse("--out", str(tmp_path / "my data"), "-device", "cpu", "--data-only")) == 0
+    raw = tmp_path / "my data" / "nnUNet_raw"
+    assert sorted(path.name[:10] for path in raw.iterdir()) == ["Dataset901", "Dataset902", "Dataset903"]
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert f"nnUNet_raw={raw}" in shlex.split(last_line)
+    assert not any((tmp_path / "my data" / "nnUNet_preprocessed").iterdir())
 
 
 def test_a_gpu_that_is_not_there_is_told_before_any_work(tmp_path, monkeypatch):

@@ -1,0 +1,70 @@
+"""Pages may link to any file of the repository: to what is a page of the site too, and to what is not.
+
+README.md is the site's first page and SECURITY.md another one; both stand in the repository's root, where people look
+for them. Of a link to anything else outside of the site, the words stay.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.util.typing import ExtensionMetadata
+
+DOCS = Path(__file__).parents[1]
+REPOSITORY = DOCS.parent
+PAGES = {"index": REPOSITORY / "README.md", "security": REPOSITORY / "SECURITY.md"}
+"""Pages that stand elsewhere, in which a line ``<!-- contents -->`` takes the place of what stands there."""
+
+CONTENTS = "<!-- contents -->"
+_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:)([^()\s#]+)(#[^()\s]*)?\)")
+
+
+def page_text(name: str, text: str) -> str:
+    """Return the Markdown of a page of the site.
+
+    Parameters
+    ----------
+    name
+        The page's path below ``docs``, without ending.
+    text
+        The file's text.
+    """
+    page = DOCS / f"{name}.md"
+    text = with_links(text, page, page)
+    if name in PAGES:
+        text = text.replace(CONTENTS, with_links(PAGES[name].read_text("utf-8"), PAGES[name], page))
+    return text
+
+
+def with_links(text: str, source: Path, page: Path) -> str:
+    """Return `text` of the file `source` with links that hold on the page `page`."""
+    pages = {path: DOCS / f"{name}.md" for name, path in PAGES.items()}
+
+    def replaced(link: re.Match[str]) -> str:
+        words, address, anchor = link[1], link[2], link[3] or ""
+        target = Path(os.path.normpath(source.parent / address))
+        target = pages.get(target, target)
+        if target.suffix == ".md" and target.is_relative_to(DOCS):
+            return (
+                f"[{words}]({os.path.relpath(target, page.parent)}{anchor})"
+                if target != page
+                else f"[{words}]({anchor})"
+            )
+        return words
+
+    return _LINK.sub(replaced, text)
+
+
+def _read(_: Sphinx, name: str, source: list[str]) -> None:
+    source[0] = page_text(name, source[0])
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Register what changes links."""
+    app.connect("source-read", _read)
+    app.connect(
+        "env-before-read-docs",
+        lambda _app, env, _names: [env.note_dependency(str(path), docname=name) for name, path in PAGES.items()],
+    )
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
