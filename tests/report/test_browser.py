@@ -48,7 +48,7 @@ def browser():
 
 @contextmanager
 def opened(browser, url, width=1280, height=900, scheme="light"):
-    """Give a page that has been opened; afterwards, nothing may have gone wrong in it, or been asked of another host."""
+    """Give a page that has been opened; afterwards, nothing has gone wrong in it, or asked another host."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(120_000)
@@ -152,7 +152,9 @@ def test_hovering_shows_values_and_why_a_site_was_left_out_as_text(browser, tmp_
         box = page.locator("#part-participation .plot canvas").first.bounding_box()
         page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.4)
         readout = page.locator("#part-participation .readout")
-        page.wait_for_function("document.querySelector('#part-participation .readout').textContent.includes('round 2')")
+        page.wait_for_function(
+            "() => document.querySelector('#part-participation .readout').textContent.includes('round 2')"
+        )
         assert readout.text_content() == f"round 2 · {HOSTILE} · left out: {HOSTILE}"
         open_part(page, "training")
         box = page.locator("#part-training .plot canvas").first.bounding_box()
@@ -191,7 +193,7 @@ def test_a_new_round_shows_without_reloading_and_nothing_that_was_opened_is_lost
             assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 4
             dashboard.show(page_after(5))
             page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 5")
-            page.wait_for_function("document.querySelector('#subtitle').textContent == 'round 5'")
+            page.wait_for_function("() => document.querySelector('#subtitle').textContent == 'round 5'")
             assert page.evaluate("window.not_reloaded && scrollY") == 150
             assert page.locator("#part-training").is_visible()
             lines = page.evaluate(LINES, "training-0")
@@ -208,9 +210,9 @@ def test_parts_that_come_later_appear_beside_those_that_are_there(browser):
         with opened(browser, dashboard.url) as page:
             assert page.locator("nav a").count() == 1
             dashboard.show(render_page("Live", parts_of(a_run(6))).encode())
-            page.wait_for_function("document.querySelectorAll('nav a').length == 9")
+            page.wait_for_function("() => document.querySelectorAll('nav a').length == 9")
             assert page.locator("#part-overview").is_visible()
             open_part(page, "training")
             page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 6")
             dashboard.__exit__()
-            page.wait_for_function("document.querySelector('#live').textContent.includes('has ended')")
+            page.wait_for_function("() => document.querySelector('#live').textContent.includes('has ended')")
