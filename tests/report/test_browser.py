@@ -1,5 +1,6 @@
 """The page in a real browser, without a display: its charts are read back, its parts clicked through."""
 
+import re
 import shutil
 from contextlib import contextmanager
 
@@ -162,7 +163,8 @@ def test_hovering_shows_values_and_why_a_site_was_left_out_as_text(browser, tmp_
             page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * step / 100)
             if page.locator(".bk-Tooltip").count():
                 break
-        assert "site" in page.locator(".bk-Tooltip").first.inner_text()
+        tooltip = page.locator(".bk-Tooltip").first.evaluate("element => element.shadowRoot.textContent")
+        assert re.search(r"site: .*round: [12].*Dice: 0\.\d{4}", tooltip, re.DOTALL), tooltip
         assert page.title() == f"{HOSTILE} · {HOSTILE}"
 
 
