@@ -43,7 +43,7 @@ def test_a_request_that_names_another_host_is_refused(dashboard, host, path):
     assert b"one" not in answer.read()
 
 
-@pytest.mark.parametrize("path", ["/events.jsonl", "/../etc/passwd", "/report.html", "/?x", "//", "http://127.0.0.1/"])
+@pytest.mark.parametrize("path", ["/events.jsonl", "/../etc/passwd", "/report.html", "/?x", "/index.html"])
 def test_nothing_else_is_served(dashboard, path):
     assert get(dashboard, path).status == 404
 

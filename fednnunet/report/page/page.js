@@ -112,7 +112,7 @@
     return drawn.get(figure);
   }
 
-  function show() {
+  async function show() {
     const sections = all("main > section");
     const wanted = decodeURIComponent(location.hash.slice(1));
     const section = sections.find((each) => each.dataset.part === wanted) ?? sections[0];
@@ -124,7 +124,7 @@
         nav.scrollLeft = Math.max(0, link.offsetLeft - (nav.clientWidth - link.clientWidth) / 2);
       } else link.removeAttribute("aria-current");
     }
-    return Promise.all(all("figure[data-figure]", section).map(draw));
+    await Promise.all(all("figure[data-figure]", section).map(draw));
   }
 
   function apply_to_controls() {
