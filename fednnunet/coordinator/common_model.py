@@ -74,17 +74,19 @@ def why_there_is_none(hellos: Sequence[Hello], groups: int, keep_local: str | No
     return None
 
 
-def ask_for_model(sites: Sequence[Site], layout: Layout) -> CommonModel | None:
+def ask_for_model(sites: Sequence[Site], hellos: Sequence[Hello], layout: Layout) -> CommonModel | None:
     """Ask one site after the other how the network is built, until one tells; warn once if none does.
 
     Parameters
     ----------
     sites
         Those that can be asked.
+    hellos
+        How all sites have introduced themselves, those that are missing now, too.
     layout
         The distinct tensors of the global model.
     """
-    hellos, reasons = [site.hello for site in sites], []
+    reasons = []
     for site in sites:
         try:
             return common_model(site.ask("describe", None, ModelDescription), hellos, layout)

@@ -382,12 +382,12 @@ class TrainingStage(Stage):
         self._is_model_known = True
         if self._folder.common_model() is not None:
             return
-        groups = self._description.groups
-        reason = why_there_is_none(self._roster.hellos, len(groups), self._averaging.keep_local)
+        groups, hellos = self._description.groups, self._roster.hellos
+        reason = why_there_is_none(hellos, len(groups), self._averaging.keep_local)
         if reason is not None:
             logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
             return
-        model = ask_for_model(sites, groups[0].layout)
+        model = ask_for_model(sites, hellos, groups[0].layout)
         if model is not None:
             self._folder.keep_common_model(model)
             self._sink.emit(PlansAgreed(fingerprint=model.fingerprint, plans=model.plans))

@@ -162,14 +162,16 @@ WITHHELD: dict[str, Scalar] = {"failure": "the site's policy does not let this o
 def test_the_first_site_that_tells_is_believed_and_the_others_are_not_asked(caplog: pytest.LogCaptureFixture) -> None:
     told: dict[str, Scalar] = {"body": description().to_json()}
     nodes = [_Describer("A", WITHHELD), _Describer("B", told), _Describer("C", told)]
-    assert ask_for_model(_sites(*nodes), LAYOUT) == common_model(description(), [hello()] * 3, LAYOUT)
+    assert ask_for_model(_sites(*nodes), [hello()] * 3, LAYOUT) == common_model(description(), [hello()] * 3, LAYOUT)
     assert [node.asked for node in nodes] == [1, 1, 0]
     assert caplog.messages == []
 
 
 def test_if_no_site_tells_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert ask_for_model(_sites(_Describer("A", WITHHELD), _Describer("B", {"body": "{}"})), LAYOUT) is None
+        assert (
+            ask_for_model(_sites(_Describer("A", WITHHELD), _Describer("B", {"body": "{}"})), [hello()], LAYOUT) is None
+        )
     (said,) = caplog.messages
     assert "site A: the site's policy does not let this out (rule model.allow)" in said
     assert "site B: A ModelDescription message is malformed" in said
