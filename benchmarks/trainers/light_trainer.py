@@ -19,8 +19,12 @@ class LightTrainer(nnUNetTrainerAdam):
         return rotation, dummy_2d, patch_size, None
 
     @staticmethod
-    def build_network_architecture(plans_manager, configuration_manager, channels, outputs, deep_supervision=True):
+    def build_network_architecture(
+        plans_manager, configuration_manager, channels, outputs, enable_deep_supervision=True
+    ):
         light = deepcopy(configuration_manager)
         kwargs = light.configuration["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [features // 4 for features in kwargs["features_per_stage"]]
-        return nnUNetTrainerAdam.build_network_architecture(plans_manager, light, channels, outputs, deep_supervision)
+        return nnUNetTrainerAdam.build_network_architecture(
+            plans_manager, light, channels, outputs, enable_deep_supervision
+        )

@@ -4,7 +4,8 @@ from bokeh.models import ColumnDataSource
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.comparison.page import comparison_part, write_report
-from fednnunet.report.events import EventFile, RoundCompleted
+from fednnunet.report.event_files import EventFile
+from fednnunet.report.events import RoundCompleted
 from tests.comparison.test_tables import A, results
 
 

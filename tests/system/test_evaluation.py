@@ -14,7 +14,8 @@ from flwr.proto.transport_pb2 import ClientMessage
 from fednnunet.channel.address import find_free_port
 from fednnunet.channel.messages import EvaluationReport
 from fednnunet.report.evaluations import Evaluation
-from fednnunet.report.events import EventReader, SitesEvaluated
+from fednnunet.report.event_files import EventReader
+from fednnunet.report.events import SitesEvaluated
 from tests.system.conftest import SITES
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames
 from tests.system.workspace import Workspace, finish
