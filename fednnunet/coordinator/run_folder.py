@@ -134,11 +134,16 @@ class FoldFolder:
         except (FednnUNetError, OSError, UnicodeDecodeError) as error:
             raise FednnUNetError(f"{path} cannot be read ({error}): begin anew with --overwrite.") from error
 
-    def begin(self, description: RunDescription) -> None:
-        """Keep what was agreed, in place of whatever was kept before."""
+    def begin(self, description: RunDescription, model: Mapping[str, np.ndarray] | None = None) -> None:
+        """Keep what was agreed, and the first global model, in place of whatever was kept before.
+
+        The model comes first: a training that is described can be continued.
+        """
         with _told():
             if self.path.exists():
                 shutil.rmtree(self.path)
+            if model is not None:
+                self.keep_model(0, model)
             self.describe(description)
 
     def describe(self, description: RunDescription) -> None:

@@ -296,8 +296,7 @@ class TrainingStage(Stage):
         self._sink.emit(_agreement(layouts, groups))
         if kept is not None and kept.finished:
             self._folder.set_aside()
-        self._folder.begin(self._description)
-        self._folder.keep_model(0, self._exchange.state)
+        self._folder.begin(self._description, self._exchange.state)
 
     def _agree(self) -> tuple[RunDescription, dict[str, Layout], list[str]]:
         """Let all sites get ready; return what they agree on, their networks, and who brings a pretrained model."""

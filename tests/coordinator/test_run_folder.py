@@ -209,6 +209,17 @@ def test_a_training_that_begins_forgets_the_one_before(folder: FoldFolder) -> No
     assert kept.run == "two"
 
 
+def test_a_training_that_is_described_has_a_model_to_go_on_from(
+    folder: FoldFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[list[str]] = []
+    describe = folder.describe
+    monkeypatch.setattr(folder, "describe", lambda new: (described.append(_files(folder)), describe(new)))
+    folder.begin(_description(run="two"), _state(0))
+    assert described == [["model_000000.npz"]]
+    _assert_same(folder.last_model(0)[1], _state(0))
+
+
 def test_a_training_that_is_set_aside_is_whole_and_makes_place(folder: FoldFolder) -> None:
     folder.keep_model(1, _state(1))
     folder.append(_record(1))
