@@ -92,7 +92,8 @@ class RunFile:
     """Keeps the events of a run in its folder: after those of the run that it continues, or else in their place.
 
     What is there is replaced when the run has really begun, not by one that is refused because of a training that is
-    not finished, or that only looks at a model. Of reports of work, which are many, it keeps one a second and the last.
+    not finished, or that only looks at a model. Of reports of work, which are many, it keeps one a
+    second and the last, if they are news.
 
     Parameters
     ----------
@@ -118,6 +119,7 @@ class RunFile:
         self._clock = clock
         self._waiting: list[Event] | None = None if continues else []
         self._held: WorkProgressed | None = None
+        self._last_work: WorkProgressed | None = None
         self._next_work = -math.inf
 
     def emit(self, event: Event) -> None:
@@ -145,17 +147,20 @@ class RunFile:
     def _keep(self, event: Event) -> None:
         if not isinstance(event, WorkProgressed):
             self._keep_held()
+        elif event == self._last_work:
+            self._held = None
+            return
         elif self._clock() < self._next_work:
             self._held = event
             return
         else:
-            self._held, self._next_work = None, self._clock() + _WORK_SECONDS
+            self._held, self._last_work, self._next_work = None, event, self._clock() + _WORK_SECONDS
         self._file.emit(event)
 
     def _keep_held(self) -> None:
         if self._held is not None:
             self._file.emit(self._held)
-            self._held = None
+            self._held, self._last_work = None, self._held
 
 
 def begins_planning(event: Event) -> bool:

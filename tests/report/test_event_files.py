@@ -192,8 +192,11 @@ def test_of_reports_of_work_one_a_second_is_kept_and_the_last(tmp_path):
     assert [event.done for event in read(path)] == [1, 9, 17, 25]
     file.emit(Finished(seconds=1.0))
     assert read(path)[4:] == [work(30), Finished(seconds=1.0)]
+    for _ in range(5):
+        file.emit(work(30))  # no news
+        clock.now += 1
     file.emit(work(31))
     clock.now += 0.5
     file.emit(work(32))
     file.close()
-    assert read(path)[-1] == work(32)
+    assert read(path)[6:] == [work(31), work(32)]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Literal
 
 import wandb
 
@@ -32,6 +33,7 @@ class WandbRun:
         opening.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=project,
+            mode=_mode(),
             id=kept,
             name=f"{opening.folder.name} fold {opening.fold}",
             group=opening.folder.name,
@@ -69,5 +71,14 @@ class WandbRun:
 
 def is_logged_in() -> bool:
     """Return whether wandb will find all that it needs without asking somebody at the terminal."""
-    needs_none = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-    return needs_none or bool(wandb.login(prompt=False))
+    return _mode() is not None or bool(wandb.login(prompt=False))
+
+
+def _mode() -> Literal["offline", "disabled"] | None:
+    """Return what ``WANDB_MODE`` asks for, if that is not to send; wandb itself reads it only once in a process."""
+    match os.environ.get("WANDB_MODE"):
+        case "offline" | "dryrun":
+            return "offline"
+        case "disabled":
+            return "disabled"
+    return None
