@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, VBar
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
@@ -61,7 +62,8 @@ def cost_parts(run: RunState) -> list[Part]:
     text = NOTHING
     if timing:
         colours = Markup("").join(
-            Markup('<i style="background:{}"></i>{} ').format(colour, kind) for kind, colour in KINDS.items()
+            Markup('<span><i style="background:{}"></i>{}</span> ').format(colour, kind)
+            for kind, colour in KINDS.items()
         )
         text += Markup('<p class="note">{}</p><p class="key">{}</p>').format(_DEFINITIONS, colours)
     return [Part("time", "Time and bytes", text, figures, tables)] if figures else []
@@ -103,18 +105,25 @@ def _time_figure(drawn: Drawn) -> figure:
 
 
 def _bytes_figure(run: RunState, drawn: Drawn) -> Figure:
-    def columns(direction: str) -> dict[str, Floats]:
-        return {site: floats([_megabytes(event, site, direction) for event in drawn.events]) for site in run.names}
+    megabytes = _megabytes(drawn.events, run.names)
+
+    def columns(direction: int) -> dict[str, Floats]:
+        return {site: megabytes[:, index, direction].astype(np.float32) for index, site in enumerate(run.names)}
 
     name = f"bytes {drawn.slug}"
-    choices = {"from each site": columns("from_site"), "to each site": columns("to_site")}
+    choices = {"from each site": columns(0), "to each site": columns(1)}
     caption = escape(drawn.told("Bytes of each round")) + choice(name, "", list(choices)) + legend(run.names)
     return caption, line_figure(Lines(name, "MB", drawn.rounds, choices, from_zero=True))
 
 
-def _megabytes(event: RoundCompleted, site: str, direction: str) -> float | None:
-    traffic = event.traffic.get(site)
-    return None if traffic is None else getattr(traffic, direction) / _MEGA
+def _megabytes(events: Sequence[RoundCompleted], sites: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return an array of rounds x sites x (from, to the site); NaN where a site moved nothing."""
+    nothing = (np.nan, np.nan)
+    table = [
+        [nothing if (moved := event.traffic.get(site)) is None else (moved.from_site, moved.to_site) for site in sites]
+        for event in events
+    ]
+    return np.array(table, float).reshape(len(events), len(sites), 2) / _MEGA
 
 
 def _table(run: RunState, drawn: Drawn, events: Sequence[RoundCompleted]) -> Markup:
@@ -124,16 +133,13 @@ def _table(run: RunState, drawn: Drawn, events: Sequence[RoundCompleted]) -> Mar
         timings: list[Mapping[str, float]] = [getattr(event.timing, kind) for event in events if event.timing]
         return number(mean(timing[site] for timing in timings if site in timing), 2)
 
-    def megabytes(direction: str, site: str) -> float:
-        return sum(_megabytes(event, site, direction) or 0.0 for event in events)
-
     columns = ["site", "training, s per round", "validating, s per round", "from site, MB", "to site, MB"]
-    sums = {site: (megabytes("from_site", site), megabytes("to_site", site)) for site in run.names}
+    sums = np.nansum(_megabytes(events, run.names), axis=0)
     rows = [
-        [site, seconds("training", site), seconds("validating", site), *(f"{value:.2f}" for value in sums[site])]
-        for site in run.names
+        [site, seconds("training", site), seconds("validating", site), *(f"{value:.2f}" for value in sums[index])]
+        for index, site in enumerate(run.names)
     ]
-    totals = [f"{sum(pair[index] for pair in sums.values()):.2f}" for index in (0, 1)]
+    totals = [f"{value:.2f}" for value in sums.sum(axis=0)]
     title = f"Means of seconds and sums of bytes, of all {len(events)} complete rounds"
     return html_table(
         columns,

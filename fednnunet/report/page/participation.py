@@ -23,8 +23,9 @@ _MOST_REASONS = 200
 _OTHER = "for another reason, see the table of failures"
 _LONGEST_REASON = 300
 _KEY = Markup(
-    '<span class="key"><i class="took-part"></i>took part <i class="absent"></i>absent <i class="left-out"></i>left '
-    'out</span><output class="readout">Point at a cell to see the round, and why a site was left out.</output>'
+    '<span class="key"><span><i class="took-part"></i>took part</span> <span><i class="absent"></i>absent</span> '
+    '<span><i class="left-out"></i>left out</span></span>'
+    '<output class="readout">Point at a cell to see the round, and why a site was left out.</output>'
 )
 
 
