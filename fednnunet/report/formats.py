@@ -57,17 +57,18 @@ def shares(event: RoundCompleted) -> dict[str, float]:
 
     Returns
     -------
-    Seconds for ``training`` and ``validating``, those of the median site; ``waiting``, how much longer the slowest site
-    took, in both; ``moving`` and ``averaging``; and ``other``, what is left of the round.
+    Seconds for ``training`` and ``validating``, those of the median site of those that took part; ``waiting``, how much
+    longer the slowest one took, in both; ``moving`` and ``averaging``; and ``other``, what is left of the round.
     """
     timing = event.timing
     if timing is None:
         return {}
     parts = {"training": 0.0, "waiting": 0.0, "moving": timing.moving, "averaging": timing.averaging, "validating": 0.0}
     for kind, of_sites in (("training", timing.training), ("validating", timing.validating)):
-        if of_sites:
-            parts[kind] = statistics.median(of_sites.values())
-            parts["waiting"] += max(of_sites.values()) - parts[kind]
+        seconds = [of_sites[site] for site in event.sites if site in of_sites]
+        if seconds:
+            parts[kind] = statistics.median(seconds)
+            parts["waiting"] += max(seconds) - parts[kind]
     return {**parts, "other": max(0.0, event.seconds - sum(parts.values()))}
 
 

@@ -82,7 +82,8 @@ def test_a_site_that_shares_nothing_has_no_norm() -> None:
 
 
 @pytest.mark.parametrize("left", ["AB", "BC"])
-def test_norms_are_those_of_the_last_gathering_only(left: str) -> None:
+def test_norms_are_those_of_the_last_gathering_only(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fednnunet.coordinator.site.RETURN_WITHIN_SECONDS", 0.1)
     exchange, nodes = _federation("float32", A=1, B=2, C=3)
     expected = {"A": 1, "B": 2, "C": 3}
     last = nodes[2]

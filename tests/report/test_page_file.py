@@ -34,11 +34,27 @@ def test_the_page_shows_also_what_came_before_the_coordinator_was_started_again(
     with (tmp_path / EVENTS).open("a") as damaged:
         damaged.write('{"event":"round_com\n')
     with PageFile(tmp_path / REPORT, tmp_path / EVENTS) as page:
-        page.emit(StageStarted(title="training fold 0", rounds=9, first_round=4))
-        page.emit(a_round(4, 9, SITES))
+        for event in (StageStarted(title="training fold 0", rounds=9, first_round=4), a_round(4, 9, SITES)):
+            file.emit(event)
+            page.emit(event)
     text = (tmp_path / REPORT).read_text()
     assert "<dd>4 of 9</dd>" in text
     assert "Of 4 complete rounds" in text
+
+
+def test_the_page_begins_anew_with_the_file_of_events(tmp_path):
+    file, shown = EventFile(tmp_path / EVENTS), threading.Semaphore(0)
+    for event in a_training(3, SITES, of_rounds=9):
+        file.emit(event)
+    with PageFile(tmp_path / REPORT, tmp_path / EVENTS, lambda _: shown.release()) as page:
+        assert shown.acquire(timeout=60)
+        file.clear()
+        for event in a_training(1, SITES, of_rounds=5):
+            file.emit(event)
+            page.emit(event)
+    text = (tmp_path / REPORT).read_text()
+    assert "<dd>1 of 5</dd>" in text
+    assert "Of 1 complete round" in text
 
 
 def test_a_page_is_there_from_the_start_and_after_each_event_and_events_never_wait(tmp_path):

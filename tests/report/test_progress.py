@@ -357,7 +357,7 @@ COSTLY = RoundCompleted(
     traffic={site: Traffic(to_site=500_000, from_site=1_250_000) for site in "AB"},
 )
 COSTS = (
-    "training 6.0 s, validating 1.0 s, waiting 3.0 s, moving 1.5 s, averaging 0.5 s",
+    "training 6.0 s, waiting 2.0 s, moving 1.5 s, averaging 0.5 s, validating 1.0 s, other 1.0 s",
     "2.5 MB from sites, 1.0 MB to sites",
     "without C",
 )

@@ -99,9 +99,13 @@ def test_each_fold_has_a_part_of_its_own_with_its_own_rounds():
 
 def test_the_parts_of_a_round_are_as_long_as_the_round():
     timing = RoundTiming(
-        training={"A": 10.0, "B": 14.0, "C": 30.0}, moving=2.0, averaging=0.5, validating={"A": 4.0, "B": 5.0, "C": 5.5}
+        training={"A": 10.0, "B": 14.0, "C": 30.0, "left out": 99.0},
+        moving=2.0,
+        averaging=0.5,
+        validating={"A": 4.0, "B": 5.0, "C": 5.5},
     )
-    event = RoundCompleted(round=1, rounds=2, seconds=40.0, sites={}, timing=timing)
+    report = RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={})
+    event = RoundCompleted(round=1, rounds=2, seconds=40.0, sites=dict.fromkeys("ABC", report), timing=timing)
     expected = dict(training=14.0, waiting=16.5, moving=2.0, averaging=0.5, validating=5.0, other=2.0)
     assert seconds_of(event) == expected
     assert sum(expected.values()) == 40.0
@@ -188,13 +192,12 @@ def test_scores_are_shown_by_site_and_label_with_dashes_where_a_number_was_kept_
     assert evaluation[0] == ["site", "all labels", *LABELS]
     assert evaluation[1][2] == "0.9000 ± 0.0340|12 cases"
     assert evaluation[2][4] == MISSING
-    assert evaluation[3] == [
-        "mean of the sites",
-        "0.8675|25 cases",
-        "0.8875|25 cases",
-        "0.8542|25 cases",
-        "0.8333|12 cases",
-    ]
+    means = {site: float(row[2].partition(" ")[0]) for site, row in zip(("a", "b"), evaluation[1:3], strict=True)}
+    pooled = (12 * means["a"] + 13 * means["b"]) / 25
+    assert evaluation[3][0] == "all sites"
+    assert evaluation[3][2].startswith(f"{pooled:.4f} ± ")
+    assert evaluation[3][2].endswith("|25 cases")
+    assert evaluation[3][4] == evaluation[1][4]  # only one site has told it
     assert evaluation[-1] == ["hospital-c", "it has no labelled test cases"]
 
 
