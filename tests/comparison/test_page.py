@@ -6,7 +6,9 @@ from fednnunet.channel.messages import RoundReport
 from fednnunet.comparison.page import comparison_part, write_report
 from fednnunet.report.event_files import EventFile
 from fednnunet.report.events import RoundCompleted
+from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.comparison.test_tables import A, results
+from tests.report.page.made_up import SITES, a_training
 
 
 def test_the_part_has_the_table_and_a_picture_of_the_differences():
@@ -34,3 +36,26 @@ def test_the_page_also_shows_the_federated_trainings(tmp_path):
     assert "FFE: Training" in text
     assert "Comparison" in text
     assert "AsymFedAvg: Training" not in text
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
+def test_a_browser_shows_the_differences_and_all_parts_of_the_page(tmp_path, width, scheme):
+    file = EventFile(tmp_path / "ffe.jsonl")
+    for event in a_training(5, SITES):
+        file.emit(event)
+    write_report(results(), tmp_path / "report.html", {"ffe": tmp_path / "ffe.jsonl"})
+    with (
+        started_browser() as browser,
+        opened(browser, (tmp_path / "report.html").as_uri(), width, scheme=scheme) as page,
+    ):
+        names = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash.slice(1))")
+        assert len(names) > 3
+        for name in names:
+            open_part(page, name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        open_part(page, names[0])
+        shown = page.evaluate(COLUMNS, f"{names[0]}-0")
+    source = {"name": "difference dice data", "type": ColumnDataSource}
+    expected = comparison_part(results()).figures[0][1].select_one(source).data
+    np.testing.assert_allclose(shown["mean"], expected["mean"], rtol=1e-6)

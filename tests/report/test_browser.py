@@ -1,8 +1,6 @@
 """The page in a real browser, without a display: its charts are read back, its parts clicked through."""
 
 import re
-import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,19 +9,12 @@ from fednnunet.report.dashboard import Dashboard
 from fednnunet.report.events import RoundCompleted, SiteLeftOut
 from fednnunet.report.page import parts_of, render_page, write_page
 from fednnunet.report.page.run_state import RunState
+from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here to open the page with")
+pytestmark = needs_browser
 HOSTILE = '<script>alert("x")</script>'
 
-COLUMNS = """async key => {
-  const figure = document.querySelector(`figure[data-figure="${key}"]`);
-  const doc = await fednnunet.drawn.get(figure);
-  const source = doc.roots()[0].renderers[0].data_source;
-  return Object.fromEntries(Object.entries(source.data).map(([name, values]) =>
-    [name, Array.from(values, value => Number.isNaN(value) ? null : value)]));
-}"""
 LINES = """async key => {
   const figure = document.querySelector(`figure[data-figure="${key}"]`);
   const doc = await fednnunet.drawn.get(figure);
@@ -40,35 +31,8 @@ COLOURS = """async key => {
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with started_browser() as browser:
         yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser, url, width=1280, height=900, scheme="light"):
-    """Give a page that has been opened; afterwards, nothing has gone wrong in it, or asked another host."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    problems = []
-    page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append("a dialog"))
-    own = url if url.startswith("http:") else "file:"
-    page.on("request", lambda ask: ask.url.startswith((own, "data:", "blob:")) or problems.append(ask.url))
-    page.goto(url)
-    page.wait_for_selector("html[data-ready=yes]")
-    yield page
-    assert problems == []
-    context.close()
-
-
-def open_part(page, name):
-    page.click(f'nav a[href="#{name}"]')
-    page.evaluate("fednnunet.show()")
 
 
 @pytest.fixture(scope="module")
