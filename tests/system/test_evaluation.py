@@ -144,8 +144,8 @@ def test_nothing_of_a_single_case_leaves_and_sites_without_labels_or_consent_are
         status, output = finish(server)
     assert (status, [status for status, _ in ended.values()]) == (0, [0, 0, 0]), [output, ended]
     assert "has no test cases with labels: it takes no part" in ended[SITES[2]][1]
-    assert f"without site {SITES[1]}: the site's policy does not let this out (rule metrics.min_cases)" in output
-    assert f"without site {SITES[2]}: it has no test cases with labels" in output
+    assert f"not evaluated at site {SITES[1]}: the site's policy does not let this out (rule metrics.min_cases)" in output
+    assert f"not evaluated at site {SITES[2]}: it has no test cases with labels" in output
     result = Evaluation.from_json((tmp_path / "run" / "evaluation_0.json").read_text())
     assert (list(result.sites), sorted(result.left_out)) == ([SITES[0]], list(SITES[1:]))
     assert result.sites[SITES[0]].overall.dice.cases == 12
