@@ -112,8 +112,8 @@ class RunState:
 
     @property
     def names(self) -> list[str]:
-        """All sites, in the order in which they became known."""
-        return list(self.sites)
+        """All sites, in the order of their names, as the coordinator has them."""
+        return sorted(self.sites)
 
     @property
     def last_round(self) -> RoundCompleted | None:
