@@ -60,7 +60,8 @@ def _sites_table(run: RunState) -> Markup:
     if shares:
         columns.append("shared parameters")
     rows = []
-    for site, cases in run.sites.items():
+    for site in run.names:
+        cases = run.sites[site]
         row: list[object] = [site, MISSING if cases is None else cases]
         if last is not None:
             report = last.sites.get(site)
