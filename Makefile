@@ -18,7 +18,7 @@ demo: ## set up, then run a small federated training on this machine
 
 test: ## set up, then run the tests (some of them: make test ARGS="-k name")
 	bash install.sh --dev
-	$(PYTHON_OF_ENV) -m pytest $(ARGS)
+	$(PYTHON_OF_ENV) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ## check style and format
 	bash install.sh --dev

@@ -251,7 +251,7 @@ if stamped_digest != digest or int(stamped_dev) < dev:
     sys.exit(1)
 needed = {"fednnunet", "torch", "nnunetv2", "flwr", "monai", "bokeh"}
 if dev:
-    needed |= {"pytest", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "wandb"}
+    needed |= {"pytest", "pytest-xdist", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "wandb"}
 pins = dict(line.split("==") for line in constraints.decode().split() if "==" in line)
 for name in needed | set(pins):
     try:
