@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from fednnunet.demo.evaluation import dice
 from fednnunet.demo.hospitals import HOSPITALS, Dataset, write_hospitals
+from tests.system.overlap import dice
 from tests.system.workspace import ENDS_WITHIN_SECONDS, Workspace
 
 pytestmark = pytest.mark.system
@@ -29,9 +28,9 @@ def recomputed_dice(predictions: Path, dataset: Dataset) -> float:
     """Return the mean over cases of the mean over labels, from the images."""
     cases = []
     for case in dataset.test_cases:
-        images = [dataset.labels(case), predictions / dataset.name / dataset.labels(case).name]
-        truth, prediction = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in images)
-        cases.append(np.nanmean([dice(truth, prediction, label) for label in LABELS]))
+        truth = dataset.labels(case)
+        prediction = predictions / dataset.name / truth.name
+        cases.append(np.mean([dice(truth, prediction, label) for label in LABELS]))
     return float(np.mean(cases))
 
 

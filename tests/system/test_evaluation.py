@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import SimpleITK as sitk
 from flwr.proto.transport_pb2 import ClientMessage
 
 from fednnunet.channel.address import find_free_port
@@ -17,6 +16,7 @@ from fednnunet.report.evaluations import Evaluation
 from fednnunet.report.event_files import EventReader
 from fednnunet.report.events import SitesEvaluated
 from tests.system.conftest import SITES
+from tests.system.overlap import dice
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames
 from tests.system.workspace import Workspace, finish
 
@@ -45,13 +45,6 @@ def _cases(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _dice(truth: Path, prediction: Path, label: int) -> float:
-    overlap = sitk.LabelOverlapMeasuresImageFilter()
-    images = (sitk.Cast(sitk.ReadImage(str(path)) == label, sitk.sitkUInt8) for path in (truth, prediction))
-    overlap.Execute(*images)
-    return float(overlap.GetDiceCoefficient())
-
-
 def test_every_site_tells_the_means_of_what_nnunets_own_predictions_come_to(trained: Workspace, tmp_path: Path) -> None:
     output = trained.succeed(
         "run", "evaluate", "901 902 903", "2d", 0, *QUICK, "--min_cases", 1, "--nsd_tolerance", 2,
@@ -74,7 +67,7 @@ def test_every_site_tells_the_means_of_what_nnunets_own_predictions_come_to(trai
         for row in rows:
             name = f"{row['case']}.nii.gz"
             assert (ours / name).read_bytes() == (stock / name).read_bytes()
-            expected = _dice(raw / "labelsTs" / name, stock / name, LABELS[row["label"]])
+            expected = dice(raw / "labelsTs" / name, stock / name, LABELS[row["label"]])
             assert float(row["dice"]) == pytest.approx(expected)
             foreground += float(row["hd95"]) > 0
         for label in LABELS:
@@ -144,8 +137,11 @@ def test_nothing_of_a_single_case_leaves_and_sites_without_labels_or_consent_are
         status, output = finish(server)
     assert (status, [status for status, _ in ended.values()]) == (0, [0, 0, 0]), [output, ended]
     assert "has no test cases with labels: it takes no part" in ended[SITES[2]][1]
-    assert f"not evaluated at site {SITES[1]}: the site's policy does not let this out (rule metrics.min_cases)" in output
-    assert f"not evaluated at site {SITES[2]}: it has no test cases with labels" in output
+    for site, why in (
+        (SITES[1], "the site's policy does not let this out (rule metrics.min_cases)"),
+        (SITES[2], "it has no test cases with labels"),
+    ):
+        assert f"not evaluated at site {site}: {why}" in output
     result = Evaluation.from_json((tmp_path / "run" / "evaluation_0.json").read_text())
     assert (list(result.sites), sorted(result.left_out)) == ([SITES[0]], list(SITES[1:]))
     assert result.sites[SITES[0]].overall.dice.cases == 12

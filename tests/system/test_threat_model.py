@@ -387,7 +387,8 @@ def test_curious_site_learns_common_results_only() -> None:
     assert set(CommonPlans.model_fields) == {"fingerprint", "plans", "record"}
     record = CommonPlans.from_json(json.dumps({"fingerprint": FINGERPRINT, "record": _record()})).record
     assert record is not None
-    assert set(record.model_dump()) == {"method", "sites", "cases", "plans_digest", "versions", "preprocessed"}
+    of_common_results = {"plans_digest", "fingerprint_digest"}
+    assert set(record.model_dump()) == {"method", "sites", "cases", "versions", "preprocessed"} | of_common_results
     assert set(Installed.model_fields) == {"plans_digest"}
 
 
