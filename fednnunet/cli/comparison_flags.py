@@ -81,7 +81,7 @@ def compare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", metavar="DATASET_IDS", help='the datasets of all sites, in quotes: "511 512 513"')
     parser.add_argument("configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres …")
-    parser.add_argument("fold", metavar="FOLD", help=f"{FOLDS_HELP}; one fold only")
+    parser.add_argument("fold", metavar="FOLD", help=f"{FOLDS_HELP}; several folds predict together")
     parser.add_argument("--external", default="", help='datasets that only test the models, in quotes: "514 515"')
     parser.add_argument(
         "--methods", default=",".join(METHODS), help="what is compared, separated by commas (default: %(default)s)"
@@ -91,7 +91,7 @@ def compare_parser() -> argparse.ArgumentParser:
         choices=("test", "validation"),
         default="test",
         help="what each site tests with: its test cases in imagesTs and labelsTs (default), or the validation cases "
-        "of FOLD, which do not train",
+        "of a single FOLD, which do not train",
     )
     parser.add_argument(
         "--out",

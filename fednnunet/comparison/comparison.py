@@ -25,7 +25,7 @@ from fednnunet.comparison.scores import Scores, mean_of_models, read_scores
 from fednnunet.comparison.splits import Splits, site_splits
 from fednnunet.comparison.work import Model, Work
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import Fold, parse_folds
+from fednnunet.folds import parse_folds
 from fednnunet.interruption import interruptible
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, JobFailed, Steps
@@ -84,7 +84,7 @@ class _Comparison:
     def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
         self._arguments = arguments
         self._steps = Steps(console, verbose=arguments.verbose)
-        self._fold = _one_fold(arguments.fold)
+        self._folds = parse_folds(arguments.fold)
         self._sites = find_sources(arguments.dataset)
         self._externals = find_sources(arguments.external)
         self._check_sources()
@@ -197,18 +197,20 @@ class _Comparison:
         pool(self._sites, self._splits, raw / self.work.pooled)
 
     def _held_out(self, source: Source) -> list[str] | None:
-        splits = self._splits[source.name]
-        if self._arguments.test != "validation" or self._fold == "all" or splits is None:
+        splits, (fold, *_) = self._splits[source.name], self._folds
+        if self._arguments.test != "validation" or fold == "all" or splits is None:
             return None
-        return splits[self._fold]["val"]
+        return splits[fold]["val"]
 
     def _check_sources(self) -> None:
         both = {source.name for source in self._sites} & {source.name for source in self._externals}
         if both:
             raise FednnUNetError(f"{min(both)} is a site and external: a dataset that trains is no external one.")
         check_alike([*self._sites, *self._externals])
-        if self._arguments.test == "validation" and self._fold == "all":
-            raise FednnUNetError("In fold_all every case trains, so none is left to test with: leave --test out.")
+        if self._arguments.test == "validation" and (self._folds == ("all",) or len(self._folds) > 1):
+            raise FednnUNetError(
+                f"With FOLD {self._arguments.fold} every case trains, so none is left to test with: leave --test out."
+            )
         for source in self._sites:
             if not source.cases:
                 raise FednnUNetError(f"Site {source.name} has no training cases: put images into its imagesTr.")
@@ -217,7 +219,7 @@ class _Comparison:
         folders = [source.dataset.raw]
         if os.environ.get("nnUNet_preprocessed"):
             folders.append(SiteDataset(source.name).preprocessed)
-        return site_splits(source.name, source.case_names, folders, self._fold)
+        return site_splits(source.name, source.case_names, folders, self._folds)
 
     def _without_test_cases(self) -> list[str]:
         """Return the datasets that cannot test a model, and say so before anything is trained."""
@@ -267,13 +269,6 @@ class _Comparison:
             "the cases and folds": digest(data)[:12],
             **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
         }
-
-
-def _one_fold(text: str) -> Fold:
-    folds = parse_folds(text)
-    if len(folds) > 1:
-        raise FednnUNetError("compare trains one fold: give one of 0-4, or fold_all, and run it once for each.")
-    return folds[0]
 
 
 def _training_title(method: Method) -> str:

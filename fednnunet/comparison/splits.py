@@ -15,7 +15,7 @@ Splits: TypeAlias = list[dict[str, list[str]]]
 """One entry for each fold: the cases in ``train`` and in ``val``."""
 
 
-def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: Fold) -> Splits | None:
+def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], folds: Sequence[Fold]) -> Splits | None:
     """Return the folds of a site.
 
     Parameters
@@ -27,8 +27,8 @@ def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: 
     folders
         Where its ``splits_final.json`` may be, the first one counts; without one, the folds are those that nnU-Net
         makes (``generate_crossval_split``).
-    fold
-        The fold that is to be trained.
+    folds
+        The folds that are to be trained.
 
     Returns
     -------
@@ -38,19 +38,23 @@ def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: 
     Raises
     ------
     FednnUNetError
-        If the fold is not among them, or they name cases that the site does not have.
+        If a fold is not among them, or they name cases that the site does not have.
     """
     found = next((folder / SPLITS for folder in folders if (folder / SPLITS).is_file()), None)
     splits = _read(name, found, set(cases)) if found is not None else _of_nnunet(cases)
-    if fold == "all":
+    wanted = [fold for fold in folds if fold != "all"]
+    if not wanted:
         return splits
     if splits is None:
         raise FednnUNetError(
             f"Site {name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's "
             f"{FOLDS_OF_NNUNET} folds: compare with FOLD fold_all, or give the site a {SPLITS}."
         )
-    if fold >= len(splits):
-        raise FednnUNetError(f"{found} of site {name} has no fold {fold}, only {len(splits)}: choose another FOLD.")
+    missing = [fold for fold in wanted if fold >= len(splits)]
+    if missing:
+        raise FednnUNetError(
+            f"{found} of site {name} has no fold {missing[0]}, only {len(splits)}: choose another FOLD."
+        )
     return splits
 
 
