@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from fednnunet.report.events import (
     FoldValidated,
     ModelExported,
     RoundCompleted,
+    SharingAgreed,
     SitesEvaluated,
     StageStarted,
     WorkProgressed,
@@ -92,8 +93,8 @@ class RunFile:
     """Keeps the events of a run in its folder: after those of the run that it continues, or else in their place.
 
     What is there is replaced when the run has really begun, not by one that is refused because of a training that is
-    not finished, or that only looks at a model. Of reports of work, which are many, it keeps one a
-    second and the last, if they are news.
+    not finished, or that only looks at a model, nor by the training of another fold of the same networks. Of reports of
+    work, which are many, it keeps one a second and the last, if they are news.
 
     Parameters
     ----------
@@ -114,6 +115,7 @@ class RunFile:
         begins: Callable[[Event], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._path = path
         self._file = EventFile(path)
         self._begins = begins
         self._clock = clock
@@ -129,7 +131,8 @@ class RunFile:
             return
         self._waiting.append(event)
         if self._begins(event):
-            self._file.clear()
+            if not _add_a_fold(self._waiting, read_events(self._path)):
+                self._file.clear()
             self._go_on()
         elif isinstance(event, _RESULTS):
             self._go_on()
@@ -171,6 +174,20 @@ def begins_planning(event: Event) -> bool:
 def begins_training(event: Event) -> bool:
     """Return whether a run begins that trains."""
     return isinstance(event, StageStarted) and event.fold is not None
+
+
+def _add_a_fold(events: Sequence[Event], kept: Sequence[Event]) -> bool:
+    """Return whether a training that has just begun is that of another fold, at the same sites with equal networks."""
+    sharing = _last_sharing(events)
+    return sharing is not None and sharing == _last_sharing(kept) and not _folds(events) & _folds(kept)
+
+
+def _last_sharing(events: Sequence[Event]) -> SharingAgreed | None:
+    return next((event for event in reversed(events) if isinstance(event, SharingAgreed)), None)
+
+
+def _folds(events: Sequence[Event]) -> set[str]:
+    return {event.fold for event in events if isinstance(event, StageStarted) and event.fold is not None}
 
 
 class EventReader:

@@ -7,8 +7,10 @@ from fednnunet.report.event_files import EventFile, EventReader, RunFile, begins
 from fednnunet.report.events import (
     Finished,
     FoldValidated,
+    SharingAgreed,
     SiteJoined,
     SiteProgress,
+    SiteShare,
     StageStarted,
     UpdateOutOfLine,
     WorkProgressed,
@@ -51,8 +53,13 @@ def work(done):
     return WorkProgressed(sites={"A": SiteProgress(done=done, total=100)})
 
 
-def training(first_round=1):
-    return StageStarted(title="training fold 0", rounds=10, first_round=first_round, fold="0")
+def training(first_round=1, fold="0"):
+    return StageStarted(title=f"training fold {fold}", rounds=10, first_round=first_round, fold=fold)
+
+
+def sharing(*sites, parameters=100):
+    share = SiteShare(tensors=2, of_tensors=2, parameters=parameters, of_parameters=parameters)
+    return SharingAgreed(sites=dict.fromkeys(sites, share))
 
 
 JOINED = SiteJoined(site="A", cases=1, joined=1, expected=1)
@@ -152,6 +159,29 @@ def test_a_run_that_begins_takes_the_place_of_the_last_one_and_one_that_continue
     third.emit(JOINED)
     third.emit(training(4))
     assert read(path)[5:] == [JOINED, training(4)]
+
+
+@pytest.mark.parametrize(
+    ("agreed", "fold", "adds"),
+    [
+        (sharing("A", "B"), "1", True),
+        (sharing("B", "A"), "all", True),
+        (sharing("A", "B"), "0", False),
+        (sharing("A", "C"), "1", False),
+        (sharing("A", "B", parameters=200), "1", False),
+        (None, "1", False),
+    ],
+)
+def test_another_fold_of_the_same_networks_is_added(tmp_path, agreed, fold, adds):
+    path = tmp_path / "events.jsonl"
+    kept = [JOINED, sharing("A", "B"), training(), Finished(seconds=1.0)]
+    for event in kept:
+        EventFile(path).emit(event)
+    new = [JOINED, *([agreed] if agreed else []), training(fold=fold)]
+    file = run_file(path)
+    for event in new:
+        file.emit(event)
+    assert read(path) == (kept + new if adds else new)
 
 
 def test_a_run_that_is_refused_leaves_the_events_of_the_training_alone(tmp_path):
