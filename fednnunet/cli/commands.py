@@ -19,6 +19,7 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
+from fednnunet.garbage import importing, leave_it_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
@@ -191,6 +192,8 @@ def _run(
     parse: Callable[[Sequence[str]], argparse.Namespace],
     argv: Sequence[str] | None,
 ) -> int:
+    if argv is None:
+        leave_it_at_exit()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
@@ -307,19 +310,23 @@ def _take_part(arguments: argparse.Namespace) -> int:
     coordinator = endpoint(arguments)
     take_identity(arguments)
     client: SiteClient
-    if arguments.task == "train":
-        from fednnunet.node.training import TrainingClient  # with torch, whose import takes seconds
+    with importing():  # torch and nnU-Net, which takes seconds; what is wrong with the data is told before
+        if arguments.task == "train":
+            hello = training_hello(arguments)
+            from fednnunet.node.training import TrainingClient
 
-        client = TrainingClient(arguments, *training_hello(arguments))
-    elif arguments.task == "evaluate":
-        from fednnunet.node.evaluating import EvaluationClient
+            client = TrainingClient(arguments, *hello)
+        elif arguments.task == "evaluate":
+            arguments.min_cases = fewest_cases(arguments)
+            hello = evaluation_hello(arguments)
+            from fednnunet.node.evaluating import EvaluationClient
 
-        arguments.min_cases = fewest_cases(arguments)
-        client = EvaluationClient(arguments, *evaluation_hello(arguments))
-    else:
-        from fednnunet.node.planning import PlanningClient
+            client = EvaluationClient(arguments, *hello)
+        else:
+            hello = planning_hello(arguments)
+            from fednnunet.node.planning import PlanningClient
 
-        client = PlanningClient(arguments, *planning_hello(arguments))
+            client = PlanningClient(arguments, *hello)
     try:
         with interruptible(), gate(arguments, client) as gated:
             gated.approve_introduction()

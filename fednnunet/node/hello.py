@@ -282,7 +282,7 @@ def _has_own_splits(dataset: SiteDataset) -> bool:
 def _check_folds(dataset: SiteDataset, folds: tuple[Fold, ...], cases: int) -> None:
     if folds != ("all",) and cases < FOLDS_OF_NNUNET and not _has_own_splits(dataset):
         raise FednnUNetError(
-            f"Site {dataset.name} has {cases} cases, too few for nnU-Net's five folds: "
+            f"Site {dataset.name} has {cases} case{'' if cases == 1 else 's'}, too few for nnU-Net's five folds: "
             f"train with FOLD fold_all, or write {dataset.preprocessed / 'splits_final.json'}."
         )
 

@@ -73,7 +73,7 @@ def test_every_sites_own_network_predicts(workspace: Workspace) -> None:
         output = workspace.folder / f"prediction of {site}"
         images = workspace.raw / site / "imagesTs"
         workspace.nnunet("nnUNetv2_predict", "-i", images, "-o", output, "-d", site, "-c", "2d", "-f", 0, "-tr",
-                         "RecordingTrainer", "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
+                         "RecordingTrainer", "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0)  # fmt: skip
         assert len(list(output.glob("*.nii.gz"))) == 1
 
 

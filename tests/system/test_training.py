@@ -88,7 +88,7 @@ def _predict(workspace: Workspace, images: Path, dataset: object, folds: tuple[i
     """Return nnU-Net's prediction of the only case there is."""
     output = workspace.folder / f"prediction of {images.parent.name} by {dataset} with {len(folds)}"
     workspace.nnunet("nnUNetv2_predict", "-i", images, "-o", output, "-d", dataset, "-c", "2d", "-f", *folds,
-                     "-device", "cpu", "-npp", 1, "-nps", 1, **variables)  # fmt: skip
+                     "-device", "cpu", "-npp", 0, "-nps", 0, **variables)  # fmt: skip
     (segmentation,) = output.glob("*.nii.gz")
     return segmentation.read_bytes()
 

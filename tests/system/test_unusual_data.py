@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.system.conftest import shrink_network
 from tests.system.workspace import Workspace, equal_weights
 
 pytestmark = pytest.mark.system
@@ -56,6 +57,8 @@ def test_regions_two_channels_3d_and_a_site_of_one_case(tmp_path: Path) -> None:
     plans = workspace.json(sites[1], "nnUNetPlans.json")
     assert plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] == [12.0, 24.0, 24.0]
 
+    for site in sites:
+        shrink_network(workspace.preprocessed / site / "nnUNetPlans.json")
     words = ("-device", "cpu", "--iterations_per_epoch", 1, "--val_iterations_per_epoch", 1)
     status, output = workspace.call("run", "train", "21 22", "3d_fullres", 0, *words, "--rounds", 1)
     assert status == 1

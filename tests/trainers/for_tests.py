@@ -25,7 +25,14 @@ class SeededTrainer(nnUNetTrainer):
 
 
 class RecordingTrainer(nnUNetTrainer):
-    """Writes down its weights at the end of each epoch's training, before anything could average them."""
+    """Writes down its weights at the end of each epoch's training, before anything could average them.
+
+    Draws no plots, which would take most of the time.
+    """
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.logger.plot_progress_png = lambda output_folder: None
 
     def on_train_epoch_end(self, train_outputs):
         super().on_train_epoch_end(train_outputs)
