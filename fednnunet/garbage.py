@@ -25,4 +25,5 @@ def importing() -> Iterator[None]:
 
 def leave_it_at_exit() -> None:
     """End this process without a last look for garbage."""
+    atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)

@@ -192,8 +192,7 @@ def _run(
     parse: Callable[[Sequence[str]], argparse.Namespace],
     argv: Sequence[str] | None,
 ) -> int:
-    if argv is None:
-        leave_it_at_exit()
+    leave_it_at_exit()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
