@@ -74,8 +74,10 @@ def _fingerprint(run: RunState, fingerprint: Mapping[str, Any]) -> Markup:
     known = [cases for cases in run.sites.values() if cases is not None]
     if known:
         facts["Cases"] = str(sum(known))
-    for key, title in (("spacings", "Median spacing, mm"), ("shapes_after_crop", "Median shape, voxels")):
-        medians = _medians(fingerprint.get(key))
+    spacing, shape = _medians(fingerprint.get("spacings")), _medians(fingerprint.get("shapes_after_crop"))
+    if len(spacing) == len(shape) == 3 and shape[0] == 1:  # an image in 2D, which nnU-Net takes for a thick slice
+        spacing, shape = spacing[1:], shape[1:]
+    for medians, title in ((spacing, "Median spacing, mm"), (shape, "Median shape, voxels")):
         if medians:
             facts[title] = _shown(medians)
     relative = fingerprint.get("median_relative_size_after_cropping")

@@ -222,6 +222,13 @@ def test_fingerprint_and_plan_are_readable_and_configurations_inherit():
     assert (data["low"], data["high"], data["percentile_99_5"]) == ([65.75], [138.75], [198.0])
 
 
+def test_images_in_2d_have_no_third_axis():
+    fingerprint = {"spacings": [[999.0, 1.5, 2.0]] * 3, "shapes_after_crop": [[1, 48, 50]] * 3}
+    plan = part(parts_of([PlansAgreed(fingerprint=fingerprint)]), "plan")
+    assert "<dd>1.5 × 2</dd>" in plan.html  # noqa: RUF001
+    assert "<dd>48 × 50</dd>" in plan.html  # noqa: RUF001
+
+
 @pytest.mark.parametrize(
     "strange",
     [{}, {"spacings": 3, "shapes_after_crop": [[1], "x"]},
