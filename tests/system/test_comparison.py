@@ -1,5 +1,6 @@
 """``fednnunet compare`` through the real command, interrupted and continued."""
 
+import csv
 import json
 import signal
 from dataclasses import replace
@@ -10,6 +11,9 @@ import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from fednnunet.demo.hospitals import HOSPITALS, Dataset, write_hospitals
+from fednnunet.report.event_files import read_events
+from fednnunet.report.events import RoundCompleted
+from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.system.overlap import dice
 from tests.system.workspace import ENDS_WITHIN_SECONDS, Workspace
 
@@ -34,11 +38,15 @@ def recomputed_dice(predictions: Path, dataset: Dataset) -> float:
     return float(np.mean(cases))
 
 
-def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_predictions_are_worth(tmp_path):
-    workspace = Workspace(tmp_path)
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("comparison"))
+
+
+def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_predictions_are_worth(workspace):
     hospitals = [replace(hospital, training_cases=5) for hospital in HOSPITALS[:2]]
     datasets = write_hospitals(workspace.raw, hospitals=hospitals, test_cases=2, resolution=0.4)
-    out = tmp_path / "out"
+    out = workspace.folder / "out"
 
     process = workspace.start_fednnunet(*COMMAND, "--verbose")
     assert process.stdout is not None
@@ -61,7 +69,6 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     told = [method["datasets"][dataset.name]["dice"]["mean"] for dataset in datasets]
     assert told == pytest.approx([recomputed_dice(predictions, dataset) for dataset in datasets])
     assert method["mean_over_sites"]["dice"] == pytest.approx(np.mean(told))
-    assert (out / "report.html").is_file()
     # the fold is the union of those that nnU-Net makes of each site's cases, and the model has seen no others
     (fold, *_) = json.loads((out / "preprocessed" / "pooled" / POOLED / "splits_final.json").read_text())
     of_sites = [generate_crossval_split(sorted(dataset.training_cases))[0] for dataset in datasets]
@@ -75,3 +82,31 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     status, output = workspace.fednnunet(*COMMAND, "--keep_local", "seg_layers")
     assert status == 1
     assert "was begun with --keep_local none, not seg_layers" in output
+
+
+@needs_browser
+def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(workspace):
+    out = workspace.folder / "out"
+    trained = (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes()
+    status, output = workspace.fednnunet(*COMMAND, "--methods", "local,ffe,centralized")
+    assert status == 0, output
+    assert (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes() == trained
+
+    with (out / "differences.csv").open(newline="") as file:
+        told = [row for row in csv.DictReader(file) if row["metric"] == "dice"]
+    assert {row["method"] for row in told} == {"ffe", "centralized"}
+    rounds = [
+        event for event in read_events(out / "runs" / "ffe" / "events.jsonl") if isinstance(event, RoundCompleted)
+    ]
+    assert len(rounds) == 2
+    with started_browser() as browser, opened(browser, (out / "report.html").as_uri()) as page:
+        names = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash.slice(1))")
+        shown = page.evaluate(COLUMNS, f"{names[0]}-0")
+        for column in ("mean", "low", "high"):
+            np.testing.assert_allclose(shown[column], [float(row[column]) for row in told], rtol=1e-5)
+        training = next(name for name in names if name.endswith("training"))
+        open_part(page, training)
+        shown = page.evaluate(COLUMNS, f"{training}-0")
+        for index, site in enumerate(sorted(rounds[0].sites)):
+            dice = [event.sites[site].mean_dice for event in rounds]
+            np.testing.assert_allclose(shown[f"0:s{index}"], dice, rtol=1e-5)
