@@ -93,7 +93,7 @@ def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(work
     assert (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes() == trained
 
     with (out / "differences.csv").open(newline="") as file:
-        told = [row for row in csv.DictReader(file) if row["metric"] == "dice"]
+        told = [row for row in csv.DictReader(file) if (row["label"], row["metric"]) == ("mean", "dice")]
     assert {row["method"] for row in told} == {"ffe", "centralized"}
     rounds = [
         event for event in read_events(out / "runs" / "ffe" / "events.jsonl") if isinstance(event, RoundCompleted)
@@ -102,8 +102,8 @@ def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(work
     with started_browser() as browser, opened(browser, (out / "report.html").as_uri()) as page:
         names = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash.slice(1))")
         shown = page.evaluate(COLUMNS, f"{names[0]}-0")
-        for column in ("mean", "low", "high"):
-            np.testing.assert_allclose(shown[column], [float(row[column]) for row in told], rtol=1e-5)
+        for plotted, column in (("mean", "mean_difference"), ("low", "ci95_low"), ("high", "ci95_high")):
+            np.testing.assert_allclose(shown[plotted], [float(row[column]) for row in told], rtol=1e-5)
         training = next(name for name in names if name.endswith("training"))
         open_part(page, training)
         shown = page.evaluate(COLUMNS, f"{training}-0")
