@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from fednnunet.comparison.methods import METHODS
 from fednnunet.demo.hospitals import HOSPITALS, Dataset, write_hospitals
 from fednnunet.report.event_files import read_events
 from fednnunet.report.events import RoundCompleted
@@ -93,8 +94,9 @@ def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(work
     assert (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes() == trained
 
     with (out / "differences.csv").open(newline="") as file:
-        told = [row for row in csv.DictReader(file) if (row["label"], row["metric"]) == ("mean", "dice")]
-    assert {row["method"] for row in told} == {"ffe", "centralized"}
+        rows = [row for row in csv.DictReader(file) if (row["label"], row["metric"]) == ("mean", "dice")]
+    told = {(METHODS[row["method"]].title, row["test_cases"].rpartition("_")[2]): row for row in rows}
+    assert {method for method, _ in told} == {"FFE", "Centralized"}
     rounds = [
         event for event in read_events(out / "runs" / "ffe" / "events.jsonl") if isinstance(event, RoundCompleted)
     ]
@@ -103,7 +105,9 @@ def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(work
         names = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash.slice(1))")
         shown = page.evaluate(COLUMNS, f"{names[0]}-0")
         for plotted, column in (("mean", "mean_difference"), ("low", "ci95_low"), ("high", "ci95_high")):
-            np.testing.assert_allclose(shown[plotted], [float(row[column]) for row in told], rtol=1e-5)
+            points = zip(shown["method"], shown["test_cases"], shown[plotted], strict=True)
+            found = {(method, cases): value for method, cases, value in points}
+            assert found == {key: pytest.approx(float(row[column]), rel=1e-5) for key, row in told.items()}
         training = next(name for name in names if name.endswith("training"))
         open_part(page, training)
         shown = page.evaluate(COLUMNS, f"{training}-0")
