@@ -23,7 +23,7 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
-def leave_it_at_exit() -> None:
+def leave_garbage_at_exit() -> None:
     """End this process without a last look for garbage."""
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)

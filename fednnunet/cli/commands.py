@@ -19,7 +19,7 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import parse_folds
-from fednnunet.garbage import importing, leave_it_at_exit
+from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
@@ -192,7 +192,7 @@ def _run(
     parse: Callable[[Sequence[str]], argparse.Namespace],
     argv: Sequence[str] | None,
 ) -> int:
-    leave_it_at_exit()
+    leave_garbage_at_exit()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])

@@ -85,6 +85,7 @@ class _Comparison:
         self._arguments = arguments
         self._steps = Steps(console, verbose=arguments.verbose)
         self._folds = parse_folds(arguments.fold)
+        self._held_out_fold = _held_out_fold(arguments)
         self._sites = find_sources(arguments.dataset)
         self._externals = find_sources(arguments.external)
         self._check_sources()
@@ -197,20 +198,14 @@ class _Comparison:
         pool(self._sites, self._splits, raw / self.work.pooled)
 
     def _held_out(self, source: Source) -> list[str] | None:
-        splits, (fold, *_) = self._splits[source.name], self._folds
-        if self._arguments.test != "validation" or fold == "all" or splits is None:
-            return None
-        return splits[fold]["val"]
+        splits = self._splits[source.name]
+        return None if self._held_out_fold is None or splits is None else splits[self._held_out_fold]["val"]
 
     def _check_sources(self) -> None:
         both = {source.name for source in self._sites} & {source.name for source in self._externals}
         if both:
             raise FednnUNetError(f"{min(both)} is a site and external: a dataset that trains is no external one.")
         check_alike([*self._sites, *self._externals])
-        if self._arguments.test == "validation" and (self._folds == ("all",) or len(self._folds) > 1):
-            raise FednnUNetError(
-                f"With FOLD {self._arguments.fold} every case trains, so none is left to test with: leave --test out."
-            )
         for source in self._sites:
             if not source.cases:
                 raise FednnUNetError(f"Site {source.name} has no training cases: put images into its imagesTr.")
@@ -269,6 +264,18 @@ class _Comparison:
             "the cases and folds": digest(data)[:12],
             **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
         }
+
+
+def _held_out_fold(arguments: argparse.Namespace) -> int | None:
+    """Return the fold whose validation cases test the models; ``None`` if there are test cases for that."""
+    if arguments.test != "validation":
+        return None
+    fold, *others = parse_folds(arguments.fold)
+    if fold == "all" or others:
+        raise FednnUNetError(
+            f"With FOLD {arguments.fold} every case trains, so none is left to test with: leave --test out."
+        )
+    return fold
 
 
 def _training_title(method: Method) -> str:

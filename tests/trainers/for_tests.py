@@ -24,15 +24,16 @@ class SeededTrainer(nnUNetTrainer):
         super().initialize()
 
 
-class RecordingTrainer(nnUNetTrainer):
-    """Writes down its weights at the end of each epoch's training, before anything could average them.
-
-    Draws no plots, which would take most of the time.
-    """
+class _WithoutPlots(nnUNetTrainer):
+    """Draws no plots, which would take most of the time."""
 
     def on_train_start(self):
         super().on_train_start()
         self.logger.plot_progress_png = lambda output_folder: None
+
+
+class RecordingTrainer(_WithoutPlots):
+    """Writes down its weights at the end of each epoch's training, before anything could average them."""
 
     def on_train_epoch_end(self, train_outputs):
         super().on_train_epoch_end(train_outputs)
@@ -40,16 +41,12 @@ class RecordingTrainer(nnUNetTrainer):
         np.savez(os.path.join(self.output_folder, f"update_{self.current_epoch}.npz"), **arrays)
 
 
-class RepeatableTrainer(nnUNetTrainer):
-    """Draws what an epoch needs from the epoch's own seed, so that it is the same in a process that was started again.
-
-    Draws no plots, which would take most of the time.
-    """
+class RepeatableTrainer(_WithoutPlots):
+    """Draws what an epoch needs from the epoch's own seed, so that it is the same in a process started again."""
 
     def on_train_start(self):
         super().on_train_start()
         torch.set_num_threads(1)
-        self.logger.plot_progress_png = lambda output_folder: None
 
     def initialize(self):
         torch.manual_seed(7)
