@@ -30,6 +30,7 @@ from fednnunet.interruption import interruptible
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
+from fednnunet.node.hello import check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class _Comparison:
         self._externals = find_sources(arguments.external)
         self._check_sources()
         self._splits = {source.name: self._splits_of(source) for source in self._sites}
+        check_trainer(arguments.tr)  # now, not after hours of preprocessing
         untested = self._without_test_cases()
         self._shares = self._deal()
         number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])

@@ -123,7 +123,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         )
     _check_folds(dataset, folds, len(cases))
     _check_previous_stage(dataset, arguments, configuration)
-    _check_trainer(arguments.tr)
+    check_trainer(arguments.tr)
     options = {
         "-tr": arguments.tr,
         "configuration": arguments.configuration,
@@ -237,7 +237,14 @@ def _check_class_exists(name: str, flag: str) -> None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
-def _check_trainer(name: str) -> None:
+def check_trainer(name: str) -> None:
+    """Check that nnU-Net finds a trainer of this name.
+
+    Raises
+    ------
+    FednnUNetError
+        If it does not.
+    """
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # takes seconds to import
 
     try:
