@@ -67,6 +67,10 @@ def find_dataset(id_or_name: str) -> SiteDataset:
         folders = " or ".join(
             f"{name}={os.environ[name]}" for name in ("nnUNet_raw", "nnUNet_preprocessed") if name in os.environ
         )
+        if not folders:
+            raise FednnUNetError(
+                "Neither nnUNet_raw nor nnUNet_preprocessed is set: tell nnU-Net where its folders are."
+            )
         raise FednnUNetError(
             f"There is no dataset with id {id_or_name} in {folders}: check the id and nnU-Net's environment variables."
         )

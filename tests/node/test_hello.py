@@ -15,7 +15,7 @@ from fednnunet.cli.arguments import parse_client
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset
 from fednnunet.node.hello import planning_hello, training_hello
 from fednnunet.node.record import read_record, write_record
 
@@ -277,3 +277,10 @@ def test_the_cases_are_those_that_nnunet_finds(site: Path) -> None:
 def _cases_of_nnunet(dataset: SiteDataset, content: dict[str, Any]) -> list[CaseFiles]:
     found = get_filenames_of_train_images_and_targets(str(dataset.raw), copy.deepcopy(content))
     return [CaseFiles(str(case), tuple(files["images"]), files["label"]) for case, files in found.items()]
+
+
+def test_without_nnunets_folders_no_dataset_is_looked_for(monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FednnUNetError, match="Neither nnUNet_raw nor nnUNet_preprocessed is set"):
+        find_dataset("511")
