@@ -1,5 +1,6 @@
-"""Writing files that are either as before or complete, whatever happens meanwhile."""
+"""Reading files that people write, and writing files that are either as before or complete, whatever happens."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import save_json
+
+from fednnunet.errors import FednnUNetError
 
 
 @contextmanager
@@ -24,6 +27,45 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Return what a JSON file holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+    remedy
+        What to do if it is not there or damaged, as in "run plan_and_preprocess first".
+
+    Raises
+    ------
+    FednnUNetError
+        If it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        reason = f"There is no {path}: {remedy}."
+    except OSError as error:
+        reason = f"{path} cannot be read ({error.strerror}): mend that, or {remedy}."
+    except UnicodeDecodeError:
+        reason = f"{path} is not written in UTF-8: save it in that encoding, or {remedy}."
+    except json.JSONDecodeError as error:
+        bom = "it begins with a byte-order mark" if error.doc.startswith("\ufeff") else ""
+        reason = f"{path} is no JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."
+    except RecursionError:
+        reason = f"{path} is nested too deeply: correct it, or {remedy}."
+    raise FednnUNetError(reason)
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds; see `read_json`."""
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        raise FednnUNetError(f"{path} is not a JSON object, {{…}}: correct it, or {remedy}.")
+    return content
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

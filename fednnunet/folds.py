@@ -1,30 +1,68 @@
 """What the FOLD argument means."""
 
+import re
 from typing import Literal
 
 from fednnunet.errors import FednnUNetError
 
 Fold = int | Literal["all"]
-"""A fold as nnU-Net's trainer takes it: 0-4, or ``"all"`` for its own fold in which every case trains."""
+"""A fold as nnU-Net's trainer takes it: its number in the split, or ``"all"`` for its own fold in which all train."""
 
 FOLDS_OF_NNUNET = 5
 """Folds into which nnU-Net splits a dataset that brings no split of its own; each needs a case."""
 
-FOLDS_HELP = "0-4; 'all' = the five folds, one after the other; 'fold_all' = nnU-Net's fold 'all', every case trains"
+MOST_FOLDS = 1000
+
+FOLDS_HELP = (
+    "number of a fold of the split, from 0; 'all' = all folds of the split, one after the other; "
+    "'fold_all' = nnU-Net's fold 'all', every case trains"
+)
 
 
-def parse_folds(text: str) -> tuple[Fold, ...]:
-    """Return the folds that a FOLD argument asks for, in the order in which they are trained.
+def check_fold(text: str) -> None:
+    """Refuse what can be no FOLD argument, whatever the split.
 
     Raises
     ------
     FednnUNetError
-        If `text` is none of ``0``-``4``, ``all``, ``fold_all``.
+        If `text` is neither a number, nor ``all``, nor ``fold_all``.
     """
-    if text == "all":
-        return (0, 1, 2, 3, 4)
+    if text not in {"all", "fold_all"} and not re.fullmatch(r"0|[1-9][0-9]{0,2}", text):
+        raise FednnUNetError(f"'{text}' is no fold: give the {FOLDS_HELP}.")
+
+
+def parse_folds(text: str, folds: int = FOLDS_OF_NNUNET) -> tuple[Fold, ...]:
+    """Return the folds that a FOLD argument asks for, in the order in which they are trained.
+
+    Parameters
+    ----------
+    text
+        The argument.
+    folds
+        How many the split has.
+
+    Raises
+    ------
+    FednnUNetError
+        If `text` is no fold, or one that the split does not have.
+    """
+    check_fold(text)
     if text == "fold_all":
         return ("all",)
-    if text in {"0", "1", "2", "3", "4"}:
-        return (int(text),)
-    raise FednnUNetError(f"'{text}' is no fold: give one of {FOLDS_HELP}.")
+    if text == "all":
+        return tuple(range(folds))
+    if int(text) >= folds:
+        last = "only fold 0" if folds == 1 else f"the folds 0 to {folds - 1}"
+        raise FednnUNetError(f"There is no fold {text}: the split has {last}; or give FOLD all, or fold_all.")
+    return (int(text),)
+
+
+def spelled(text: str, folds: int | None) -> str:
+    """Return in words, for titles, which folds a FOLD argument means where the split has so many."""
+    if text == "fold_all":
+        return "fold all"
+    if text != "all":
+        return f"fold {text}"
+    if folds is None:
+        return "all folds together"
+    return f"folds 0-{folds - 1} together" if folds > 1 else "fold 0"

@@ -9,6 +9,7 @@ from pydantic import FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
+from fednnunet.folds import MOST_FOLDS
 from fednnunet.message import Count, JsonObject, Line, Name, Number, Score, Told, WireMessage
 from fednnunet.weights.encoding import EncodingName
 from fednnunet.weights.layout import MOST_ELEMENTS, Listing, TensorSpec
@@ -36,7 +37,7 @@ FingerprintMode = Literal["exact", "shared-cases"]
 FINGERPRINT_MODES: tuple[FingerprintMode, ...] = ("exact", "shared-cases")
 """Whether sites answer counts only, or also tell spacing and shape of each case."""
 
-_Fold = Annotated[int, Field(ge=0, lt=1000)] | Literal["all"]
+_Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)] | Literal["all"]
 _Round = Annotated[int, Field(ge=0, le=10**6)]
 _Label = Annotated[int, Field(ge=0, le=10**9)]
 _Labels = Annotated[list[_Label], Field(max_length=MOST_LABELS)]
@@ -77,6 +78,7 @@ class Hello(WireMessage):
     labels: dict[Line, _Label | _Labels] = Field(max_length=MOST_LABELS)
     regions_class_order: _Labels | None = None
     channels: dict[Line, Line] = Field(max_length=MOST_CHANNELS)
+    folds: int | None = Field(default=None, ge=1, le=MOST_FOLDS, description="how many folds its split, or model, has")
     has_own_splits: bool = Field(default=False, description="whether the site brings its folds")
     image_reader: Line | None = None
     planner: PlannerOptions | None = None

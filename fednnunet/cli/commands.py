@@ -18,7 +18,7 @@ from fednnunet import __version__
 from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import parse_folds
+from fednnunet.folds import check_fold
 from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
@@ -213,7 +213,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from fednnunet.cli.trust import door, tls_files
 
     if arguments.fold is not None:
-        parse_folds(arguments.fold)
+        check_fold(arguments.fold)
     _check_trackers(arguments)
     tls = tls_files(arguments)
     at_the_door = door(arguments)
@@ -299,7 +299,7 @@ def _join(arguments: argparse.Namespace) -> int:
 
 def _take_part(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
-        parse_folds(arguments.fold)
+        check_fold(arguments.fold)
 
     from fednnunet.channel.long_lived.joining import join
     from fednnunet.cli.trust import endpoint, fewest_cases, gate, take_identity
@@ -341,7 +341,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
-        parse_folds(arguments.fold)
+        check_fold(arguments.fold)
     _check_trackers(arguments)
 
     from fednnunet.launcher.simulation import run_simulation

@@ -22,15 +22,16 @@ from fednnunet.comparison.methods import Method
 from fednnunet.comparison.raw import POOLED, Source, check_alike, find_sources, free_id, link_dataset, pool
 from fednnunet.comparison.results import Results
 from fednnunet.comparison.scores import Scores, mean_of_models, read_scores
-from fednnunet.comparison.splits import Splits, site_splits
+from fednnunet.comparison.splits import check_numbers, site_splits
 from fednnunet.comparison.work import Model, Work
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import parse_folds
+from fednnunet.folds import check_fold
 from fednnunet.interruption import interruptible
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.hello import check_trainer
+from fednnunet.node.splits import Splits
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +86,14 @@ class _Comparison:
     def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
         self._arguments = arguments
         self._steps = Steps(console, verbose=arguments.verbose)
-        self._folds = parse_folds(arguments.fold)
+        check_fold(arguments.fold)
         self._held_out_fold = _held_out_fold(arguments)
         self._sites = find_sources(arguments.dataset)
         self._externals = find_sources(arguments.external)
         self._check_sources()
         self._splits = {source.name: self._splits_of(source) for source in self._sites}
+        if arguments.fold == "all":
+            check_numbers(self._splits)
         check_trainer(arguments.tr)  # now, not after hours of preprocessing
         untested = self._without_test_cases()
         self._shares = self._deal()
@@ -216,7 +219,7 @@ class _Comparison:
         folders = [source.dataset.raw]
         if os.environ.get("nnUNet_preprocessed"):
             folders.append(SiteDataset(source.name).preprocessed)
-        return site_splits(source.name, source.case_names, folders, self._folds)
+        return site_splits(source.name, source.case_names, folders, self._arguments.fold)
 
     def _without_test_cases(self) -> list[str]:
         """Return the datasets that cannot test a model, and say so before anything is trained."""
@@ -272,12 +275,11 @@ def _held_out_fold(arguments: argparse.Namespace) -> int | None:
     """Return the fold whose validation cases test the models; ``None`` if there are test cases for that."""
     if arguments.test != "validation":
         return None
-    fold, *others = parse_folds(arguments.fold)
-    if fold == "all" or others:
+    if not arguments.fold.isdecimal():
         raise FednnUNetError(
             f"With FOLD {arguments.fold} every case trains, so none is left to test with: leave --test out."
         )
-    return fold
+    return int(arguments.fold)
 
 
 def _training_title(method: Method) -> str:

@@ -10,15 +10,16 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import save_json
 
-from fednnunet.comparison.splits import SPLITS, Splits, union
+from fednnunet.comparison.splits import union
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset, read_dataset_json
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset
+from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_raw_dataset_json
+from fednnunet.node.splits import SPLITS, Splits
 
 POOLED = "Pooled"
 
-_DESCRIPTION = "dataset.json"
-_SAME = ("labels", "channel_names", "modality", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
-"""What nnU-Net reads in a ``dataset.json`` and must be the same where one network is to know all data."""
+_POOLED = ("labels", "channel_names", "modality", "file_ending", "regions_class_order", "overwrite_image_reader_writer")
+"""What nnU-Net reads in a ``dataset.json`` that is the same for all data that one network is to know."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Source:
     """
 
     dataset: SiteDataset
-    content: dict[str, Any]
+    content: DatasetJson
     cases: list[CaseFiles]
 
     @property
@@ -52,7 +53,7 @@ class Source:
     @property
     def test_cases(self) -> list[str]:
         """Identifiers of the labelled test cases, in ``imagesTs`` and ``labelsTs``."""
-        ending = self.content["file_ending"]
+        ending = self.content.file_ending
         labels, images = self.dataset.raw / "labelsTs", self.dataset.raw / "imagesTs"
         if not labels.is_dir() or not images.is_dir():
             return []
@@ -73,12 +74,8 @@ def find_sources(ids: Sequence[str]) -> list[Source]:
         dataset = find_dataset(word)
         if dataset.name in [source.name for source in sources]:
             raise FednnUNetError(f"{dataset.name} is named twice: name each dataset once.")
-        path = dataset.raw / _DESCRIPTION
-        content = read_dataset_json(path, "put the dataset there in nnU-Net's raw format")
-        missing = [key for key in ("labels", "file_ending") if key not in content]
-        if missing:
-            raise FednnUNetError(f"{path} has no {missing[0]}: write it as nnU-Net's documentation describes.")
-        sources.append(Source(dataset, content, case_files(dataset, content)))
+        content = read_raw_dataset_json(dataset)
+        sources.append(Source(dataset, content, case_files(dataset, content.cases, content.file_ending)))
     return sources
 
 
@@ -92,11 +89,11 @@ def check_alike(sources: Sequence[Source]) -> None:
     """
     first, *others = sources
     for other in others:
-        for key in _SAME:
-            mine, theirs = first.content.get(key), other.content.get(key)
+        for key, mine in (first.content.facts | {"reader": first.content.reader}).items():
+            theirs = other.content.reader if key == "reader" else other.content.facts[key]
             if mine != theirs:
                 raise FednnUNetError(
-                    f"{other.name} has {key} {theirs}, {first.name} has {mine}: make them equal in both {_DESCRIPTION}."
+                    f"{other.name} has {key} {theirs}, {first.name} has {mine}: make them equal in both {DATASET_JSON}."
                 )
 
 
@@ -119,12 +116,12 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
     held_out
         Training cases that are to be the test cases; by default, those in ``imagesTs`` are.
     """
-    own = {_DESCRIPTION, SPLITS} | ({"imagesTs", "labelsTs"} if held_out is not None else set())
+    own = {DATASET_JSON, SPLITS} | ({"imagesTs", "labelsTs"} if held_out is not None else set())
     with _new_folder(folder) as temporary:
         for entry in sorted(source.dataset.raw.iterdir()):
             if entry.name not in own:
                 (temporary / entry.name).symlink_to(entry.absolute())
-        content = source.content
+        content = dict(source.content.content)
         if held_out is not None:
             tested = [(case.case, case) for case in source.cases if case.case in held_out]
             _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", content["file_ending"])
@@ -135,7 +132,7 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
                 for case in source.cases
             }  # fmt: skip
             content = {**content, "dataset": absolute}
-        _write(content, temporary / _DESCRIPTION)
+        _write(content, temporary / DATASET_JSON)
         if splits is not None:
             _write(splits, temporary / SPLITS)
 
@@ -153,11 +150,11 @@ def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder:
         The new dataset's folder.
     """
     with _new_folder(folder) as temporary:
-        ending = sources[0].content["file_ending"]
+        first, ending = sources[0].content.content, sources[0].content.file_ending
         cases = [(pooled_name(source.name, case.case), case) for source in sources for case in source.cases]
         _link_cases(cases, temporary / "imagesTr", temporary / "labelsTr", ending)
-        content = {key: sources[0].content[key] for key in _SAME if key in sources[0].content}
-        _write({**content, "numTraining": sum(len(source.cases) for source in sources)}, temporary / _DESCRIPTION)
+        content = {key: first[key] for key in _POOLED if key in first}
+        _write({**content, "numTraining": sum(len(source.cases) for source in sources)}, temporary / DATASET_JSON)
         pooled = union({source.name: _renamed(source.name, splits[source.name]) for source in sources})
         if pooled is not None:
             _write(pooled, temporary / SPLITS)

@@ -2,20 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import FOLDS_OF_NNUNET, Fold
-
-SPLITS = "splits_final.json"
-
-Splits: TypeAlias = list[dict[str, list[str]]]
-"""One entry for each fold: the cases in ``train`` and in ``val``."""
+from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
+from fednnunet.node.splits import SPLITS, Splits, read_splits, split_of_nnunet
 
 
-def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], folds: Sequence[Fold]) -> Splits | None:
+def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: str) -> Splits | None:
     """Return the folds of a site.
 
     Parameters
@@ -27,8 +20,8 @@ def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], folds:
     folders
         Where its ``splits_final.json`` may be, the first one counts; without one, the folds are those that nnU-Net
         makes (``generate_crossval_split``).
-    folds
-        The folds that are to be trained.
+    fold
+        The FOLD argument.
 
     Returns
     -------
@@ -41,21 +34,37 @@ def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], folds:
         If a fold is not among them, or they name cases that the site does not have.
     """
     found = next((folder / SPLITS for folder in folders if (folder / SPLITS).is_file()), None)
-    splits = _read(name, found, set(cases)) if found is not None else _of_nnunet(cases)
-    wanted = [fold for fold in folds if fold != "all"]
-    if not wanted:
+    splits = read_splits(found, cases) if found is not None else split_of_nnunet(sorted(cases))
+    if fold == "fold_all":
         return splits
     if splits is None:
         raise FednnUNetError(
             f"Site {name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's "
             f"{FOLDS_OF_NNUNET} folds: compare with FOLD fold_all, or give the site a {SPLITS}."
         )
-    missing = [fold for fold in wanted if fold >= len(splits)]
-    if missing:
-        raise FednnUNetError(
-            f"{found} of site {name} has no fold {missing[0]}, only {len(splits)}: choose another FOLD."
-        )
+    try:
+        parse_folds(fold, len(splits))
+    except FednnUNetError as error:
+        raise FednnUNetError(f"Site {name}: {error}") from error
     return splits
+
+
+def check_numbers(splits: Mapping[str, Splits | None]) -> None:
+    """Refuse sites whose splits have different numbers of folds, where all folds are to be trained.
+
+    Raises
+    ------
+    FednnUNetError
+        Names two of them.
+    """
+    numbers = {site: len(of_site) for site, of_site in splits.items() if of_site is not None}
+    first = next(iter(numbers))
+    for site, number in numbers.items():
+        if number != numbers[first]:
+            raise FednnUNetError(
+                f"Site {site} has {number} folds, site {first} has {numbers[first]}: name one fold, or give the same "
+                f"number of folds to every {SPLITS}."
+            )
 
 
 def union(splits: Mapping[str, Splits | None]) -> Splits | None:
@@ -79,26 +88,3 @@ def union(splits: Mapping[str, Splits | None]) -> Splits | None:
         {part: [case for site in of_sites for case in site[part]] for part in ("train", "val")}
         for of_sites in zip(*known, strict=False)
     ]
-
-
-def _of_nnunet(cases: Sequence[str]) -> Splits | None:
-    if len(cases) < FOLDS_OF_NNUNET:
-        return None
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    return [
-        {part: [str(case) for case in fold[part]] for part in ("train", "val")}
-        for fold in generate_crossval_split(sorted(cases), seed=12345, n_splits=FOLDS_OF_NNUNET)
-    ]
-
-
-def _read(name: str, path: Path, cases: set[str]) -> Splits:
-    try:
-        content: Any = load_json(str(path))
-        splits = [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in content]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FednnUNetError(f"{path} of site {name} is no list of folds with train and val: correct it.") from error
-    unknown = [case for fold in splits for part in fold.values() for case in part if case not in cases]
-    if unknown:
-        raise FednnUNetError(f"{path} names the case {unknown[0]}, which site {name} does not have: correct it.")
-    return splits

@@ -13,7 +13,7 @@ from fednnunet.comparison.methods import Method
 from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
 from fednnunet.comparison.scores import METRICS, Difference
 from fednnunet.files import replacing
-from fednnunet.report.formats import MISSING, duration, number
+from fednnunet.report.formats import MISSING, duration, number, own_name
 
 BEST = "*"
 MEANING = (
@@ -229,7 +229,7 @@ def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
                     found = results.of(method, dataset, metric, label)
                     cells += ["", "", 0] if found is None else [found.mean, _cell(found.deviation), found.cases]
                 kind = "external" if dataset in results.externals else "site"
-                yield (method.name, dataset, kind, label or "mean", *cells)
+                yield (method.name, dataset, kind, _label(results, label), *cells)
 
 
 _COLUMNS = ("mean", "std", "cases")
@@ -242,13 +242,17 @@ def _differences(results: Results) -> Iterable[tuple[str, str, str, str, Differe
                 for metric in METRICS:
                     found = results.difference(method, dataset, metric, label)
                     if found is not None:
-                        yield method.name, dataset, label or "mean", metric, found
+                        yield method.name, dataset, _label(results, label), metric, found
 
 
 def _difference_csv_rows(results: Results) -> Iterable[Sequence[object]]:
     yield ("method", "test_cases", "label", "metric", "mean_difference", "ci95_low", "ci95_high", "cases")
     for method, dataset, label, metric, found in _differences(results):
         yield (method, dataset, label, metric, found.mean, _cell(found.low), _cell(found.high), found.cases)
+
+
+def _label(results: Results, label: str | None) -> str:
+    return own_name("mean", results.labels) if label is None else label
 
 
 def _cell(value: float | None) -> object:

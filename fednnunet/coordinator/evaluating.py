@@ -61,7 +61,14 @@ class EvaluationStage(Stage):
         if not reports:
             raise FednnUNetError(f"No site could evaluate; {failures[0]}")
         checkpoint = str(facts.options.get("--checkpoint"))
-        event = SitesEvaluated(fold=str(facts.fold), checkpoint=checkpoint, sites=reports, left_out=left_out)
+        numbers = {site.hello.folds for site in sites if site.name in reports}
+        event = SitesEvaluated(
+            fold=str(facts.fold),
+            folds=numbers.pop() if len(numbers) == 1 else None,
+            checkpoint=checkpoint,
+            sites=reports,
+            left_out=left_out,
+        )
         if self._run_dir is not None:
             files = write_evaluation(self._run_dir, event, self._request.nsd_tolerance)
             logger.info("The results are in %s.", files)

@@ -29,7 +29,7 @@ from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.folds import parse_folds
+from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.events import EventSink, Finished, SiteJoined
@@ -237,7 +237,7 @@ class Federation(Server):
         validation_only = bool(facts.options.get("--val"))
         return [
             TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink)
-            for fold in parse_folds(str(facts.fold))
+            for fold in parse_folds(str(facts.fold), facts.folds or FOLDS_OF_NNUNET)
         ]
 
     def _run(self, stage: Stage) -> None:

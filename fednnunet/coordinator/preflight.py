@@ -62,6 +62,9 @@ def check_agreement(first: Hello, other: Hello) -> None:
     _check("channels", first.channels, other.channels, first, other, same_data)
     same_flag = "give the same flag to both"
     _check("fold", first.fold, other.fold, first, other, same_flag)
+    if first.fold == "all" and not is_evaluation:
+        fewer = "name one fold, or give the same number of folds to every splits_final.json"
+        _check("number of folds", first.folds, other.folds, first, other, fewer)
     for name, value in first.options.items():
         _check(name, value, other.options.get(name), first, other, same_flag)
     if first.method == "FFE" and not is_evaluation:

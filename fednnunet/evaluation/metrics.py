@@ -10,23 +10,22 @@ background, so where an object touches the border of the image, its surface is t
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fednnunet.labels import Key, Labels, members
+
 METRICS = ("dice", "hd95", "assd", "nsd")
 """The metrics, in the order in which tables show them."""
-
-IGNORE = "ignore"
-"""nnU-Net's name of the label for voxels that nobody has labelled."""
 
 _ROUNDING = 1e-6
 """MONAI's distances are float32: one that equals the tolerance may come out as a little more."""
 
-Labels = npt.NDArray[Any]
+Segmentation = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -52,31 +51,10 @@ class Scores:
     nsd: float | None = None
 
 
-def foreground(labels: Mapping[str, int | Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Return the labels and regions that are compared, as nnU-Net's ``LabelManager.foreground_regions`` has them.
-
-    Parameters
-    ----------
-    labels
-        The ``labels`` of a ``dataset.json``: name to label, or to the labels of a region.
-
-    Returns
-    -------
-    dict[str, tuple[int, ...]]
-        Name to labels, without the background and the ignore label.
-    """
-    members = {
-        name: (value,) if isinstance(value, int) else tuple(int(member) for member in value)
-        for name, value in labels.items()
-        if name != IGNORE
-    }
-    return {name: values for name, values in members.items() if set(values) != {0}}
-
-
 def score_case(
-    truth: Labels,
-    prediction: Labels,
-    labels: Mapping[str, int | Sequence[int]],
+    truth: Segmentation,
+    prediction: Segmentation,
+    labels: Labels,
     spacing: Sequence[float],
     nsd_tolerance: float | None = None,
 ) -> dict[str, Scores]:
@@ -88,8 +66,8 @@ def score_case(
         Integer label images of the same shape, ``(y, x)`` or ``(z, y, x)``; a first axis of length 1, which nnU-Net
         gives to 2D images, is left out.
     labels
-        The ``labels`` of the ``dataset.json``. Voxels with the label ``ignore`` in the truth are left out: they count
-        as background in both images.
+        Those of the dataset. Voxels with the ignore label in the truth are left out: they count as background in both
+        images.
     spacing
         Size of a voxel in mm, by axis of the images.
     nsd_tolerance
@@ -106,12 +84,15 @@ def score_case(
         truth, prediction, spacing = truth[0], prediction[0], spacing[1:]
     if truth.ndim not in (2, 3) or len(spacing) != truth.ndim:
         raise ValueError(f"shape {truth.shape} with spacing {tuple(spacing)} is not that of a 2D or 3D image")
-    ignored = labels.get(IGNORE)
-    counts = np.ones(truth.shape, bool) if ignored is None else ~np.isin(truth, ignored)
+    counts = np.ones(truth.shape, bool) if labels.ignore is None else truth != labels.ignore
     return {
-        name: score(np.isin(truth, members) & counts, np.isin(prediction, members) & counts, spacing, nsd_tolerance)
-        for name, members in foreground(labels).items()
+        name: score(_mask(truth, key) & counts, _mask(prediction, key) & counts, spacing, nsd_tolerance)
+        for name, key in labels.foreground.items()
     }
+
+
+def _mask(segmentation: Segmentation, key: Key) -> Mask:
+    return np.isin(segmentation, members(key))
 
 
 def score(truth: Mask, prediction: Mask, spacing: Sequence[float], nsd_tolerance: float | None = None) -> Scores:

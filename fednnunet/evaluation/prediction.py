@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fednnunet.folds import Fold, parse_folds
+from fednnunet.folds import Fold, check_fold
 from fednnunet.nnunet_defaults import use_device
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -30,7 +30,7 @@ def evaluation_name(fold: str, checkpoint: str) -> str:
     FednnUNetError
         If `fold` is none.
     """
-    parse_folds(fold)
+    check_fold(fold)
     stem = "".join(char if char.isalnum() or char in "_-" else "_" for char in Path(checkpoint).stem)
     return f"evaluation_{fold}" + ("" if checkpoint == CHECKPOINT else f"_{stem}")
 

@@ -6,12 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fednnunet.evaluation.metrics import METRICS, Scores
 from fednnunet.files import replacing
-
-OVERALL = "overall"
-"""Stands for the mean over the labels of a case."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,23 @@ def summarize(values: Iterable[float | None], min_cases: int = 1) -> Summary:
     return Summary(statistics.fmean(there), std, statistics.median(there), len(there))
 
 
-def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, dict[str, Summary]]:
-    """Return the summaries of all metrics, by label or `OVERALL`, and by name of the metric.
+class CaseSummaries(NamedTuple):
+    """The summaries of all metrics, by name of the metric.
 
-    Overall, a case counts with the mean over those of its labels that have a value.
+    Attributes
+    ----------
+    labels
+        Those of each label.
+    overall
+        A case counts with the mean over those of its labels that have a value.
+    """
+
+    labels: dict[str, dict[str, Summary]]
+    overall: dict[str, Summary]
+
+
+def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> CaseSummaries:
+    """Return the summaries of all metrics over the cases of a site.
 
     Parameters
     ----------
@@ -68,18 +79,18 @@ def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1
     min_cases
         See `summarize`.
     """
-    summaries = {
+    by_label = {
         label: {
             metric: summarize((getattr(scores[label], metric) for scores in cases.values()), min_cases)
             for metric in METRICS
         }
         for label in labels
     }
-    summaries[OVERALL] = {
+    overall = {
         metric: summarize((_mean_over_labels(scores, metric) for scores in cases.values()), min_cases)
         for metric in METRICS
     }
-    return summaries
+    return CaseSummaries(by_label, overall)
 
 
 def pooled(sites: Iterable[Summary]) -> Summary:

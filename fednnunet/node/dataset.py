@@ -2,11 +2,11 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from fednnunet.errors import FednnUNetError
@@ -77,25 +77,6 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     return SiteDataset(names[0])
 
 
-def read_dataset_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the content of a ``dataset.json``.
-
-    Raises
-    ------
-    FednnUNetError
-        If there is none, or it holds no JSON object.
-    """
-    if not path.is_file():
-        raise FednnUNetError(f"There is no {path}: {remedy}.")
-    try:
-        content = load_json(str(path))
-    except ValueError as error:
-        raise FednnUNetError(f"{path} is not valid JSON ({error}): correct it.") from error
-    if not isinstance(content, dict):
-        raise FednnUNetError(f"{path} is not a JSON object: write it as nnU-Net's documentation describes.")
-    return content
-
-
 @dataclass(frozen=True)
 class CaseFiles:
     """Where the images (one per channel, or one with all) and the segmentation of a case are."""
@@ -105,26 +86,55 @@ class CaseFiles:
     segmentation: str
 
 
-def case_files(dataset: SiteDataset, content: dict[str, Any]) -> list[CaseFiles]:
+def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: str) -> list[CaseFiles]:
     """Return the training cases, by identifier (nnU-Net's ``get_filenames_of_train_images_and_targets``).
 
     Parameters
     ----------
     dataset
         The dataset.
-    content
-        Its ``dataset.json``.
+    listed
+        Files of each case, where its ``dataset.json`` lists them: ``{CASE: {"images": [PATH], "label": PATH}}``.
+    ending
+        nnU-Net's ``file_ending``.
+
+    Raises
+    ------
+    FednnUNetError
+        If files are named so that nnU-Net would take them for other cases than they are, or one is not there.
     """
-    if "dataset" in content:
-        return [
+    if listed is None:
+        images = dataset.raw / "imagesTr"
+        _check_names(images, ending)
+        cases = _cases_in(images, dataset.raw / "labelsTr", ending)
+    else:
+        cases = [
             CaseFiles(
                 case,
                 tuple(_expanded(dataset.raw, image) for image in files["images"]),
                 _expanded(dataset.raw, files["label"]),
             )
-            for case, files in content["dataset"].items()
+            for case, files in listed.items()
         ]
-    return _cases_in(dataset.raw / "imagesTr", dataset.raw / "labelsTr", content["file_ending"])
+    missing = [path for case in cases for path in (*case.images, case.segmentation) if not os.path.isfile(path)]
+    if missing:
+        more = "" if len(missing) == 1 else f", nor {len(missing) - 1} other files of its cases"
+        raise FednnUNetError(f"Site {dataset.name} has no {missing[0]}{more}: put it there, or remove the case.")
+    return cases
+
+
+def _check_names(images: Path, ending: str) -> None:
+    """Refuse images that nnU-Net does not find, or takes for another case than a person would."""
+    names = sorted(os.listdir(images)) if images.is_dir() else []
+    for name in names:
+        if name.endswith(ending) and (name.startswith(".") or not _image_name(ending).fullmatch(name)):
+            why = "is hidden" if name.startswith(".") else f"does not end with its channel, as in _0000{ending}"
+            raise FednnUNetError(f"{images / name} {why}, but nnU-Net takes it for a case: rename it, or remove it.")
+    others = [name for name in names if name.lower().endswith(ending.lower()) and not name.endswith(ending)]
+    if others:
+        raise FednnUNetError(
+            f"{images / others[0]} does not end with the file_ending {ending} of dataset.json: rename it, or remove it."
+        )
 
 
 def labelled_cases(images: Path, labels: Path, ending: str) -> tuple[list[CaseFiles], int]:
@@ -143,12 +153,16 @@ def labelled_cases(images: Path, labels: Path, ending: str) -> tuple[list[CaseFi
 
 
 def _cases_in(folder: Path, labels: Path, ending: str) -> list[CaseFiles]:
-    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
+    pattern = _image_name(ending)
     images: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if match := pattern.fullmatch(name):
             images.setdefault(match[1], []).append(str(folder / name))
     return [CaseFiles(case, tuple(images[case]), str(labels / f"{case}{ending}")) for case in sorted(images)]
+
+
+def _image_name(ending: str) -> re.Pattern[str]:
+    return re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
 
 
 def _expanded(folder: Path, path: str) -> str:

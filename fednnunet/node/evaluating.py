@@ -10,8 +10,10 @@ from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hell
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
-from fednnunet.evaluation.summaries import OVERALL, Summary, summarize_cases, write_cases
-from fednnunet.node.dataset import CaseFiles, SiteDataset, read_dataset_json
+from fednnunet.evaluation.summaries import Summary, summarize_cases, write_cases
+from fednnunet.labels import Labels
+from fednnunet.node.dataset import CaseFiles, SiteDataset
+from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
 from fednnunet.node.site_client import SiteClient
 
@@ -50,13 +52,13 @@ class EvaluationClient(SiteClient):
         labels = next(iter(cases.values()))
         summaries = summarize_cases(cases, labels, self.arguments.min_cases)
         return EvaluationReport(
-            labels={label: _message(summaries[label], request) for label in labels},
-            overall=_message(summaries[OVERALL], request),
+            labels={label: _message(summary, request) for label, summary in summaries.labels.items()},
+            overall=_message(summaries.overall, request),
         )
 
     def _evaluate(self, nsd_tolerance: float | None, tracker: Tracker) -> dict[str, dict[str, Scores]]:
         arguments, dataset = self.arguments, self.dataset
-        content = read_dataset_json(dataset.raw / "dataset.json", "put the dataset there in nnU-Net's raw format")
+        content = read_raw_dataset_json(dataset)
         cases, _ = find_test_cases(arguments, dataset, content)
         tracker.total = len(cases)
         folder = results_folder(arguments, dataset)
@@ -72,7 +74,7 @@ class EvaluationClient(SiteClient):
         for case in cases:
             tracker.check()
             prediction = predictor.predict(case.images, folder / case.case)
-            scores[case.case] = _score(predictor, case, str(prediction), content["labels"], nsd_tolerance)
+            scores[case.case] = _score(predictor, case, str(prediction), content.labels, nsd_tolerance)
             tracker.done += 1
         return scores
 
@@ -81,7 +83,7 @@ def _score(
     predictor: Predictor,
     case: CaseFiles,
     prediction: str,
-    labels: Mapping[str, int | list[int]],
+    labels: Labels,
     nsd_tolerance: float | None,
 ) -> dict[str, Scores]:
     truth, spacing = predictor.read(case.segmentation)

@@ -1,17 +1,17 @@
 """What a node evaluates: which model, on which cases, and where the results go."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
-
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
-from fednnunet.folds import parse_folds
-from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder, read_dataset_json
-
-_SAME = ("labels", "regions_class_order", "file_ending")
+from fednnunet.files import read_json, read_json_object
+from fednnunet.folds import MOST_FOLDS, Fold, parse_folds
+from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder
+from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
+from fednnunet.node.splits import SPLITS
 
 
 def evaluated_model(arguments: argparse.Namespace, dataset: SiteDataset) -> TrainedModel:
@@ -28,7 +28,22 @@ def evaluated_model(arguments: argparse.Namespace, dataset: SiteDataset) -> Trai
     if folder is None:
         name = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
         folder = nnunet_folder("nnUNet_results") / dataset.name / name
-    return TrainedModel(folder.absolute(), parse_folds(arguments.fold), arguments.checkpoint)
+    folder = folder.absolute()
+    return TrainedModel(folder, _folds(arguments, dataset, folder), arguments.checkpoint)
+
+
+def _folds(arguments: argparse.Namespace, dataset: SiteDataset, folder: Path) -> tuple[Fold, ...]:
+    """Return the folds that FOLD asks for; `all` are those of the site's split or, for ``-m``, those of the model."""
+    if arguments.fold != "all":
+        return parse_folds(arguments.fold, MOST_FOLDS)
+    splits = dataset.preprocessed / SPLITS if os.environ.get("nnUNet_preprocessed") else None
+    if arguments.m is None and splits is not None and splits.is_file():
+        kept = read_json(splits, "restore it")
+        if isinstance(kept, list) and kept:
+            return parse_folds("all", len(kept))
+    numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{arguments.checkpoint}")]
+    there = sorted(int(number) for number in numbers if number.isdecimal())
+    return tuple(there) or parse_folds("all")
 
 
 def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
@@ -39,7 +54,7 @@ def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
     return folder.absolute() / dataset.name
 
 
-def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any]) -> dict[str, Any]:
+def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson) -> dict[str, Any]:
     """Check that there is a model that can predict the site's images, and return its plans.
 
     Parameters
@@ -59,8 +74,7 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dic
     missing = [path for path in (model.folder / "plans.json", *model.checkpoints) if not path.is_file()]
     if missing:
         raise FednnUNetError(f"Site {site} has no {missing[0]}: {remedy}, or correct FOLD or --checkpoint.")
-    of_model = read_dataset_json(model.folder / "dataset.json", remedy)
-    facts, expected = _facts(content), _facts(of_model)
+    facts, expected = content.facts, read_dataset_json(model.folder / DATASET_JSON, remedy).facts
     different = [name for name in expected if facts[name] != expected[name]]
     if different:
         raise FednnUNetError(
@@ -73,12 +87,15 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dic
             f"Site {site} is to evaluate {arguments.configuration}, but {model.folder} is a model of {named[2]}: "
             "correct CONFIGURATION or -m."
         )
-    plans: dict[str, Any] = load_json(str(model.folder / "plans.json"))
-    configuration = plans["configurations"].get(arguments.configuration)
-    if configuration is None:
+    plans = read_json_object(model.folder / "plans.json", remedy)
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, dict):
+        raise FednnUNetError(f"{model.folder / 'plans.json'} has no configurations: {remedy}.")
+    configuration = configurations.get(arguments.configuration)
+    if not isinstance(configuration, dict):
         raise FednnUNetError(
             f"The plans in {model.folder} have no configuration '{arguments.configuration}': "
-            f"choose one of {', '.join(sorted(plans['configurations']))}."
+            f"choose one of {', '.join(sorted(configurations))}."
         )
     if configuration.get("previous_stage") is not None:
         raise FednnUNetError(
@@ -89,7 +106,7 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dic
 
 
 def find_test_cases(
-    arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any]
+    arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson
 ) -> tuple[list[CaseFiles], int]:
     """Return the test cases that have labels, and how many have none.
 
@@ -109,19 +126,11 @@ def find_test_cases(
         if folder is not None and not folder.is_dir():
             raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
     images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
-    cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), str(content["file_ending"]))
-    channels = len(_facts(content)["channels"])
+    cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), content.file_ending)
+    channels = len(content.channels)
     # one file may hold all channels, as that of a colour photograph does
     files = 1 if all(len(case.images) == 1 for case in cases) else channels
     for case in cases:
         if len(case.images) != files:
             raise CaseError(case.case, f"has {len(case.images)} of {files} files", "complete it, or remove it")
     return cases, unlabelled
-
-
-def _facts(content: dict[str, Any]) -> dict[str, Any]:
-    """Return in what the dataset of a model and the one that it is evaluated on must be the same."""
-    return {
-        **{name: content.get(name) for name in _SAME},
-        "channels": content.get("channel_names") or content.get("modality") or {},
-    }

@@ -6,18 +6,19 @@ import uuid
 from importlib.metadata import version
 from typing import Any
 
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
 from fednnunet import __version__
 from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.nnunet_defaults import planning_class
-from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder, read_dataset_json
-from fednnunet.node.evaluation_input import find_test_cases, read_model
+from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder
+from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
+from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, read_model
+from fednnunet.node.preprocessed_cases import has_own_splits
 from fednnunet.node.record import RECORD, read_record
-from fednnunet.node.training_input import check_flags, has_own_splits, read_training
+from fednnunet.node.splits import SPLITS, read_splits
+from fednnunet.node.training_input import check_flags, read_training
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +34,21 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     nnunet_folder("nnUNet_raw")
     nnunet_folder("nnUNet_preprocessed")
     dataset = find_dataset(arguments.dataset)
-    content = read_dataset_json(dataset.raw / "dataset.json", "put the dataset there in nnU-Net's raw format")
-    cases = case_files(dataset, content)
+    content = read_raw_dataset_json(dataset)
+    cases = case_files(dataset, content.cases, content.file_ending)
     if not cases:
-        raise FednnUNetError(f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}.")
-    if content.get("numTraining") != len(cases):
         raise FednnUNetError(
-            f"Site {dataset.name} has {len(cases)} training cases, but its dataset.json says "
-            f"numTraining = {content.get('numTraining')}: correct dataset.json."
+            f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}, named "
+            f"CASE_0000{content.file_ending}, CASE_0001{content.file_ending} …"
         )
+    content.check_number_of_cases(len(cases))
+    if (dataset.raw / SPLITS).is_file():
+        read_splits(dataset.raw / SPLITS, [case.case for case in cases])
     asym = arguments.task == "plan_and_preprocess" and arguments.asym
     _check_classes(arguments, asym)
     specifics: dict[str, Any] = {
         "method": "AsymFedAvg" if asym else "FFE",
-        "image_reader": determine_reader_writer_from_dataset_json(content, cases[0].images[0], verbose=False).__name__,
+        "image_reader": image_reader(content, cases[0].images[0]),
         "fingerprint": None if asym else arguments.fingerprint,
     }
     if arguments.task == "plan_and_preprocess":
@@ -88,6 +90,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     specifics = {
         "method": training.method,
         "fold": arguments.fold,
+        "folds": training.folds,
         "plans_digest": training.plans_digest,
         "plans_are_as_made": training.plans_are_as_made,
         "options": {"-tr": arguments.tr, "configuration": arguments.configuration, "--val": arguments.val},
@@ -108,9 +111,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
         raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
     nnunet_folder("nnUNet_raw")
     dataset = find_dataset(arguments.dataset)
-    content = read_dataset_json(dataset.raw / "dataset.json", "put the dataset there in nnU-Net's raw format")
-    if "file_ending" not in content:
-        raise FednnUNetError(f"The dataset.json of site {dataset.name} lacks file_ending: complete it.")
+    content = read_raw_dataset_json(dataset)
     cases, unlabelled = find_test_cases(arguments, dataset, content)
     plans = read_model(arguments, dataset, content)
     record = None if arguments.m is not None else read_record(dataset, arguments.p)
@@ -132,6 +133,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     specifics = {
         "method": "FFE" if record is None else record.method,
         "fold": arguments.fold,
+        "folds": len(evaluated_model(arguments, dataset).folds),
         "plans_digest": plans_digest(plans),
         "options": {
             "configuration": arguments.configuration,
@@ -161,26 +163,19 @@ def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
 
 
 def _hello(
-    arguments: argparse.Namespace, dataset: SiteDataset, content: dict[str, Any], cases: int, **specifics: Any
+    arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson, cases: int, **specifics: Any
 ) -> Hello:
-    if "labels" not in content or not (content.get("channel_names") or content.get("modality")):
-        raise FednnUNetError(f"The dataset.json of site {dataset.name} lacks labels or channel_names: complete it.")
-    channels = content.get("channel_names") or content["modality"]
-    if list(channels) != [str(channel) for channel in range(len(channels))]:
-        raise FednnUNetError(
-            f"The dataset.json of site {dataset.name} numbers its channels {', '.join(channels)}: "
-            'name them "0", "1" and so on, in this order.'
-        )
+    order = content.labels.regions_class_order
     return Hello.of(
         site=arguments.site or dataset.name,
         instance=uuid.uuid4().hex,
         task=arguments.task,
         cases=cases,
         versions={"fednnunet": __version__, "nnunetv2": version("nnunetv2")},
-        labels=content["labels"],
-        regions_class_order=content.get("regions_class_order"),
+        labels=content.labels.to_json(),
+        regions_class_order=None if order is None else list(order),
         has_own_splits=has_own_splits(dataset),
-        channels=channels,
+        channels=content.channels,
         **specifics,
     )
 

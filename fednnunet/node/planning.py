@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from flwr.common import NDArrays
 
 from fednnunet.background import Tracker
@@ -26,7 +25,7 @@ from fednnunet.channel.messages import (
     SharedCases,
 )
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import write_json
+from fednnunet.files import read_json, read_json_object, write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
 from fednnunet.fingerprint.due import Due, QuestionsDue, exact_questions, shared_cases_questions
 from fednnunet.fingerprint.measurement import SiteMeasurement
@@ -35,6 +34,7 @@ from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
 from fednnunet.node.dataset import SiteDataset, case_files
+from fednnunet.node.dataset_json import DATASET_JSON, read_raw_dataset_json
 from fednnunet.node.extraction import (
     KEPT_MEASUREMENT,
     Extraction,
@@ -46,6 +46,7 @@ from fednnunet.node.extraction import (
 from fednnunet.node.preprocessing import preprocess
 from fednnunet.node.record import read_record, write_record
 from fednnunet.node.site_client import SiteClient
+from fednnunet.node.splits import SPLITS
 
 FINGERPRINT = "dataset_fingerprint.json"
 
@@ -152,8 +153,7 @@ class PlanningClient(SiteClient):
         return Installed(plans_digest=plans_digest(self._plans(plans_name)))
 
     def _plans(self, name: str) -> dict[str, Any]:
-        plans: dict[str, Any] = load_json(str(self.dataset.preprocessed / f"{name}.json"))
-        return plans
+        return read_json_object(self.dataset.preprocessed / f"{name}.json", "start the task again")
 
 
 def measure(
@@ -169,7 +169,8 @@ def measure(
     processes = arguments.npfp if arguments.task == "plan_and_preprocess" else arguments.np
     if arguments.verify_dataset_integrity:
         _verify(dataset, processes)
-    cases = case_files(dataset, load_json(str(dataset.raw / "dataset.json")))
+    content = read_raw_dataset_json(dataset)
+    cases = case_files(dataset, content.cases, content.file_ending)
     extraction = Extraction(str(hello.image_reader), len(hello.channels), samples)
     measured_on, kept = identity(cases, extraction), dataset.preprocessed / KEPT_MEASUREMENT
     measurement = None if arguments.clean else load_measurement(kept, measured_on)
@@ -267,11 +268,14 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
         If the split in the raw folder is not the one that preprocessing has used before.
     """
     write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{plans['plans_name']}.json")
-    shutil.copyfile(dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json")
-    brought, used = dataset.raw / "splits_final.json", dataset.preprocessed / "splits_final.json"
+    shutil.copyfile(dataset.raw / DATASET_JSON, dataset.preprocessed / DATASET_JSON)
+    brought, used = dataset.raw / SPLITS, dataset.preprocessed / SPLITS
     if not brought.is_file():
         return
     if not used.is_file():
         shutil.copyfile(brought, used)
-    elif load_json(str(brought)) != load_json(str(used))[: len(load_json(str(brought)))]:
+        return
+    wanted, kept = (read_json(path, "delete it") for path in (brought, used))
+    # folds may have been added to the one that is used
+    if not isinstance(wanted, list) or not isinstance(kept, list) or wanted != kept[: len(wanted)]:
         raise FednnUNetError(f"{brought} and {used} name different folds: delete the one that is out of date.")

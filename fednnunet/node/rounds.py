@@ -12,13 +12,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from nnunetv2.utilities.helpers import empty_cache
 
@@ -33,7 +32,9 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.files import read_json_object
 from fednnunet.folds import Fold
+from fednnunet.labels import Labels, read_labels
 from fednnunet.nnunet_defaults import use_device
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
@@ -66,6 +67,8 @@ class FederatedRounds:
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
         self._trainer.disable_checkpointing = arguments.disable_checkpointing
+        self._labels = read_labels(self._trainer.dataset_json)
+        _check_label_manager(self._labels, self._trainer.label_manager)
         self._states = KeptStates(Path(self._trainer.output_folder))
         self._proximal: ProximalTerm | None = None
         self._ready: Ready | None = None
@@ -201,7 +204,7 @@ class FederatedRounds:
             train_loss=_number(log.get_value("train_losses", step=-1)),
             val_loss=_number(log.get_value("val_losses", step=-1)),
             mean_dice=_number(log.get_value("mean_fg_dice", step=-1)),
-            dice=self._by_label(log.get_value("dice_per_class_or_region", step=-1)),
+            dice=_numbers(self._labels.from_outputs(log.get_value("dice_per_class_or_region", step=-1))),
         )
 
     def end_epoch(self) -> None:
@@ -220,10 +223,12 @@ class FederatedRounds:
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         trainer.perform_actual_validation(arguments.npz)
         self._states.clear()
-        summary = load_json(os.path.join(trainer.output_folder, "validation", "summary.json"))
+        path = Path(trainer.output_folder) / "validation" / "summary.json"
+        summary = read_json_object(path, "run the validation again with --val")
+        dice = {key: metrics["Dice"] for key, metrics in summary["mean"].items()}
         return ValidationReport(
             mean_dice=_number(summary["foreground_mean"]["Dice"]),
-            dice=self._by_label([metrics["Dice"] for metrics in summary["mean"].values()]),
+            dice=_numbers(self._labels.by_name(dice)),
         )
 
     def close(self) -> None:
@@ -258,7 +263,7 @@ class FederatedRounds:
     def _catch_up(self, epochs: int) -> None:
         """Make `epochs` the number of epochs that are over: forget what comes after, leave blank what is missing."""
         trainer = self._trainer
-        labels = len(self._foreground())
+        labels = len(self._labels.outputs)
         log = {}
         for name, values in trainer.logger.get_checkpoint().items():
             missing = epochs - len(values)
@@ -273,18 +278,6 @@ class FederatedRounds:
         trainer.logger.load_checkpoint(log)
         trainer.current_epoch = epochs
         self._is_validated = False
-
-    def _foreground(self) -> Sequence[Any]:
-        manager = self._trainer.label_manager
-        foreground: Sequence[Any] = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return foreground
-
-    def _by_label(self, values: Sequence[float]) -> dict[str, float | None]:
-        """Name values that come in the order of nnU-Net's metrics by the dataset's labels or regions."""
-        names = {_as_tuple(value): name for name, value in self._trainer.dataset_json["labels"].items()}
-        return {
-            names[_as_tuple(label)]: _number(value) for label, value in zip(self._foreground(), values, strict=True)
-        }
 
 
 def _finish_wandb() -> None:
@@ -301,11 +294,21 @@ def _finish_wandb() -> None:
         logger.warning("Weights & Biases: the run of nnU-Net's logger could not be ended (%s).", error)
 
 
-def _as_tuple(label_or_region: Any) -> tuple[int, ...]:
-    members = label_or_region if isinstance(label_or_region, list | tuple) else (label_or_region,)
-    return tuple(int(member) for member in members)
+def _check_label_manager(labels: Labels, manager: Any) -> None:
+    """Refuse plans whose label manager sees other labels than nnU-Net's own: their figures could not be named."""
+    keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    seen = [tuple(int(number) for number in (key if isinstance(key, list | tuple) else (key,))) for key in keys]
+    if seen != labels.outputs:
+        raise FednnUNetError(
+            f"the plans' label manager {type(manager).__name__} makes {seen} of the labels in dataset.json, not "
+            f"{labels.outputs}, which is not supported: use plans with nnU-Net's LabelManager"
+        )
 
 
 def _number(value: float) -> float | None:
     """Return `value` as JSON can hold it: NaN, where nnU-Net has nothing to average, becomes ``None``."""
     return float(value) if math.isfinite(value) else None
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in values.items()}

@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
-
 from fednnunet.channel.messages import Method
 from fednnunet.errors import FednnUNetError
+from fednnunet.files import read_json_object
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
 from fednnunet.nnunet_defaults import stages_of
-from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder, read_dataset_json
+from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
+from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
+from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import RECORD, read_record
 
 
@@ -24,6 +24,8 @@ class TrainingInput(NamedTuple):
         The site's dataset, and the ``dataset.json`` beside the preprocessed cases.
     cases
         Number of preprocessed cases.
+    folds
+        How many folds the site's split has; ``None`` where every case trains.
     method
         How the plans came about.
     plans_digest
@@ -33,8 +35,9 @@ class TrainingInput(NamedTuple):
     """
 
     dataset: SiteDataset
-    content: dict[str, Any]
+    content: DatasetJson
     cases: int
+    folds: int | None
     method: Method
     plans_digest: str
     plans_are_as_made: bool
@@ -66,7 +69,6 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    folds = parse_folds(arguments.fold)
     nnunet_folder("nnUNet_preprocessed")
     nnunet_folder("nnUNet_results")
     dataset = find_dataset(arguments.dataset)
@@ -74,11 +76,11 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     remedy = "run plan_and_preprocess first"
     if not plans_file.is_file():
         raise FednnUNetError(f"Site {dataset.name} has no plans file {plans_file}: {remedy}, or correct -p.")
-    plans = load_json(str(plans_file))
-    content = read_dataset_json(dataset.preprocessed / "dataset.json", remedy)
+    plans = read_json_object(plans_file, remedy)
+    content = read_dataset_json(dataset.preprocessed / DATASET_JSON, remedy)
     configuration = _configuration(plans, arguments.configuration, dataset)
     data_folder = dataset.preprocessed / configuration["data_identifier"]
-    cases = sorted({path.name.split(".")[0] for path in data_folder.glob("*.pkl")}) if data_folder.is_dir() else []
+    cases = find_preprocessed(data_folder)
     if not cases:
         raise FednnUNetError(
             f"Site {dataset.name} has no preprocessed data for {arguments.configuration} in {data_folder}: {remedy}."
@@ -95,10 +97,11 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
             f"Site {dataset.name} has not preprocessed {arguments.configuration} since its plans were made: "
             f"run plan_and_preprocess with -c {arguments.configuration}."
         )
-    _check_folds(dataset, folds, len(cases))
+    again = f"preprocess {arguments.configuration} again"
+    folds = check_cases(dataset, data_folder, arguments.fold, content.file_ending, again)
     _check_previous_stage(dataset, arguments, configuration)
     digest = plans_digest(plans)
-    return TrainingInput(dataset, content, len(cases), record.method, digest, digest == record.plans_digest)
+    return TrainingInput(dataset, content, len(cases), folds, record.method, digest, digest == record.plans_digest)
 
 
 def _configuration(plans: dict[str, Any], name: str, dataset: SiteDataset) -> dict[str, Any]:
@@ -114,26 +117,13 @@ def _configuration(plans: dict[str, Any], name: str, dataset: SiteDataset) -> di
     return {**_configuration(plans, parent, dataset), **own} if parent else own
 
 
-def has_own_splits(dataset: SiteDataset) -> bool:
-    """Return whether there is a split, or planning will find one."""
-    return any((folder / "splits_final.json").is_file() for folder in (dataset.preprocessed, dataset.raw))
-
-
-def _check_folds(dataset: SiteDataset, folds: tuple[Fold, ...], cases: int) -> None:
-    if folds != ("all",) and cases < FOLDS_OF_NNUNET and not has_own_splits(dataset):
-        raise FednnUNetError(
-            f"Site {dataset.name} has {cases} case{'' if cases == 1 else 's'}, too few for nnU-Net's five folds: "
-            f"train with FOLD fold_all, or write {dataset.preprocessed / 'splits_final.json'}."
-        )
-
-
 def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:
     previous = configuration.get("previous_stage")
     if previous is None:
         return
     results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
-    if not (results / "predicted_next_stage" / arguments.configuration).is_dir():
-        raise FednnUNetError(
-            f"Site {dataset.name} has no predictions of {previous} for {arguments.configuration}: "
-            f"train {previous} first, with FOLD all."
-        )
+    check_previous_stage(
+        results / "predicted_next_stage" / arguments.configuration,
+        cases_of_folds(dataset, dataset.preprocessed / configuration["data_identifier"], arguments.fold),
+        f"train {previous} with FOLD all, whose validation predicts every case",
+    )

@@ -13,13 +13,17 @@ from rich.table import Table
 from fednnunet.channel.messages import EvaluationReport, MetricName, MetricSummaries, MetricSummary
 from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import CHECKPOINT, evaluation_name
-from fednnunet.evaluation.summaries import OVERALL, Summary, pooled
+from fednnunet.evaluation.summaries import Summary, pooled
 from fednnunet.files import replacing
+from fednnunet.folds import spelled
 from fednnunet.message import Message, Number
 from fednnunet.report.events import SitesEvaluated
-from fednnunet.report.formats import MISSING, printable
+from fednnunet.report.formats import MISSING, own_name, printable
 
 logger = logging.getLogger(__name__)
+
+OVERALL = "overall"
+"""Stands for the mean over the labels of a case."""
 
 ALL_SITES = "all sites"
 
@@ -32,6 +36,7 @@ class Evaluation(Message):
     """What ``evaluation_FOLD.json`` holds."""
 
     fold: str
+    folds: int | None = Field(default=None, description="how many there are, where FOLD is ``all``")
     checkpoint: str
     nsd_tolerance: Number | None = Field(description="mm")
     sites: dict[str, EvaluationReport]
@@ -60,7 +65,7 @@ def write_evaluation(run_dir: Path, event: SitesEvaluated, nsd_tolerance: float 
         If they cannot be written.
     """
     evaluation = Evaluation(
-        **{name: getattr(event, name) for name in ("fold", "checkpoint", "sites", "left_out")},
+        **{name: getattr(event, name) for name in ("fold", "folds", "checkpoint", "sites", "left_out")},
         nsd_tolerance=nsd_tolerance,
         all_sites=over_all_sites(event.sites),
     )
@@ -79,14 +84,14 @@ def write_evaluation(run_dir: Path, event: SitesEvaluated, nsd_tolerance: float 
 
 def markdown(evaluation: Evaluation) -> str:
     """Return one Markdown table for each metric: mean ± standard deviation (cases) by site and label."""
-    lines = [f"# {_title(evaluation.fold, evaluation.checkpoint)}", ""]
+    lines = [f"# {_title(evaluation)}", ""]
     labels = list(evaluation.all_sites.labels)
     for metric in _METRICS:
         if getattr(evaluation.all_sites.overall, metric) is None:
             continue
         unit = f" at {evaluation.nsd_tolerance:g} mm" if metric == "nsd" else ""
         lines += [f"{_TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
-        lines += ["| " + " | ".join(_escaped(cell) for cell in ("site", *labels, OVERALL)) + " |"]
+        lines += ["| " + " | ".join(_escaped(cell) for cell in ("site", *labels, own_name(OVERALL, labels))) + " |"]
         lines += ["|---" + "|--:" * (len(labels) + 1) + "|"]
         for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
             cells = (_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall))
@@ -99,16 +104,16 @@ def markdown(evaluation: Evaluation) -> str:
 def evaluation_table(event: SitesEvaluated) -> Table:
     """Return mean Dice and HD95 of every site and label, for a terminal."""
     every = over_all_sites(event.sites)
-    table = Table(title=printable(_title(event.fold, event.checkpoint)), title_justify="left")
+    table = Table(title=printable(_title(event)), title_justify="left")
     table.caption = "mean Dice / mean HD95 in mm"
     table.caption_justify = "left"
     table.add_column("site", overflow="fold")
     labels = list(every.labels)
-    for heading in ("cases", *labels, OVERALL):
+    for heading in (own_name("cases", labels), *labels, own_name(OVERALL, labels)):
         table.add_column(printable(heading), justify="right")
     rows = list(_with_all_sites(event.sites, every))
     for site, report in rows:
-        if site == ALL_SITES and report is every:
+        if report is every:
             table.add_section()
         cases = report.overall.dice.cases
         cells = (
@@ -125,7 +130,7 @@ def _with_all_sites(
     sites: Mapping[str, EvaluationReport], every: EvaluationReport
 ) -> Iterator[tuple[str, EvaluationReport]]:
     yield from sites.items()
-    yield ALL_SITES, every
+    yield own_name(ALL_SITES, sites), every
 
 
 def _of(report: EvaluationReport, labels: list[str]) -> list[MetricSummaries | None]:
@@ -161,7 +166,8 @@ def _csv(evaluation: Evaluation) -> str:
     fields = list(MetricSummary.model_fields)
     writer.writerow(("site", "label", "metric", *fields))
     for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
-        for label, summaries in (*report.labels.items(), (OVERALL, report.overall)):
+        overall = own_name(OVERALL, evaluation.all_sites.labels)
+        for label, summaries in (*report.labels.items(), (overall, report.overall)):
             for metric in _METRICS:
                 summary = getattr(summaries, metric)
                 if summary is not None:
@@ -170,10 +176,9 @@ def _csv(evaluation: Evaluation) -> str:
     return file.getvalue()
 
 
-def _title(fold: str, checkpoint: str) -> str:
-    which = "" if checkpoint == CHECKPOINT else f", {checkpoint}"
-    folds = {"all": "folds 0-4 together", "fold_all": "fold all"}.get(fold, f"fold {fold}")
-    return f"Test cases, {folds}{which}"
+def _title(of: Evaluation | SitesEvaluated) -> str:
+    which = "" if of.checkpoint == CHECKPOINT else f", {of.checkpoint}"
+    return f"Test cases, {spelled(of.fold, of.folds)}{which}"
 
 
 def _escaped(cell: str) -> str:

@@ -198,6 +198,7 @@ class SitesEvaluated(Message):
 
     event: Literal["sites_evaluated"] = "sites_evaluated"
     fold: str
+    folds: int | None = Field(default=None, description="how many there are, where FOLD is ``all``")
     checkpoint: str
     sites: dict[str, EvaluationReport]
     left_out: dict[str, str] = Field(default_factory=dict)

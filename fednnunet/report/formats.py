@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
@@ -14,6 +14,8 @@ from fednnunet.report.events import FoldValidated, RoundCompleted, SitesAwaited
 
 MISSING = "\N{EN DASH}"
 """What stands where there is no number."""
+
+MEAN = "mean of the sites"
 
 ROUNDS_FOR_ETA = 10
 LABELS_SHOWN = 4
@@ -40,6 +42,13 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the finite numbers among `values`, ``None`` if there are none."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.fmean(finite) if finite else None
+
+
+def own_name(name: str, users: Collection[str]) -> str:
+    """Return what a row or column of ours is called beside those that users have named: never as one of them."""
+    while name in users:
+        name = f"[{name}]"
+    return name
 
 
 def labels_of(dice: Iterable[Mapping[str, float | None]]) -> list[str]:
@@ -118,14 +127,15 @@ def validation_table(event: FoldValidated) -> Table:
     table.add_column("site", overflow="fold")
     for label in labels:
         table.add_column(printable(label), justify="right")
-    table.add_column("mean", justify="right")
+    table.add_column(Text(own_name("mean", labels)), justify="right")
     for site, report in event.sites.items():
         cells = [number(report.dice.get(label), 4) for label in labels]
         table.add_row(printable(site), *cells, number(report.mean_dice, 4))
     table.add_section()
     means = [mean(report.dice.get(label) for report in event.sites.values()) for label in labels]
     overall = mean(report.mean_dice for report in event.sites.values())
-    table.add_row("mean", *(number(value, 4) for value in means), number(overall, 4), style="bold")
+    name = Text(own_name("mean", event.sites))
+    table.add_row(name, *(number(value, 4) for value in means), number(overall, 4), style="bold")
     return table
 
 

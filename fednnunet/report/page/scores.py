@@ -7,14 +7,14 @@ from pathlib import PurePath
 from markupsafe import Markup, escape
 
 from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
+from fednnunet.folds import spelled
 from fednnunet.report.evaluations import ALL_SITES, over_all_sites
 from fednnunet.report.events import FoldValidated, ModelExported, SitesEvaluated
-from fednnunet.report.formats import MISSING, labels_of, mean, number
+from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
 from fednnunet.report.page.part import NOTHING, Part
 from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
 
-_MEAN = "mean of the sites"
 _OVERALL = "all labels"
 
 
@@ -61,8 +61,14 @@ def _validation_table(event: FoldValidated) -> Markup:
     ]
     reports = event.sites.values()
     means = [mean(report.dice.get(label) for report in reports) for label in labels]
-    foot = [_MEAN, *(number(value, 4) for value in means), number(mean(r.mean_dice for r in reports), 4)]
-    return html_table(["site", *labels, "mean"], rows, caption=f"Fold {event.fold}: Dice", foot=[foot])
+    foot = [
+        own_name(MEAN, event.sites),
+        *(number(value, 4) for value in means),
+        number(mean(r.mean_dice for r in reports), 4),
+    ]
+    return html_table(
+        ["site", *labels, own_name("mean", labels)], rows, caption=f"Fold {event.fold}: Dice", foot=[foot]
+    )
 
 
 _Metric = Callable[[MetricSummaries], MetricSummary | None]
@@ -75,7 +81,7 @@ _METRICS: Mapping[str, tuple[_Metric, int]] = {
 
 
 def _evaluation(event: SitesEvaluated) -> Markup:
-    parts = [Markup("<h3>Fold {}, {}</h3>").format(event.fold, event.checkpoint)]
+    parts = [Markup("<h3>{}, {}</h3>").format(spelled(event.fold, event.folds).capitalize(), event.checkpoint)]
     for title, (metric, digits) in _METRICS.items():
         table = _metric_table(event, title, metric, digits)
         if table is not None:
@@ -97,8 +103,11 @@ def _metric_table(event: SitesEvaluated, title: str, metric: _Metric, digits: in
     if not any(summary is not None for row in by_site.values() for summary in row):
         return None
     rows = [[site, *(_cell(summary, digits) for summary in row)] for site, row in by_site.items()]
-    foot = [ALL_SITES, *(_cell(summary, digits) for summary in summaries(over_all_sites(event.sites)))]
-    return html_table(["site", _OVERALL, *labels], rows, caption=title, foot=[foot])
+    foot = [
+        own_name(ALL_SITES, event.sites),
+        *(_cell(summary, digits) for summary in summaries(over_all_sites(event.sites))),
+    ]
+    return html_table(["site", own_name(_OVERALL, labels), *labels], rows, caption=title, foot=[foot])
 
 
 def _cell(summary: MetricSummary | None, digits: int) -> Markup:

@@ -26,7 +26,15 @@ def scalars(event: RoundCompleted | FoldValidated | SitesEvaluated) -> dict[str,
             named = _of_validation(event)
         case SitesEvaluated():
             named = _of_evaluation(event)
-    return {name: float(value) for name, value in named if value is not None and math.isfinite(value)}
+    scalars: dict[str, float] = {}
+    taken: set[str] = set()
+    for name, value in named:
+        while name in taken:  # trackers would not tell the two names apart
+            name += "_"
+        taken.add(name)
+        if value is not None and math.isfinite(value):
+            scalars[name] = float(value)
+    return scalars
 
 
 _Named = Iterator[tuple[str, float | None]]
