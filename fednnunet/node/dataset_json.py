@@ -63,7 +63,7 @@ class DatasetJson:
         if told != found or type(told) is not int:
             where = "lists" if self.cases is not None else "stands beside"
             raise FednnUNetError(
-                f"{self.path} {where} {found} training case{'' if found == 1 else 's'}, but says "
+                f"{self.path} {where} {found} training case{'' if found == 1 else 's'}, but "
                 f'{"no number of them" if told is None else f"numTraining = {told!r}"}: write "numTraining": {found}.'
             )
 

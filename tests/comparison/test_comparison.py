@@ -236,7 +236,7 @@ def test_validation_cases_can_test_the_models(folders, commands):
     ("words", "said"),
     [
         (["901 902", "2d", "all", "--test", "validation"], "With FOLD all every case trains"),
-        (["901 902", "2d", "7"], "'7' is no fold"),
+        (["901 902", "2d", "7"], "There is no fold 7: the split has the folds 0 to 4"),
         (["901 902", "2d", "0", "--external", "902"], f"{B} is a site and external"),
         (["901 902", "2d", "fold_all", "--test", "validation"], "With FOLD fold_all every case trains"),
         (["901 999", "2d", "0"], "There is no dataset with id 999"),

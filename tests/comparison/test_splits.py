@@ -17,7 +17,7 @@ def write(folder, splits):
 
 
 def test_without_a_split_the_folds_are_those_that_nnunet_makes(tmp_path):
-    splits = site_splits("A", CASES, [tmp_path], [0])
+    splits = site_splits("A", CASES, [tmp_path], "0")
     # what nnUNetTrainer.do_split does: five shuffled folds of the sorted cases, seed 12345
     folds = KFold(5, shuffle=True, random_state=12345).split(sorted(CASES))
     expected = [{"train": np.sort(CASES)[train].tolist(), "val": np.sort(CASES)[val].tolist()} for train, val in folds]
@@ -27,32 +27,32 @@ def test_without_a_split_the_folds_are_those_that_nnunet_makes(tmp_path):
 def test_the_first_folder_with_a_split_counts(tmp_path):
     first, second = [{"train": ["case_a"], "val": ["case_b"]}], [{"train": ["case_c"], "val": ["case_d"]}]
     raw, preprocessed = write(tmp_path / "raw", first), write(tmp_path / "preprocessed", second)
-    assert site_splits("A", CASES, [raw, preprocessed], [0]) == first
-    assert site_splits("A", CASES, [tmp_path, preprocessed], [0]) == second
+    assert site_splits("A", CASES, [raw, preprocessed], "0") == first
+    assert site_splits("A", CASES, [tmp_path, preprocessed], "0") == second
 
 
 def test_too_few_cases_for_five_folds_leave_fold_all_only(tmp_path):
-    assert site_splits("A", CASES[:4], [tmp_path], ["all"]) is None
+    assert site_splits("A", CASES[:4], [tmp_path], "fold_all") is None
     with pytest.raises(FednnUNetError, match=r"Site A has 4 cases, too few for nnU-Net's 5 folds: .*fold_all"):
-        site_splits("A", CASES[:4], [tmp_path], [0])
+        site_splits("A", CASES[:4], [tmp_path], "0")
 
 
 def test_a_fold_that_the_split_does_not_have_is_refused(tmp_path):
     raw = write(tmp_path / "raw", [{"train": ["case_a"], "val": ["case_b"]}])
-    with pytest.raises(FednnUNetError, match="has no fold 1, only 1"):
-        site_splits("A", CASES, [raw], [1])
+    with pytest.raises(FednnUNetError, match="There is no fold 1: the split has only fold 0"):
+        site_splits("A", CASES, [raw], "1")
 
 
-@pytest.mark.parametrize("content", [{"train": []}, [{"train": []}], 3, ["x"]])
+@pytest.mark.parametrize("content", [{"train": []}, [{"train": []}], 3, ["x"], [], [{"train": ["case_a"], "val": [1]}]])
 def test_what_is_no_split_is_refused(tmp_path, content):
-    with pytest.raises(FednnUNetError, match="is no list of folds with train and val"):
-        site_splits("A", CASES, [write(tmp_path / "raw", content)], [0])
+    with pytest.raises(FednnUNetError, match="is no split"):
+        site_splits("A", CASES, [write(tmp_path / "raw", content)], "0")
 
 
 def test_a_split_with_a_case_that_is_not_there_is_refused(tmp_path):
     raw = write(tmp_path / "raw", [{"train": ["case_a"], "val": ["lost"]}])
-    with pytest.raises(FednnUNetError, match="names the case lost, which site A does not have"):
-        site_splits("A", CASES, [raw], [0])
+    with pytest.raises(FednnUNetError, match="names the case lost in fold 0, which is not among the 6 cases"):
+        site_splits("A", CASES, [raw], "0")
 
 
 def test_the_pooled_folds_are_the_unions_of_the_sites_folds():

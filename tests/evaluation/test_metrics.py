@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from fednnunet.evaluation.metrics import Mask, Scores, foreground, score, score_case
+from fednnunet.evaluation.metrics import Mask, Scores, score, score_case
+from fednnunet.labels import Labels
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 
@@ -109,8 +109,9 @@ def test_of_shifted_balls_the_distances_are_those_of_the_sphere() -> None:
 def test_a_slice_is_measured_as_the_2d_image_that_it_is() -> None:
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(0, 3, (2, 15, 20))
-    flat = score_case(truth, prediction, {"background": 0, "a": 1, "b": 2}, (0.5, 2.0), 1.0)
-    as_nnunet = score_case(truth[None], prediction[None], {"background": 0, "a": 1, "b": 2}, (999.0, 0.5, 2.0), 1.0)
+    labels = Labels({"background": 0, "a": 1, "b": 2})
+    flat = score_case(truth, prediction, labels, (0.5, 2.0), 1.0)
+    as_nnunet = score_case(truth[None], prediction[None], labels, (999.0, 0.5, 2.0), 1.0)
     assert flat == as_nnunet
     # in 3D every voxel of a slice would be surface, and inner ones would bring the mean down
     solid = _box((20, 20), (2, 2), (16, 16))
@@ -154,7 +155,7 @@ def test_without_a_tolerance_there_is_no_nsd() -> None:
 
 
 def test_ignored_voxels_count_for_nobody() -> None:
-    labels = {"background": 0, "organ": 1, "lesion": 2, "ignore": 3}
+    labels = Labels({"background": 0, "organ": 1, "lesion": 2, "ignore": 3})
     truth = np.zeros((10, 10), int)
     truth[2:8, 2:5] = 1
     truth[2:8, 5:8] = 3
@@ -168,7 +169,7 @@ def test_ignored_voxels_count_for_nobody() -> None:
 
 
 def test_a_region_is_all_of_its_labels() -> None:
-    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    labels = Labels({"background": 0, "whole": (1, 2), "core": (2,)}, (1, 2))
     truth, prediction = np.zeros((12, 12), int), np.zeros((12, 12), int)
     truth[2:8, 2:8], truth[4:6, 4:6] = 1, 2
     prediction[2:8, 2:8] = 1
@@ -177,29 +178,11 @@ def test_a_region_is_all_of_its_labels() -> None:
     assert scores["core"].dice == 0
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        {"background": 0, "a": 1, "b": 2},
-        {"background": 0, "a": 1, "ignore": 2},
-        {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]},
-        {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
-    ],
-)
-def test_what_is_compared_is_what_nnunet_compares(labels: dict[str, int | list[int]]) -> None:
-    has_regions = any(isinstance(value, list) for value in labels.values())
-    regions = len(set(labels) - {"background", "ignore"})
-    manager = LabelManager(dict(labels), list(range(1, regions + 1)) if has_regions else None)
-    expected = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    as_tuples = [tuple(int(label) for label in np.atleast_1d(value)) for value in expected]
-    assert sorted(foreground(labels).values()) == sorted(as_tuples)
-
-
 def test_images_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
-        score_case(np.zeros((3, 4)), np.zeros((4, 3)), {"a": 1}, (1.0, 1.0))
+        score_case(np.zeros((3, 4)), np.zeros((4, 3)), Labels({"a": 1}), (1.0, 1.0))
     with pytest.raises(ValueError, match="spacing"):
-        score_case(np.zeros((3, 4)), np.zeros((3, 4)), {"a": 1}, (1.0, 1.0, 1.0))
+        score_case(np.zeros((3, 4)), np.zeros((3, 4)), Labels({"a": 1}), (1.0, 1.0, 1.0))
 
 
 @settings(max_examples=60, deadline=None, database=None)

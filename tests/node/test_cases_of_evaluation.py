@@ -1,12 +1,15 @@
 import argparse
+from pathlib import Path
 
 import pytest
 
 from fednnunet.errors import CaseError
+from fednnunet.labels import Labels
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.dataset_json import DatasetJson
 from fednnunet.node.evaluation_input import find_test_cases
 
-CONTENT = {"channel_names": {"0": "R", "1": "G"}, "labels": {"background": 0, "nucleus": 1}, "file_ending": ".png"}
+CONTENT = DatasetJson(Path("dataset.json"), {}, Labels({"background": 0, "a": 1}), {"0": "R", "1": "G"}, ".png", None)
 
 
 @pytest.fixture

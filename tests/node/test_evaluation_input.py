@@ -94,7 +94,7 @@ def _no_record(model: Path) -> None:
         ("2d 0", _no_record, "not those of a federation", "-m"),
         ("2d 0 -i nowhere", None, "no folder nowhere", "correct -i"),
         ("2d 0 -step_size 0", None, "-step_size 0.0", "above 0"),
-        ("2d 5", None, "'5' is no fold", "fold_all"),
+        ("2d 5", None, "fold_5/checkpoint_final.pth", "correct FOLD"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_before_the_node_connects(

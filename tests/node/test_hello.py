@@ -47,8 +47,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "nnUNetPlans",
         FederationRecord(method="FFE", sites=[SITE], cases=5, plans_digest=plans_digest(_PLANS), versions={}),
     )
+    (preprocessed / "gt_segmentations").mkdir()
     for case in range(5):
-        (preprocessed / "nnUNetPlans_2d" / f"case_{case}.pkl").touch()
+        for ending in (".pkl", ".b2nd", "_seg.b2nd"):
+            (preprocessed / "nnUNetPlans_2d" / f"case_{case}{ending}").write_text("data")
+        (preprocessed / "gt_segmentations" / f"case_{case}.nii.gz").write_text("labels")
     return tmp_path
 
 
@@ -139,9 +142,9 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
         ("plan_and_preprocess 902", _nothing, "no dataset with id 902", "check the id"),
         ("plan_and_preprocess lungs", _nothing, "'lungs' is no dataset", "give its id"),
         ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
-        ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", "correct dataset.json"),
+        ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", 'write "numTraining": 4'),
         ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
-        ("plan_and_preprocess 901", _broken_json, "not valid JSON", "correct it"),
+        ("plan_and_preprocess 901", _broken_json, "is no JSON", "correct it"),
         (
             "plan_and_preprocess 901",
             _remove("nnUNet_raw", SITE, "dataset.json"),
@@ -195,10 +198,10 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
         (
             "train 901 3d_cascade_fullres 0 -device cpu",
             _nothing,
-            "no predictions of 3d_lowres",
-            "train 3d_lowres first",
+            "no prediction of the case case_0 and 4 more",
+            "train 3d_lowres with FOLD all",
         ),
-        ("train 901 2d 5 -device cpu", _nothing, "'5' is no fold", "fold_all"),
+        ("train 901 2d 5 -device cpu", _nothing, "no fold 5: the split has the folds 0 to 4", "fold_all"),
         ("train 901 2d 0 -device cpu", _few_cases, "4 cases, too few", "fold_all"),
         (
             "train 901 2d 0 -num_gpus 2 -device cpu",
@@ -238,7 +241,8 @@ def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
 ) -> None:
     _few_cases(site, monkeypatch)
     training_hello(_arguments("train 901 2d fold_all -device cpu"))
-    (site / "nnUNet_preprocessed" / SITE / "splits_final.json").write_text("[]")
+    splits = [{"train": ["case_0", "case_1"], "val": ["case_2", "case_3"]}]
+    (site / "nnUNet_preprocessed" / SITE / "splits_final.json").write_text(json.dumps(splits))
     training_hello(_arguments("train 901 2d 0 -device cpu"))
 
 
@@ -265,13 +269,27 @@ def test_the_cases_are_those_that_nnunet_finds(site: Path) -> None:
     for name in ("a_0000.nii.gz.tmp", "c_0000.nii", "notes.txt"):
         (dataset.raw / "imagesTr" / name).touch()
     for channel in (1, 0):
-        (dataset.raw / "imagesTr" / f"two_channels_{channel:04d}.nii.gz").touch()
+        (dataset.raw / "imagesTr" / f"two.channels_{channel:04d}.nii.gz").touch()
+    (dataset.raw / "labelsTr" / "two.channels.nii.gz").touch()
     content = json.loads((dataset.raw / "dataset.json").read_text())
-    assert case_files(dataset, content) == _cases_of_nnunet(dataset, content)
-    listed = {"x": {"images": ["imagesTr/x.nii.gz"], "label": "labelsTr/x.nii.gz"}}
-    assert case_files(dataset, content | {"dataset": listed}) == _cases_of_nnunet(
-        dataset, content | {"dataset": listed}
-    )
+    assert case_files(dataset, None, ".nii.gz") == _cases_of_nnunet(dataset, content)
+    listed = {"x": {"images": ["imagesTr/c_0000.nii"], "label": "labelsTr/two.channels.nii.gz"}}
+    assert case_files(dataset, listed, ".nii.gz") == _cases_of_nnunet(dataset, content | {"dataset": listed})
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("._HospitalA_000_0000.nii.gz", "is hidden"),
+        ("HospitalA_009.nii.gz", "does not end with its channel"),
+        ("x_0000.NII.GZ", "does not end with the file_ending .nii.gz"),
+        ("unlabelled_0000.nii.gz", "has no .*unlabelled.nii.gz"),
+    ],
+)
+def test_a_file_that_nnunet_would_take_for_something_else_is_refused(name: str, what: str, site: Path) -> None:
+    (SiteDataset(SITE).raw / "imagesTr" / name).touch()
+    with pytest.raises(FednnUNetError, match=what):
+        planning_hello(_arguments("plan_and_preprocess 901"))
 
 
 def _cases_of_nnunet(dataset: SiteDataset, content: dict[str, Any]) -> list[CaseFiles]:
