@@ -15,6 +15,8 @@ BACKGROUND = "background"
 IGNORE = "ignore"
 """nnU-Net's name of the label for voxels that nobody has labelled."""
 
+LONGEST_NAME = 200
+
 Key = int | tuple[int, ...]
 """A label, or the labels of a region."""
 
@@ -98,6 +100,8 @@ def read_labels(content: Mapping[str, Any]) -> Labels:
         )
     if BACKGROUND not in labels:
         raise FednnUNetError('has no label "background": add "background": 0 to its labels')
+    for name in labels:
+        check_name("label", name)
     keys = {name: _key(name, value) for name, value in labels.items()}
     if keys[BACKGROUND] != 0:
         raise FednnUNetError(f'has {labels[BACKGROUND]!r} as label "background": nnU-Net wants 0 there')
@@ -112,6 +116,14 @@ def read_labels(content: Mapping[str, Any]) -> Labels:
 def members(key: Key) -> tuple[int, ...]:
     """Return the labels of a region, or the one label."""
     return (key,) if isinstance(key, int) else key
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that is not one printable line: it would tear tables, logs and messages apart."""
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise FednnUNetError(
+            f"has a {what} {name[:40]!r}, which is no printable line of at most {LONGEST_NAME} characters: rename it"
+        )
 
 
 def _has_regions(keys: Mapping[str, Key]) -> bool:

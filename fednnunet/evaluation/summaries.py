@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from fednnunet.evaluation.metrics import METRICS, Scores
 from fednnunet.files import replacing
@@ -52,23 +51,8 @@ def summarize(values: Iterable[float | None], min_cases: int = 1) -> Summary:
     return Summary(statistics.fmean(there), std, statistics.median(there), len(there))
 
 
-class CaseSummaries(NamedTuple):
-    """The summaries of all metrics, by name of the metric.
-
-    Attributes
-    ----------
-    labels
-        Those of each label.
-    overall
-        A case counts with the mean over those of its labels that have a value.
-    """
-
-    labels: dict[str, dict[str, Summary]]
-    overall: dict[str, Summary]
-
-
-def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> CaseSummaries:
-    """Return the summaries of all metrics over the cases of a site.
+def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, dict[str, Summary]]:
+    """Return the summaries of all metrics, by label and by name of the metric.
 
     Parameters
     ----------
@@ -79,18 +63,21 @@ def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1
     min_cases
         See `summarize`.
     """
-    by_label = {
+    return {
         label: {
             metric: summarize((getattr(scores[label], metric) for scores in cases.values()), min_cases)
             for metric in METRICS
         }
         for label in labels
     }
-    overall = {
+
+
+def summarize_overall(cases: CaseScores, min_cases: int = 1) -> dict[str, Summary]:
+    """Return the summaries of all metrics where a case counts with the mean over those of its labels with a value."""
+    return {
         metric: summarize((_mean_over_labels(scores, metric) for scores in cases.values()), min_cases)
         for metric in METRICS
     }
-    return CaseSummaries(by_label, overall)
 
 
 def pooled(sites: Iterable[Summary]) -> Summary:

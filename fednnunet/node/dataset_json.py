@@ -10,7 +10,7 @@ from typing import Any
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import read_json_object
-from fednnunet.labels import Labels, read_labels
+from fednnunet.labels import Labels, check_name, read_labels
 from fednnunet.node.dataset import SiteDataset
 
 DATASET_JSON = "dataset.json"
@@ -62,10 +62,9 @@ class DatasetJson:
         told = self.content.get("numTraining")
         if told != found or type(told) is not int:
             where = "lists" if self.cases is not None else "stands beside"
-            raise FednnUNetError(
-                f"{self.path} {where} {found} training case{'' if found == 1 else 's'}, but "
-                f'{"no number of them" if told is None else f"numTraining = {told!r}"}: write "numTraining": {found}.'
-            )
+            said = "has no numTraining" if told is None else f"says numTraining = {told!r}"
+            cases = f"{found} training case{'' if found == 1 else 's'}"
+            raise FednnUNetError(f'{self.path} {where} {cases}, but {said}: write "numTraining": {found}.')
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -102,7 +101,8 @@ def read_dataset_json(path: Path, remedy: str) -> DatasetJson:
     try:
         labels = read_labels(content)
         _check_cases(content)
-        return DatasetJson(path, content, labels, _channels(content), _ending(content), _reader(content))
+        reader = _reader(content)
+        return DatasetJson(path, content, labels, _channels(content), _ending(content, reader), reader)
     except FednnUNetError as error:
         raise FednnUNetError(f"{path} {error}.") from error
 
@@ -151,17 +151,26 @@ def _channels(content: Mapping[str, Any]) -> dict[str, str]:
                 f'has {name!r} as name of channel {number}: name what it shows, as in "CT" or "MRI"; nnU-Net chooses '
                 "by that how to normalize"
             )
+        check_name("channel", name)
     if len(named) == 2 and content["modality"] != channels:
         raise FednnUNetError('has "channel_names" and another "modality": remove "modality"')
     return channels
 
 
-def _ending(content: Mapping[str, Any]) -> str:
+def _ending(content: Mapping[str, Any], reader: str | None) -> str:
     ending = content.get("file_ending")
     if ending is None:
         raise FednnUNetError('has no "file_ending", such as ".nii.gz": name the ending of its images')
     if not isinstance(ending, str) or not ending.startswith(".") or len(ending) < 2 or "/" in ending:
         raise FednnUNetError(f'has {ending!r} as "file_ending": write it with its dot, as in ".nii.gz" or ".png"')
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    known = sorted({known for each in LIST_OF_IO_CLASSES for known in each.supported_file_endings})
+    if reader is None and ending.lower() not in known:
+        raise FednnUNetError(
+            f'has "{ending}" as "file_ending", which nnU-Net does not read: convert the images to one of '
+            f'{", ".join(known)}, or name a reader with "{_OVERWRITE_READER}"'
+        )
     return ending
 
 

@@ -10,7 +10,7 @@ from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hell
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
-from fednnunet.evaluation.summaries import Summary, summarize_cases, write_cases
+from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall, write_cases
 from fednnunet.labels import Labels
 from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
@@ -49,11 +49,11 @@ class EvaluationClient(SiteClient):
         folder = results_folder(self.arguments, self.dataset)
         write_cases(folder / TABLE, cases)
         logger.info("Predictions and the metrics of every case are in %s.", folder)
-        labels = next(iter(cases.values()))
-        summaries = summarize_cases(cases, labels, self.arguments.min_cases)
+        fewest = self.arguments.min_cases
+        summaries = summarize_cases(cases, next(iter(cases.values())), fewest)
         return EvaluationReport(
-            labels={label: _message(summary, request) for label, summary in summaries.labels.items()},
-            overall=_message(summaries.overall, request),
+            labels={label: _message(summary, request) for label, summary in summaries.items()},
+            overall=_message(summarize_overall(cases, fewest), request),
         )
 
     def _evaluate(self, nsd_tolerance: float | None, tracker: Tracker) -> dict[str, dict[str, Scores]]:

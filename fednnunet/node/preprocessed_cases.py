@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
+from fednnunet.folds import Fold, parse_folds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.splits import SPLITS, Splits, cases_of, check_covered, read_splits, split_of_nnunet
 
@@ -55,8 +55,8 @@ def check_cases(dataset: SiteDataset, folder: Path, fold: str, ending: str, prep
     splits = None if fold == "fold_all" else _splits(dataset, cases)
     if splits is None and fold != "fold_all":
         raise FednnUNetError(
-            f"Site {dataset.name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's "
-            f"{FOLDS_OF_NNUNET} folds: train with FOLD fold_all, or write {dataset.preprocessed / SPLITS}."
+            f"Site {dataset.name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's five "
+            f"folds: train with FOLD fold_all, or write {dataset.preprocessed / SPLITS}."
         )
     try:
         folds = parse_folds(fold, len(splits or []))

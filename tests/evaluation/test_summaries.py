@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fednnunet.evaluation.metrics import Scores
-from fednnunet.evaluation.summaries import Summary, pooled, summarize, summarize_cases, write_cases
+from fednnunet.evaluation.summaries import Summary, pooled, summarize, summarize_cases, summarize_overall, write_cases
 
 _values = st.lists(st.floats(0, 500), max_size=12)
 
@@ -56,13 +56,13 @@ CASES = {
 
 def test_overall_is_over_the_labels_of_a_case_and_then_over_cases() -> None:
     summaries = summarize_cases(CASES, ("organ", "lesion"))
-    assert summaries.labels["organ"]["dice"].mean == pytest.approx(0.8)
-    assert summaries.labels["lesion"]["hd95"] == Summary(3.0, None, 3.0, 1)
-    assert summaries.overall["dice"].mean == pytest.approx((0.7 + 0.7) / 2)
-    assert summaries.overall["dice"].cases == 2  # the third one has no value at all
+    assert summaries["organ"]["dice"].mean == pytest.approx(0.8)
+    assert summaries["lesion"]["hd95"] == Summary(3.0, None, 3.0, 1)
+    assert summarize_overall(CASES)["dice"].mean == pytest.approx((0.7 + 0.7) / 2)
+    assert summarize_overall(CASES)["dice"].cases == 2  # the third one has no value at all
     suppressed = summarize_cases(CASES, ("organ", "lesion"), min_cases=2)
-    assert suppressed.labels["lesion"]["dice"] == Summary()
-    assert suppressed.labels["organ"]["dice"].cases == 2
+    assert suppressed["lesion"]["dice"] == Summary()
+    assert suppressed["organ"]["dice"].cases == 2
 
 
 def test_the_table_has_a_row_for_each_case_and_label_and_a_cell_for_each_value(tmp_path: Path) -> None:
@@ -73,3 +73,9 @@ def test_the_table_has_a_row_for_each_case_and_label_and_a_cell_for_each_value(t
     assert len(rows) == 6
     assert rows[0] == {"case": "one", "label": "organ", "dice": "0.9", "hd95": "1.0", "assd": "0.5", "nsd": "1.0"}
     assert [rows[5][metric] for metric in ("dice", "hd95", "assd", "nsd")] == [""] * 4
+
+
+def test_a_label_that_is_called_overall_is_a_label() -> None:
+    cases = {case: {"overall": Scores(dice=1.0), "b": Scores(dice=0.0)} for case in ("x", "y")}
+    assert summarize_cases(cases, ["overall", "b"])["overall"]["dice"].mean == 1
+    assert summarize_overall(cases)["dice"].mean == 0.5

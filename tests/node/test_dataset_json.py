@@ -22,6 +22,9 @@ LISTED = {"images": ["imagesTr/A_0000.png"], "label": "labelsTr/A.png"}
         ({"labels": {"0": "background", "1": "a"}}, "nnUNetv2_convert_old_nnUNet_dataset"),
         ({"file_ending": None}, 'has no "file_ending"'),
         ({"file_ending": "png"}, "with its dot"),
+        ({"file_ending": ".jpg"}, "which nnU-Net does not read"),
+        ({"labels": {"background": 0, "a\nb": 1}}, "no printable line"),
+        ({"channel_names": {"0": "x" * 300}}, "no printable line"),
         ({"channel_names": ["grey"]}, "name each channel by its number"),
         ({"channel_names": {}}, "name each channel by its number"),
         ({"channel_names": {"0": None}}, "None as name of channel 0"),
@@ -86,9 +89,9 @@ def test_the_number_of_cases_is_that_of_the_cases(tmp_path, told, what):
 
 
 def test_an_image_that_no_reader_reads_is_told_without_tracebacks(tmp_path, capfd):
-    path, image = tmp_path / "dataset.json", tmp_path / "a_0000.jpg"
-    path.write_text(json.dumps({**GOOD, "file_ending": ".jpg"}))
+    path, image = tmp_path / "dataset.json", tmp_path / "a_0000.nii.gz"
+    path.write_text(json.dumps({**GOOD, "file_ending": ".nii.gz"}))
     image.write_bytes(b"")
-    with pytest.raises(FednnUNetError, match=r"no reader for .*a_0000\.jpg"):
+    with pytest.raises(FednnUNetError, match=r"no reader for .*a_0000\.nii"):
         image_reader(read_dataset_json(path, "put it there"), str(image))
     assert capfd.readouterr() == ("", "")
