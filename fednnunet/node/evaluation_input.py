@@ -8,6 +8,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
+from fednnunet.fingerprint.plans import resolved
 from fednnunet.folds import parse_folds
 from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder, read_dataset_json
 
@@ -74,12 +75,7 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: dic
             "correct CONFIGURATION or -m."
         )
     plans: dict[str, Any] = load_json(str(model.folder / "plans.json"))
-    configuration = plans["configurations"].get(arguments.configuration)
-    if configuration is None:
-        raise FednnUNetError(
-            f"The plans in {model.folder} have no configuration '{arguments.configuration}': "
-            f"choose one of {', '.join(sorted(plans['configurations']))}."
-        )
+    configuration = resolved(plans, arguments.configuration)
     if configuration.get("previous_stage") is not None:
         raise FednnUNetError(
             f"{arguments.configuration} refines what {configuration['previous_stage']} predicts, which evaluate does "
