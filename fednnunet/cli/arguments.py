@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, Task
+from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, FingerprintMode, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.folds import FOLDS_HELP
@@ -194,6 +194,8 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 _MODEL_NAME = Flag("--model_name", "what the dataset is called in the model that the coordinator writes, "
                    "DatasetNNN_NAME (default: %(default)s)",
                    {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
+PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.json of a trained model, or a plans "
+             "file of nnU-Net's", {"type": Path, "default": None, "metavar": "FILE"})  # fmt: skip
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
                 "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
@@ -219,7 +221,7 @@ _DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this mach
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
-    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,)}
+    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
     return (*own.get(task, ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
 
@@ -244,6 +246,7 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(fingerprint=None)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
+    _check_given_plans(parser, arguments, None)
     _check_quorum(parser, arguments, arguments.num_clients)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
@@ -290,6 +293,7 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
         add_flags(parser.add_argument_group("what every node evaluates"), EVALUATION_FLAGS)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
+    _check_given_plans(parser, arguments, "exact")
     if task not in TASKS_WITH_NETWORK:
         _merge_spellings(parser, arguments)
     arguments.dataset = arguments.dataset.split()
@@ -311,6 +315,16 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
 def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.task == "train" and arguments.c and arguments.overwrite:
         parser.error("--c continues what --overwrite would remove: leave one of them out")
+
+
+def _check_given_plans(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, fingerprint: FingerprintMode | None
+) -> None:
+    if arguments.task != "plan_and_preprocess" or arguments.plans is None:
+        return
+    flag = "--asym" if arguments.asym else "--fingerprint" if arguments.fingerprint != fingerprint else None
+    if flag is not None:
+        parser.error(f"{flag} says how to plan, but --plans brings plans: leave one of them out")
 
 
 def _check_dashboard(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

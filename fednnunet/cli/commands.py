@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -215,6 +215,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         check_fold(arguments.fold)
     _check_trackers(arguments)
+    plans = _given_plans(arguments)
     tls = tls_files(arguments)
     at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
@@ -239,7 +240,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
         sinks.append(stack.enter_context(progress_for(console, quiet=arguments.quiet)))
         sinks.append(stack.enter_context(report_page(arguments.run_dir, arguments.dashboard)))
-        federation = Federation(arguments, Tee(sinks), at_the_door)
+        federation = Federation(arguments, Tee(sinks), at_the_door, plans)
         status = None
         if arguments.task == "train":
             status = StatusFile(arguments.run_dir / STATUS, federation.contacts)
@@ -274,6 +275,15 @@ def _check_trackers(arguments: argparse.Namespace) -> None:
         from fednnunet.report.trackers import check_trackers
 
         check_trackers(arguments.wandb, arguments.mlflow)
+
+
+def _given_plans(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the plans that shall be brought to all sites, if there are any."""
+    if getattr(arguments, "plans", None) is None:
+        return None
+    from fednnunet.fingerprint.given_plans import read_plans
+
+    return read_plans(arguments.plans)
 
 
 def _run_dir(arguments: argparse.Namespace) -> Path | None:
@@ -343,6 +353,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         check_fold(arguments.fold)
     _check_trackers(arguments)
+    _given_plans(arguments)
 
     from fednnunet.launcher.simulation import run_simulation
 

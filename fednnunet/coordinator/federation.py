@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
@@ -19,6 +20,7 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK, EvaluationRequest, He
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.evaluating import EvaluationStage
 from fednnunet.coordinator.exchange import Averaging
+from fednnunet.coordinator.given_plans import GivenPlansStage, check_fits
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.coordinator.receipts import Receipts
 from fednnunet.coordinator.refusals import Refusals
@@ -54,6 +56,8 @@ class Federation(Server):
         Takes what happens.
     door
         Who may take part.
+    given_plans
+        Plans to bring to all sites, in place of planning.
 
     Attributes
     ----------
@@ -65,7 +69,9 @@ class Federation(Server):
         What ended the federation before its task was done, if anything did; KeyboardInterrupt if a signal did.
     """
 
-    def __init__(self, arguments: argparse.Namespace, sink: EventSink, door: Door) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, sink: EventSink, door: Door, given_plans: dict[str, Any] | None = None
+    ) -> None:
         self.run = uuid.uuid4().hex
         self.roster = Roster(arguments.num_clients, arguments.contact_timeout)
         super().__init__(client_manager=self.roster)
@@ -76,7 +82,8 @@ class Federation(Server):
         self._refusals = Refusals()
         self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
-        if arguments.task not in TASKS_WITH_NETWORK:
+        self._given_plans = given_plans
+        if arguments.task not in TASKS_WITH_NETWORK and self._given_plans is None:
             # takes seconds, for nnU-Net's planners and torch: meanwhile the sites can connect
             threading.Thread(target=importlib.import_module, args=(_FINGERPRINTING,), daemon=True).start()
 
@@ -88,7 +95,7 @@ class Federation(Server):
                 threading.Thread(target=self._greet_all, name="fednnunet-greeter", daemon=True).start()
                 self.roster.keep_in_touch()
                 self._admit_sites()
-                for warning in check_federation(self.roster.hellos):
+                for warning in check_federation(self.roster.hellos, has_plans=self._given_plans is not None):
                     logger.warning("%s", warning)
                 for stage in self._stages():
                     self._run(stage)
@@ -179,6 +186,8 @@ class Federation(Server):
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
+        if self._given_plans is not None:
+            check_fits(self._given_plans, hello)
         known = self.roster.named(hello.site)
         if known is None and self.roster.is_complete:
             raise FednnUNetError(self._all_taken)
@@ -203,6 +212,8 @@ class Federation(Server):
         if task != "train":
             if facts.method == "AsymFedAvg":
                 return [AsymmetricPlanningStage(self.roster, self._sink)]
+            if self._given_plans is not None:
+                return [GivenPlansStage(self._given_plans, self.roster, self._sink)]
             from fednnunet.coordinator.fingerprinting import FingerprintStage  # training does without it
 
             return [FingerprintStage(task, self.roster, self._sink)]

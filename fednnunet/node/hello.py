@@ -16,9 +16,9 @@ from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet
 from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, read_model
 from fednnunet.node.preprocessed_cases import has_own_splits
-from fednnunet.node.record import RECORD, read_record
+from fednnunet.node.record import read_record
 from fednnunet.node.splits import SPLITS, read_splits
-from fednnunet.node.training_input import check_flags, read_training
+from fednnunet.node.training_input import check_flags, model_name, read_training
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         "folds": training.folds,
         "plans_digest": training.plans_digest,
         "plans_are_as_made": training.plans_are_as_made,
+        "plans_are_own": training.plans_are_own,
+        "model": model_name(arguments),
         "options": {"-tr": arguments.tr, "configuration": arguments.configuration, "--val": arguments.val},
     }
     return training.dataset, _hello(arguments, training.dataset, training.content, training.cases, **specifics)
@@ -115,11 +117,6 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     cases, unlabelled = find_test_cases(arguments, dataset, content)
     plans = read_model(arguments, dataset, content)
     record = None if arguments.m is not None else read_record(dataset, arguments.p)
-    if record is None and arguments.m is None:
-        raise FednnUNetError(
-            f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
-            "them): name the model's folder with -m to evaluate it nevertheless."
-        )
     site = arguments.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
@@ -135,6 +132,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
         "fold": arguments.fold,
         "folds": len(evaluated_model(arguments, dataset).folds),
         "plans_digest": plans_digest(plans),
+        "model": None if arguments.m is not None else model_name(arguments),
         "options": {
             "configuration": arguments.configuration,
             "--checkpoint": arguments.checkpoint,
