@@ -35,7 +35,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     nnunet_folder("nnUNet_preprocessed")
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
-    cases = case_files(dataset, content.cases, content.file_ending)
+    cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     if not cases:
         raise FednnUNetError(
             f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}, named "

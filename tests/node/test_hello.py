@@ -272,9 +272,9 @@ def test_the_cases_are_those_that_nnunet_finds(site: Path) -> None:
         (dataset.raw / "imagesTr" / f"two.channels_{channel:04d}.nii.gz").touch()
     (dataset.raw / "labelsTr" / "two.channels.nii.gz").touch()
     content = json.loads((dataset.raw / "dataset.json").read_text())
-    assert case_files(dataset, None, ".nii.gz") == _cases_of_nnunet(dataset, content)
+    assert case_files(dataset, None, ".nii.gz", 2) == _cases_of_nnunet(dataset, content)
     listed = {"x": {"images": ["imagesTr/c_0000.nii"], "label": "labelsTr/two.channels.nii.gz"}}
-    assert case_files(dataset, listed, ".nii.gz") == _cases_of_nnunet(dataset, content | {"dataset": listed})
+    assert case_files(dataset, listed, ".nii.gz", 2) == _cases_of_nnunet(dataset, content | {"dataset": listed})
 
 
 @pytest.mark.parametrize(
