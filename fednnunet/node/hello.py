@@ -18,6 +18,7 @@ from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, re
 from fednnunet.node.preprocessed_cases import has_own_splits
 from fednnunet.node.record import RECORD, read_record
 from fednnunet.node.splits import SPLITS, read_splits
+from fednnunet.node.trainer_hooks import check_hooks, find_trainer
 from fednnunet.node.training_input import check_flags, read_training
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     _check_device(arguments.device)
     training = read_training(arguments)
     check_trainer(arguments.tr)
+    if not arguments.val:
+        check_hooks(find_trainer(arguments.tr))
     specifics = {
         "method": training.method,
         "fold": arguments.fold,

@@ -13,6 +13,7 @@ from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import RECORD, read_record
+from fednnunet.node.trainer_hooks import reads_splits
 
 
 class TrainingInput(NamedTuple):
@@ -98,7 +99,8 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
             f"run plan_and_preprocess with -c {arguments.configuration}."
         )
     again = f"preprocess {arguments.configuration} again"
-    folds = check_cases(dataset, data_folder, arguments.fold, content.file_ending, again)
+    of_file = reads_splits(arguments.tr)
+    folds = check_cases(dataset, data_folder, arguments.fold, content.file_ending, again, reads_splits=of_file)
     _check_previous_stage(dataset, arguments, configuration)
     digest = plans_digest(plans)
     return TrainingInput(dataset, content, len(cases), folds, record.method, digest, digest == record.plans_digest)
@@ -124,6 +126,11 @@ def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, c
     results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
     check_previous_stage(
         results / "predicted_next_stage" / arguments.configuration,
-        cases_of_folds(dataset, dataset.preprocessed / configuration["data_identifier"], arguments.fold),
+        cases_of_folds(
+            dataset,
+            dataset.preprocessed / configuration["data_identifier"],
+            arguments.fold,
+            reads_splits=reads_splits(arguments.tr),
+        ),
         f"train {previous} with FOLD all, whose validation predicts every case",
     )
