@@ -21,16 +21,20 @@ class CaseError(FednnUNetError):
         What it does, as in "has NaN voxels".
     remedy
         What to do about it.
+    file
+        The file at fault, if it is known; told where the case is told.
     """
 
-    def __init__(self, case: str, problem: str, remedy: str) -> None:
-        super().__init__(case, problem, remedy)  # as given, so that a worker process can send it
+    def __init__(self, case: str, problem: str, remedy: str, file: str | None = None) -> None:
+        super().__init__(case, problem, remedy, file)  # as given, so that a worker process can send it
         self._case = case
         self._problem = problem
         self._remedy = remedy
+        self._file = file
 
     def __str__(self) -> str:
-        return f"case {self._case} {self._problem}: {self._remedy}"
+        where = "" if self._file is None else f" ({self._file})"
+        return f"case {self._case} {self._problem}: {self._remedy}{where}"
 
     @property
     def shareable(self) -> str:

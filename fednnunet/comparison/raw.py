@@ -12,7 +12,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from fednnunet.comparison.splits import union
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset, labelled_cases
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_raw_dataset_json
 from fednnunet.node.splits import SPLITS, Splits
 
@@ -53,12 +53,8 @@ class Source:
     @property
     def test_cases(self) -> list[str]:
         """Identifiers of the labelled test cases, in ``imagesTs`` and ``labelsTs``."""
-        ending = self.content.file_ending
-        labels, images = self.dataset.raw / "labelsTs", self.dataset.raw / "imagesTs"
-        if not labels.is_dir() or not images.is_dir():
-            return []
-        named = sorted(path.name.removesuffix(ending) for path in labels.iterdir() if path.name.endswith(ending))
-        return [case for case in named if (images / f"{case}_0000{ending}").exists()]
+        images, labels = self.dataset.raw / "imagesTs", self.dataset.raw / "labelsTs"
+        return [case.case for case in labelled_cases(images, labels, self.content.file_ending)[0]]
 
 
 def find_sources(ids: Sequence[str]) -> list[Source]:
@@ -75,7 +71,9 @@ def find_sources(ids: Sequence[str]) -> list[Source]:
         if dataset.name in [source.name for source in sources]:
             raise FednnUNetError(f"{dataset.name} is named twice: name each dataset once.")
         content = read_raw_dataset_json(dataset)
-        sources.append(Source(dataset, content, case_files(dataset, content.cases, content.file_ending)))
+        sources.append(
+            Source(dataset, content, case_files(dataset, content.cases, content.file_ending, len(content.channels)))
+        )
     return sources
 
 
@@ -126,12 +124,7 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
             tested = [(case.case, case) for case in source.cases if case.case in held_out]
             _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", content["file_ending"])
         if "dataset" in content:  # paths there may lead out of the folder, so they become absolute
-            absolute = {
-                case.case: {"images": [os.path.abspath(path) for path in case.images],
-                            "label": os.path.abspath(case.segmentation)}
-                for case in source.cases
-            }  # fmt: skip
-            content = {**content, "dataset": absolute}
+            content["dataset"] = _listed([(case.case, case) for case in source.cases])
         _write(content, temporary / DATASET_JSON)
         if splits is not None:
             _write(splits, temporary / SPLITS)
@@ -154,6 +147,8 @@ def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder:
         cases = [(pooled_name(source.name, case.case), case) for source in sources for case in source.cases]
         _link_cases(cases, temporary / "imagesTr", temporary / "labelsTr", ending)
         content = {key: first[key] for key in _POOLED if key in first}
+        if any(source.content.cases is not None for source in sources):  # the files may have endings of their own
+            content["dataset"] = _listed(cases)
         _write({**content, "numTraining": sum(len(source.cases) for source in sources)}, temporary / DATASET_JSON)
         pooled = union({source.name: _renamed(source.name, splits[source.name]) for source in sources})
         if pooled is not None:
@@ -182,14 +177,30 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     temporary.rename(folder)
 
 
+def _listed(cases: Sequence[tuple[str, CaseFiles]]) -> dict[str, dict[str, Any]]:
+    """Return what a ``dataset.json`` lists of cases, under these names."""
+    return {
+        name: {
+            "images": [os.path.abspath(path) for path in case.images],
+            "label": os.path.abspath(case.segmentation),
+        }
+        for name, case in cases
+    }
+
+
 def _link_cases(cases: Sequence[tuple[str, CaseFiles]], images: Path, labels: Path, ending: str) -> None:
-    """Fill two new folders with links to cases under new names."""
+    """Fill two new folders with links to all files of cases, under new names."""
     images.mkdir()
     labels.mkdir()
     for name, case in cases:
-        for channel, image in enumerate(case.images):
-            (images / f"{name}_{channel:04d}{ending}").symlink_to(os.path.abspath(image))
-        (labels / f"{name}{ending}").symlink_to(os.path.abspath(case.segmentation))
+        links = CaseFiles(
+            name,
+            tuple(str(images / f"{name}_{channel:04d}{ending}") for channel in range(len(case.images))),
+            str(labels / f"{name}{ending}"),
+        )
+        for link, path in zip(links.files, case.files, strict=True):
+            if os.path.exists(path):
+                os.symlink(os.path.abspath(path), link)
 
 
 def _write(content: Any, path: Path) -> None:

@@ -4,10 +4,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from fednnunet.folds import Fold, check_fold
 from fednnunet.nnunet_defaults import use_device
@@ -107,12 +105,10 @@ class Predictor:
             self._predictor.predict_from_files_sequential([list(images)], [str(output)])
         return output.with_name(output.name + str(self._predictor.dataset_json["file_ending"]))
 
-    def read(self, path: str | Path) -> tuple[npt.NDArray[Any], list[float]]:
-        """Return a segmentation, shape ``(z, y, x)``, and the size of its voxels in mm by axis, as nnU-Net reads it."""
-        with self._quietly():
-            reader = self._predictor.plans_manager.image_reader_writer_class()
-            segmentation, properties = reader.read_seg(str(path))
-        return np.asarray(segmentation)[0], [float(size) for size in properties["spacing"]]
+    @property
+    def reader(self) -> BaseReaderWriter:
+        """What reads the images and segmentations of the model's dataset."""
+        return self._predictor.plans_manager.image_reader_writer_class()
 
     @contextlib.contextmanager
     def _quietly(self) -> Iterator[None]:

@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import CaseError, FednnUNetError
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,27 @@ class CaseFiles:
     images: tuple[str, ...]
     segmentation: str
 
+    @property
+    def spacing_files(self) -> tuple[str, ...]:
+        """Where nnU-Net looks for voxel spacings beside images and segmentation (``Tiff3DIO``); not all must be there.
 
-def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: str) -> list[CaseFiles]:
+        What is cut off the first image's name to get there is as long as ``_0000.tif``, whatever the name is.
+        """
+        names = ((self.images[0], len("_0000")), (self.segmentation, 0))
+        endings = [os.path.splitext(path)[1] for path, _ in names]
+        return tuple(
+            path[: -len(ending) - more] + ".json"
+            for (path, more), ending in zip(names, endings, strict=True)
+            if ending.lower() in {".tif", ".tiff"}
+        )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that belong to it."""
+        return (*self.images, self.segmentation, *self.spacing_files)
+
+
+def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: str, channels: int) -> list[CaseFiles]:
     """Return the training cases, by identifier (nnU-Net's ``get_filenames_of_train_images_and_targets``).
 
     Parameters
@@ -97,9 +116,13 @@ def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: s
         Files of each case, where its ``dataset.json`` lists them: ``{CASE: {"images": [PATH], "label": PATH}}``.
     ending
         nnU-Net's ``file_ending``.
+    channels
+        How many it names.
 
     Raises
     ------
+    CaseError
+        If a case lacks files.
     FednnUNetError
         If files are named so that nnU-Net would take them for other cases than they are, or one is not there.
     """
@@ -120,7 +143,26 @@ def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: s
     if missing:
         more = "" if len(missing) == 1 else f", nor {len(missing) - 1} other files of its cases"
         raise FednnUNetError(f"Site {dataset.name} has no {missing[0]}{more}: put it there, or remove the case.")
+    check_channels(cases, channels)
     return cases
+
+
+def check_channels(cases: Sequence[CaseFiles], channels: int) -> None:
+    """Check that all cases have as many image files as there are channels, or all equally many with several in a file.
+
+    Raises
+    ------
+    CaseError
+        If a case has another number.
+    """
+    numbers = {len(case.images) for case in cases}
+    if len(numbers) == 1 and max(numbers) <= channels:
+        return  # only reading tells how many channels are in a file, as with colour photographs
+    for case in cases:
+        if len(case.images) != channels:
+            problem = f"has {len(case.images)} of {channels} image files, one for each channel that dataset.json names"
+            remedy = "complete it, or remove it" if len(case.images) < channels else "name all channels there"
+            raise CaseError(case.case, problem, remedy, f"{case.images[0]} …")
 
 
 def _check_names(images: Path, ending: str) -> None:

@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+
+import numpy as np
 
 from fednnunet.background import Tracker
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
@@ -11,7 +14,7 @@ from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
 from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall, write_cases
-from fednnunet.labels import Labels
+from fednnunet.node.case_reading import read_images, read_segmentation
 from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
@@ -70,27 +73,33 @@ class EvaluationClient(SiteClient):
             mirror=not arguments.disable_tta,
             step_size=arguments.step_size,
         )
-        scores = {}
+        scores, otherwise_sized = {}, 0
         for case in cases:
             tracker.check()
+            reader = predictor.reader
+            spacing = read_images(reader, case, len(content.channels)).spacing
             prediction = predictor.predict(case.images, folder / case.case)
-            scores[case.case] = _score(predictor, case, str(prediction), content.labels, nsd_tolerance)
+            truth = read_segmentation(reader, case)
+            predicted = read_segmentation(reader, replace(case, segmentation=str(prediction))).array[0]
+            if truth.array[0].shape != predicted.shape:
+                raise CaseError(
+                    case.case, "has labels of another shape than its image", "correct the labels, or remove it"
+                )
+            otherwise_sized += _tell_spacing(case) and not np.allclose(truth.spacing, spacing)
+            scores[case.case] = score_case(truth.array[0], predicted, content.labels, spacing, nsd_tolerance)
             tracker.done += 1
+        if otherwise_sized:
+            logger.warning(
+                "The labels of %d of %d test cases have another voxel size than their images; distances are in mm of "
+                "the images, as in nnU-Net.",
+                *(otherwise_sized, len(cases)),
+            )
         return scores
 
 
-def _score(
-    predictor: Predictor,
-    case: CaseFiles,
-    prediction: str,
-    labels: Labels,
-    nsd_tolerance: float | None,
-) -> dict[str, Scores]:
-    truth, spacing = predictor.read(case.segmentation)
-    predicted, _ = predictor.read(prediction)
-    if truth.shape != predicted.shape:
-        raise CaseError(case.case, "has labels of another shape than its image", "correct the labels, or remove it")
-    return score_case(truth, predicted, labels, spacing, nsd_tolerance)
+def _tell_spacing(case: CaseFiles) -> bool:
+    """Return whether the labels tell the size of their voxels: a TIFF file alone does not."""
+    return not case.spacing_files or os.path.isfile(case.spacing_files[-1])
 
 
 def _message(summaries: Mapping[str, Summary], request: EvaluationRequest) -> MetricSummaries:

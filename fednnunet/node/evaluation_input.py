@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fednnunet.errors import CaseError, FednnUNetError
+from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
 from fednnunet.files import read_json
 from fednnunet.fingerprint.plans import resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
 from fednnunet.folds import MOST_FOLDS, Fold, parse_folds
-from fednnunet.node.dataset import CaseFiles, SiteDataset, labelled_cases, nnunet_folder
+from fednnunet.node.dataset import CaseFiles, SiteDataset, check_channels, labelled_cases, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.splits import SPLITS
 
@@ -113,18 +113,15 @@ def find_test_cases(
 
     Raises
     ------
+    CaseError
+        If a case lacks the file of a channel.
     FednnUNetError
-        If ``-i`` or ``-l`` names no folder, or an image lacks a channel.
+        If ``-i`` or ``-l`` names no folder.
     """
     for flag, folder in (("-i", arguments.i), ("-l", arguments.l)):
         if folder is not None and not folder.is_dir():
             raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
     images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
     cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), content.file_ending)
-    channels = len(content.channels)
-    # one file may hold all channels, as that of a colour photograph does
-    files = 1 if all(len(case.images) == 1 for case in cases) else channels
-    for case in cases:
-        if len(case.images) != files:
-            raise CaseError(case.case, f"has {len(case.images)} of {files} files", "complete it, or remove it")
+    check_channels(cases, len(content.channels))
     return cases, unlabelled

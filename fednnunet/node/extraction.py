@@ -25,6 +25,7 @@ from fednnunet.background import Tracker
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import CaseMeasurement, SiteMeasurement, measure_case
+from fednnunet.node.case_reading import check_segmentation, read_images, read_segmentation
 from fednnunet.node.dataset import CaseFiles
 
 KEPT_MEASUREMENT = "federated_measurement.npz"
@@ -46,11 +47,14 @@ class Extraction:
         Number of channels that ``dataset.json`` names.
     samples
         Foreground voxels to sample from each case.
+    labels
+        What may stand in a segmentation.
     """
 
     reader: str
     channels: int
     samples: int
+    labels: tuple[int, ...]
 
 
 def measure_site(
@@ -109,26 +113,20 @@ def measure_files(files: CaseFiles, extraction: Extraction) -> CaseMeasurement:
         If its files cannot be read, or nnU-Net could not use them.
     """
     reader = recursive_find_reader_writer_by_name(extraction.reader)()
-    try:
-        images, properties = reader.read_images(files.images)
-        segmentation, _ = reader.read_seg(files.segmentation)
-    except Exception as error:  # readers raise whatever they like, and print the reason
-        raise CaseError(files.case, f"cannot be read ({type(error).__name__})", "repair or remove it") from error
-    _check(files.case, images, segmentation, extraction.channels)
-    return measure_case(images, segmentation, properties["spacing"], extraction.samples)
+    images = read_images(reader, files, extraction.channels)
+    segmentation = read_segmentation(reader, files)
+    _check(files.case, images.array, segmentation.array)
+    check_segmentation(files, segmentation.array, extraction.labels)
+    return measure_case(images.array, segmentation.array, images.spacing, extraction.samples)
 
 
-def _check(case: str, images: np.ndarray, segmentation: np.ndarray, channels: int) -> None:
+def _check(case: str, images: np.ndarray, segmentation: np.ndarray) -> None:
     if images.dtype != np.float32:
         raise CaseError(case, f"is read as {images.dtype}, not as float32", "use one of nnU-Net's own readers")
-    if len(images) != channels:
-        raise CaseError(case, f"has {len(images)} channels, dataset.json names {channels}", "make them equal")
     if images.shape[1:] != segmentation.shape[1:]:
         raise CaseError(case, "has a segmentation of another shape than its image", "correct labelsTr")
     if not np.isfinite(images).all():
         raise CaseError(case, "has NaN or infinite voxels", "replace them, for example by 0")
-    if not np.isfinite(segmentation).all():
-        raise CaseError(case, "has NaN or infinite values in its segmentation", "correct labelsTr")
 
 
 def _worker_context() -> multiprocessing.context.BaseContext:
@@ -154,8 +152,8 @@ def _prepare_worker() -> None:
 
 
 def identity(cases: Sequence[CaseFiles], extraction: Extraction) -> str:
-    """Return a text that changes with whatever a measurement depends on: files (by size and time), reader, samples."""
-    files = [path for case in cases for path in (*case.images, case.segmentation)]
+    """Return a text that changes with whatever a measurement depends on: all files (by size and time), `extraction`."""
+    files = [path for case in cases for path in case.files]
     states = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files if os.path.exists(path)]
     return json.dumps([_FORMAT, asdict(extraction), states])
 

@@ -18,6 +18,7 @@ from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, re
 from fednnunet.node.preprocessed_cases import has_own_splits
 from fednnunet.node.record import read_record
 from fednnunet.node.splits import SPLITS, read_splits
+from fednnunet.node.trainer_hooks import check_hooks, find_trainer
 from fednnunet.node.training_input import check_flags, model_name, read_training
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     nnunet_folder("nnUNet_preprocessed")
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
-    cases = case_files(dataset, content.cases, content.file_ending)
+    cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     if not cases:
         raise FednnUNetError(
             f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}, named "
@@ -87,6 +88,8 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     _check_device(arguments.device)
     training = read_training(arguments)
     check_trainer(arguments.tr)
+    if not arguments.val:
+        check_hooks(find_trainer(arguments.tr))
     specifics = {
         "method": training.method,
         "fold": arguments.fold,

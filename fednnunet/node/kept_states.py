@@ -5,6 +5,7 @@ nnU-Net's own format, and are removed at the end. A state is what the trainer is
 global model and has not ended the epoch yet; the JSON file comes last and makes it valid.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -73,13 +74,23 @@ class KeptStates:
         if others:
             self.clear()
 
-    def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> None:
-        """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any."""
-        with replacing(self._path(round_number, "pth")) as temporary:
+    def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
+        """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any.
+
+        Returns
+        -------
+        Whether there is one now: the trainer may be of a kind that saves none.
+        """
+        with contextlib.suppress(_NothingSavedError), replacing(self._path(round_number, "pth")) as temporary:
             trainer.save_checkpoint(str(temporary))
+            if not temporary.exists():
+                raise _NothingSavedError
+        if not self._path(round_number, "pth").exists():
+            return False
         if rounding_error is not None:
             with replacing(self._path(round_number, "npy")) as temporary, temporary.open("wb") as file:
                 np.save(file, rounding_error, allow_pickle=False)
+        return True
 
     def keep_log(self, run: str, round_number: int, log: dict[str, Any]) -> None:
         """Write the rest, which makes the state valid, and remove states that are older than the one before."""
@@ -125,3 +136,7 @@ class KeptStates:
 
     def _path(self, round_number: int, suffix: str) -> Path:
         return self._folder / f"round_{round_number:06d}.{suffix}"
+
+
+class _NothingSavedError(Exception):
+    """A trainer's ``save_checkpoint`` has written no file."""

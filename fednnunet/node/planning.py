@@ -199,8 +199,9 @@ def measure(
     if arguments.verify_dataset_integrity:
         _verify(dataset, processes)
     content = read_raw_dataset_json(dataset)
-    cases = case_files(dataset, content.cases, content.file_ending)
-    extraction = Extraction(str(hello.image_reader), len(hello.channels), samples)
+    cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
+    labels = tuple(sorted(content.labels.numbers))
+    extraction = Extraction(str(hello.image_reader), len(hello.channels), samples, labels)
     measured_on, kept = identity(cases, extraction), dataset.preprocessed / KEPT_MEASUREMENT
     measurement = None if arguments.clean else load_measurement(kept, measured_on)
     if measurement is None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import Fold, parse_folds
+from fednnunet.folds import FOLDS_OF_NNUNET, Fold, check_fold, parse_folds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.splits import SPLITS, Splits, cases_of, check_covered, read_splits, split_of_nnunet
 
@@ -30,7 +30,9 @@ def has_own_splits(dataset: SiteDataset) -> bool:
     return any((folder / SPLITS).is_file() for folder in (dataset.preprocessed, dataset.raw))
 
 
-def check_cases(dataset: SiteDataset, folder: Path, fold: str, ending: str, preprocess: str) -> int | None:
+def check_cases(
+    dataset: SiteDataset, folder: Path, fold: str, ending: str, preprocess: str, *, reads_splits: bool = True
+) -> int | None:
     """Check that the cases of the folds that are asked for are there, and return how many folds the split has.
 
     Parameters
@@ -45,6 +47,9 @@ def check_cases(dataset: SiteDataset, folder: Path, fold: str, ending: str, prep
         nnU-Net's ``file_ending``.
     preprocess
         What to do about cases that are not there, as in "run plan_and_preprocess again".
+    reads_splits
+        Whether the trainer takes its folds from ``splits_final.json``. If it makes them itself, any case may train or
+        validate in any fold, and how many folds there are is not known.
 
     Raises
     ------
@@ -52,6 +57,11 @@ def check_cases(dataset: SiteDataset, folder: Path, fold: str, ending: str, prep
         If the split is not one of these cases, does not have the fold, or a file is missing or empty.
     """
     cases = find_preprocessed(folder)
+    if not reads_splits:
+        check_fold(fold)
+        _check_files(folder, cases, preprocess)
+        _check_truth(dataset, {f"{case}{ending}" for case in cases}, preprocess)
+        return FOLDS_OF_NNUNET if fold in {"all", "fold_all"} else max(FOLDS_OF_NNUNET, int(fold) + 1)
     splits = None if fold == "fold_all" else _splits(dataset, cases)
     if splits is None and fold != "fold_all":
         raise FednnUNetError(
@@ -91,9 +101,11 @@ def check_previous_stage(folder: Path, cases: Iterable[str], remedy: str) -> Non
         raise FednnUNetError(f"{folder} has no prediction of the case {missing[0]}{_more(missing)}: {remedy}.")
 
 
-def cases_of_folds(dataset: SiteDataset, folder: Path, fold: str) -> set[str]:
+def cases_of_folds(dataset: SiteDataset, folder: Path, fold: str, *, reads_splits: bool = True) -> set[str]:
     """Return the cases that train or validate in the folds that a FOLD argument asks for; see `check_cases`."""
     cases = find_preprocessed(folder)
+    if not reads_splits:
+        return set(cases)
     splits = _splits(dataset, cases)
     if splits is None or fold == "fold_all":
         return set(cases)

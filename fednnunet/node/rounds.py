@@ -40,6 +40,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
+from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, pack, unpack
 
@@ -66,6 +67,8 @@ class FederatedRounds:
         self._trainer = get_trainer_from_args(
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
+        if not arguments.val:
+            check_hooks(type(self._trainer))
         self._trainer.disable_checkpointing = arguments.disable_checkpointing
         self._labels = read_labels(self._trainer.dataset_json)
         _check_label_manager(self._labels, self._trainer.label_manager)
@@ -76,6 +79,7 @@ class FederatedRounds:
         self._is_validated = False
         """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
+        self._has_told_change = False
 
     def offer(self) -> TrainingOffer:
         """Return what the trainer would do if nobody told it otherwise."""
@@ -118,15 +122,14 @@ class FederatedRounds:
         trainer, arguments = self._trainer, self._arguments
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
-        trainer.num_epochs = schedule.epochs
-        trainer.num_iterations_per_epoch = schedule.iterations_per_epoch
-        trainer.num_val_iterations_per_epoch = schedule.val_iterations_per_epoch
+        set_schedule(trainer, schedule)
         if arguments.pretrained_weights is not None and not arguments.val:
             self._load_pretrained()
         else:
             maybe_load_checkpoint(trainer, False, arguments.val)
         if not arguments.val:
             trainer.on_train_start()
+            check_schedule(trainer, schedule)
         self.layout = layout_of(trainer.network.state_dict())
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
@@ -188,7 +191,7 @@ class FederatedRounds:
         if self._proximal is not None:
             self._proximal.remember()
         epochs = self._schedule.local_epochs
-        tracker.total, tracker.done = epochs * self._schedule.iterations_per_epoch, 0
+        tracker.total, tracker.done = epochs * self._trainer.num_iterations_per_epoch, 0
         for epoch in range(epochs):
             if epoch > 0:
                 self._validate()
@@ -208,8 +211,8 @@ class FederatedRounds:
         due = round_number % self._schedule.save_every == 0 or round_number == self._schedule.rounds
         keeps = due and not self._arguments.disable_checkpointing
 
-        def keep(tracker: Tracker) -> None:
-            self._states.keep_arrays(round_number, self._trainer, rounding_error)
+        def keep(tracker: Tracker) -> bool:
+            return self._states.keep_arrays(round_number, self._trainer, rounding_error)
 
         writing = Background(keep) if keeps else None
         try:
@@ -220,8 +223,13 @@ class FederatedRounds:
         log = self._trainer.logger
         if writing is not None:
             try:
-                writing.result()
-                self._states.keep_log(self._run, round_number, log.get_checkpoint())
+                if writing.result():
+                    self._states.keep_log(self._run, round_number, log.get_checkpoint())
+                else:
+                    logger.warning(
+                        "Trainer %s saves no checkpoint, so round %d cannot be gone on from.",
+                        *(type(self._trainer).__name__, round_number),
+                    )
             except Exception as error:  # torch reports a full disk as a RuntimeError
                 reason = getattr(error, "strerror", None) or f"{type(error).__name__}, is the disk full?"
                 logger.error("The state of the training cannot be kept: %s", error)
@@ -240,6 +248,21 @@ class FederatedRounds:
         if self._is_validated:
             self._trainer.on_epoch_end()
             self._is_validated = False
+            self._tell_change()
+
+    def _tell_change(self) -> None:
+        """Say once that a hook has replaced one of the coordinator's numbers.
+
+        nnU-Net reads the iterations of an epoch anew for each, as is done here, and the epochs before the first one.
+        """
+        changed = changed_number(self._trainer, self._schedule)
+        if changed is not None and not self._has_told_change:
+            self._has_told_change = True
+            logger.warning(
+                "Trainer %s has set %s, which is the coordinator's, while it trains: the number of rounds remains that "
+                "of the coordinator (--rounds), epochs of another length are this site's alone.",
+                *(type(self._trainer).__name__, changed),
+            )
 
     def finish(self) -> ValidationReport:
         """Save the final checkpoint and run nnU-Net's full validation."""
@@ -249,9 +272,15 @@ class FederatedRounds:
             self._trained = True
         if arguments.val_best:
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
+        path = Path(trainer.output_folder) / "validation" / "summary.json"
+        before = path.stat().st_mtime_ns if path.is_file() else None
         trainer.perform_actual_validation(arguments.npz)
         self._states.clear()
-        path = Path(trainer.output_folder) / "validation" / "summary.json"
+        if overriding_class(type(trainer), "perform_actual_validation") is not None and (
+            not path.is_file() or path.stat().st_mtime_ns == before
+        ):
+            logger.warning("Trainer %s has written no %s: there are no figures.", type(trainer).__name__, path)
+            return ValidationReport(mean_dice=None, dice=dict.fromkeys(self._labels.foreground))
         summary = read_json_object(path, "run the validation again with --val")
         dice = {key: metrics["Dice"] for key, metrics in summary["mean"].items()}
         return ValidationReport(

@@ -13,6 +13,7 @@ from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import preprocessed_with, read_record
+from fednnunet.node.trainer_hooks import reads_splits
 
 FINAL = "checkpoint_final.pth"
 
@@ -83,7 +84,12 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     cases = _check_data(dataset, plans, arguments.p, arguments.configuration)
     data = dataset.preprocessed / str(configuration["data_identifier"])
     folds = check_cases(
-        dataset, data, arguments.fold, content.file_ending, _preprocess(dataset, arguments.p, arguments.configuration)
+        dataset,
+        data,
+        arguments.fold,
+        content.file_ending,
+        _preprocess(dataset, arguments.p, arguments.configuration),
+        reads_splits=reads_splits(arguments.tr),
     )
     _check_fingerprint(dataset)
     _check_previous_stage(dataset, arguments, configuration)
@@ -205,6 +211,11 @@ def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, c
     results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
     check_previous_stage(
         results / "predicted_next_stage" / arguments.configuration,
-        cases_of_folds(dataset, dataset.preprocessed / configuration["data_identifier"], arguments.fold),
+        cases_of_folds(
+            dataset,
+            dataset.preprocessed / configuration["data_identifier"],
+            arguments.fold,
+            reads_splits=reads_splits(arguments.tr),
+        ),
         f"train {previous} with FOLD all, whose validation predicts every case",
     )

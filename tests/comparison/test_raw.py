@@ -106,7 +106,7 @@ def test_files_that_dataset_json_lists_are_found_from_everywhere(raw, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"labels": {"background": 0, "lesion": 1}}, "labels"), ({"file_ending": ".tif"}, "file_ending"),
-     ({"channel_names": {"0": "CT"}}, "channels")],
+     ({"channel_names": {"0": "CT", "1": "CT"}}, "channels")],
 )  # fmt: skip
 def test_datasets_that_one_network_cannot_know_are_refused(raw, change, said):
     write(raw, "Dataset001_A", ["x"])

@@ -41,5 +41,5 @@ def test_channels_come_in_one_file_or_in_one_each(dataset, files):
 def test_a_case_that_lacks_a_channel_is_told(dataset):
     write(dataset, "a", 2)
     write(dataset, "b", 1)
-    with pytest.raises(CaseError, match="case b has 1 of 2 files"):
+    with pytest.raises(CaseError, match="case b has 1 of 2 image files"):
         found(dataset)

@@ -114,6 +114,6 @@ def test_the_cascade_is_refused(model: Path) -> None:
 def test_a_case_without_all_of_its_channels_is_not_named_to_others(model: Path) -> None:
     image = next((_raw(model) / "imagesTs").iterdir())
     image.with_name(image.name.replace("_0000", "_0001")).write_bytes(image.read_bytes())
-    with pytest.raises(CaseError, match="has 2 of 1 files") as caught:
+    with pytest.raises(CaseError, match="has 2 of 1 image files") as caught:
         evaluation_hello(parse_client(["evaluate", "901", "2d", "0", "-device", "cpu"]))
     assert "HospitalA" not in caught.value.shareable

@@ -24,7 +24,7 @@ from fednnunet.node.extraction import (
 )
 from tests.pooled import Case, Pooled, dataset_json, generate_federation, measure
 
-SITK = Extraction("SimpleITKIO", 1, 300)
+SITK = Extraction("SimpleITKIO", 1, 300, (0, 1))
 
 
 def _write(case: Case, folder: Path, name: str, ending: str = ".nii.gz") -> CaseFiles:
@@ -88,7 +88,7 @@ def _compare_with_nnunet(
     }
     (pooled.raw / "dataset.json").write_text(json.dumps(content))
     stock = pooled.fingerprint()
-    extraction = Extraction(reader, len(cases[0].images), pooled.samples_per_case)
+    extraction = Extraction(reader, len(cases[0].images), pooled.samples_per_case, tuple(range(10)))
     ours = fingerprint_of(measure_site(files, extraction, 1, Tracker()), pooled.samples_per_case).to_nnunet()
     for fingerprint in (ours, stock):
         for channel in fingerprint["foreground_intensity_properties_per_channel"].values():
@@ -129,7 +129,7 @@ def _with(value: float, part: str) -> Callable[[Case], Case]:
     [
         (_with(float("nan"), "images"), SITK, "has NaN or infinite voxels"),
         (_with(float("-inf"), "images"), SITK, "has NaN or infinite voxels"),
-        (lambda case: case, Extraction("SimpleITKIO", 2, 300), "has 1 channels, dataset.json names 2"),
+        (lambda case: case, Extraction("SimpleITKIO", 2, 300, (0, 1)), "has 1 channels, dataset.json names 2"),
         (lambda case: _case(segmentation=case.segmentation[:, :2]), SITK, "segmentation of another shape"),
     ],
 )
@@ -159,7 +159,7 @@ def test_images_that_are_not_float32_are_refused(tmp_path: Path, monkeypatch: py
             return np.zeros((1, 2, 2, 2)), {"spacing": [1, 1, 1]}
 
         def read_seg(self, name: object) -> tuple[np.ndarray, dict[str, object]]:
-            return np.zeros((1, 2, 2, 2)), {}
+            return np.zeros((1, 2, 2, 2)), {"spacing": [1, 1, 1]}
 
     monkeypatch.setattr("fednnunet.node.extraction.recursive_find_reader_writer_by_name", lambda _: Reader)
     with pytest.raises(FednnUNetError, match="read as float64, not as float32"):
@@ -175,7 +175,7 @@ def test_a_kept_measurement_is_used_for_the_same_files_only(tmp_path: Path) -> N
     again = load_measurement(kept, state)
     assert again is not None
     _assert_equal(again, measurement)
-    assert identity(files, Extraction("SimpleITKIO", 1, 301)) != state
+    assert identity(files, Extraction("SimpleITKIO", 1, 301, (0, 1))) != state
     assert identity(files[:1], SITK) != state
     _write(_case(images=np.ones((1, 4, 8, 8), np.float32)), tmp_path, "case0")
     assert identity(files, SITK) != state

@@ -386,13 +386,15 @@ def test_the_cases_are_those_that_nnunet_finds(site: Path) -> None:
     dataset = SiteDataset(SITE)
     for name in ("a_0000.nii.gz.tmp", "c_0000.nii", "notes.txt"):
         (dataset.raw / "imagesTr" / name).touch()
+    for image in list((dataset.raw / "imagesTr").glob("*_0000.nii.gz")):
+        image.with_name(image.name.replace("_0000.", "_0001.")).touch()
     for channel in (1, 0):
-        (dataset.raw / "imagesTr" / f"two.channels_{channel:04d}.nii.gz").touch()
-    (dataset.raw / "labelsTr" / "two.channels.nii.gz").touch()
+        (dataset.raw / "imagesTr" / f"with.dots_{channel:04d}.nii.gz").touch()
+    (dataset.raw / "labelsTr" / "with.dots.nii.gz").touch()
     content = json.loads((dataset.raw / "dataset.json").read_text())
-    assert case_files(dataset, None, ".nii.gz") == _cases_of_nnunet(dataset, content)
-    listed = {"x": {"images": ["imagesTr/c_0000.nii"], "label": "labelsTr/two.channels.nii.gz"}}
-    assert case_files(dataset, listed, ".nii.gz") == _cases_of_nnunet(dataset, content | {"dataset": listed})
+    assert case_files(dataset, None, ".nii.gz", 2) == _cases_of_nnunet(dataset, content)
+    listed = {"x": {"images": ["imagesTr/c_0000.nii"], "label": "labelsTr/with.dots.nii.gz"}}
+    assert case_files(dataset, listed, ".nii.gz", 2) == _cases_of_nnunet(dataset, content | {"dataset": listed})
 
 
 @pytest.mark.parametrize(

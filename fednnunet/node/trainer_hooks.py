@@ -1,0 +1,127 @@
+"""What of a trainer of the user's own a federation honours, and what it must refuse.
+
+Of the methods that stock nnU-Net calls in a training, federated rounds call all but ``run_training``, the loop over the
+epochs: they are that loop. Whatever else a trainer overrides takes effect.
+"""
+
+import contextlib
+import inspect
+import io
+from typing import TYPE_CHECKING, Any
+
+from fednnunet.channel.messages import Schedule
+from fednnunet.errors import FednnUNetError
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+DEFAULT_TRAINER = "nnUNetTrainer"
+
+NEVER_CALLED = ("run_training",)
+"""Methods that stock nnU-Net calls in a training and a federated round does not."""
+
+_FLAGS = {
+    "num_epochs": "--rounds",
+    "num_iterations_per_epoch": "--iterations_per_epoch",
+    "num_val_iterations_per_epoch": "--val_iterations_per_epoch",
+}
+
+
+def find_trainer(name: str) -> "type[nnUNetTrainer]":
+    """Return the trainer class that nnU-Net finds under a name; raises whatever the modules it imports raise."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # takes seconds to import
+
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks
+        found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
+    return found
+
+
+def check_hooks(trainer: "type[nnUNetTrainer]") -> None:
+    """Refuse a trainer that overrides what federated rounds never call: it would train otherwise than its user thinks.
+
+    Raises
+    ------
+    FednnUNetError
+        Names trainer, method, file and remedy.
+    """
+    for method in NEVER_CALLED:
+        owner = overriding_class(trainer, method)
+        if owner is not None:
+            where = f"{owner.__name__} in {_file(owner, method)}"
+            raise FednnUNetError(
+                f"Trainer {trainer.__name__} overrides {method} ({where}), which a federation never calls, because "
+                "its rounds are that loop: move what it changes into the hooks that are called, such as "
+                "on_train_start, train_step or on_epoch_end, or train another trainer with -tr; "
+                "how long is trained, --rounds says."
+            )
+
+
+def overriding_class(trainer: "type[nnUNetTrainer]", method: str) -> type | None:
+    """Return the class of which a trainer has a method, ``None`` if it has nnU-Net's own."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    owner = next(each for each in trainer.__mro__ if method in vars(each))
+    return None if owner is nnUNetTrainer else owner
+
+
+def reads_splits(name: str) -> bool:
+    """Return whether a trainer takes its folds from ``splits_final.json``, as far as can be told without training.
+
+    Parameters
+    ----------
+    name
+        Of the trainer; that nnU-Net finds it is checked elsewhere.
+    """
+    if name == DEFAULT_TRAINER:
+        return True  # looking for it would import torch, which takes seconds
+    try:
+        return overriding_class(find_trainer(name), "do_split") is None
+    except Exception:  # nnU-Net imports modules that may fail in any way
+        return True
+
+
+def check_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
+    """Refuse a trainer that has replaced the numbers that the coordinator has set.
+
+    Raises
+    ------
+    FednnUNetError
+        Names trainer, number, and remedy.
+    """
+    for name, wanted in _numbers(schedule).items():
+        found = getattr(trainer, name)
+        if found != wanted:
+            raise FednnUNetError(
+                f"trainer {type(trainer).__name__} sets {name} to {found} when the training starts (in initialize or "
+                f"on_train_start), but the coordinator has said {wanted}: set it in __init__, from where the "
+                f"coordinator takes it, or give the coordinator {_FLAGS[name]} to match"
+            )
+
+
+def set_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
+    """Give a trainer the numbers of the coordinator."""
+    for name, wanted in _numbers(schedule).items():
+        setattr(trainer, name, wanted)
+
+
+def changed_number(trainer: "nnUNetTrainer", schedule: Schedule) -> str | None:
+    """Return in words which of the coordinator's numbers a hook of the trainer has replaced since, if any."""
+    for name, wanted in _numbers(schedule).items():
+        found: Any = getattr(trainer, name)
+        if found != wanted:
+            return f"{name} to {found} from {wanted}"
+    return None
+
+
+def _numbers(schedule: Schedule) -> dict[str, int]:
+    return {
+        "num_epochs": schedule.epochs,
+        "num_iterations_per_epoch": schedule.iterations_per_epoch,
+        "num_val_iterations_per_epoch": schedule.val_iterations_per_epoch,
+    }
+
+
+def _file(owner: type, method: str) -> str:
+    # not the module's: nnU-Net forgets modules that it has imported from nnUNet_extTrainer
+    code = getattr(inspect.unwrap(vars(owner)[method]), "__code__", None)
+    return owner.__module__ if code is None else str(code.co_filename)
