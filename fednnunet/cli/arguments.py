@@ -197,7 +197,8 @@ _MODEL_NAME = Flag("--model_name", "what the dataset is called in the model that
 PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.json of a trained model, or a plans "
              "file of nnU-Net's", {"type": Path, "default": None, "metavar": "FILE"})  # fmt: skip
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
-                "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
+                "sent (default: one for each network and set of sites, in "
+                "fednnunet_runs in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 

@@ -1,7 +1,9 @@
 """A whole federation on one machine: one coordinator and one node per dataset, each the command that hospitals run."""
 
 import argparse
+import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,8 @@ from fednnunet.launcher.supervision import SEPARATOR, run_together
 
 _NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed")
 _COORDINATOR = "coordinator"
+_LONGEST_IDS = 120
+"""Characters of the ids in the name of a folder."""
 
 
 def run_simulation(arguments: argparse.Namespace) -> int:
@@ -199,8 +203,17 @@ def _file_name(name: str) -> str:
 def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
     """Return where a training and its evaluation are kept: one folder for the same sites, plans and trainer."""
     results = Path(environment.get("nnUNet_results") or ".").absolute()
-    sites = "+".join(arguments.dataset)
+    numbers = sorted(_number(name) for name in site_names(arguments.dataset, environment))
+    sites = "+".join(word for _, word in numbers)
+    if len(sites) > _LONGEST_IDS:
+        sites = f"{len(numbers)}_sites_{hashlib.sha256(sites.encode()).hexdigest()[:8]}"
     return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return the id in the name of a site, to sort by and as a word; names without one come last."""
+    found = re.fullmatch(r"(?:Dataset|site )0*([0-9]+)(?:_.*)?", name)
+    return (int(found[1]), found[1]) if found else (sys.maxsize, name)
 
 
 def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str]) -> Path:

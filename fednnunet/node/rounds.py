@@ -106,7 +106,7 @@ class FederatedRounds:
         """
         if self._ready is None:
             if not self._arguments.val:
-                self._states.begin(start.run, self._arguments.overwrite)
+                self._states.begin(start.run, self._arguments.overwrite, start.completed)
             self._build(start.schedule)
         assert self._ready is not None
         self._run = start.run
@@ -161,8 +161,8 @@ class FederatedRounds:
             ) from error
         except Exception as error:  # torch raises whatever the file makes it stumble over
             raise FednnUNetError(
-                f"-pretrained_weights {file} cannot be read as a checkpoint of nnU-Net ({type(error).__name__}): give "
-                "a checkpoint_final.pth"
+                f"-pretrained_weights {file} cannot be read as a checkpoint of nnU-Net ({type(error).__name__}: "
+                f"{str(error).partition('. ')[0][:150]}): give a checkpoint_final.pth"
             ) from error
 
     def describe(self, dataset: SiteDataset) -> ModelDescription:
