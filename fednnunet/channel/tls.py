@@ -8,14 +8,13 @@ very connection over which it is sent.
 import base64
 import hashlib
 import http.client
-import os
 import socket
 import ssl
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
 from fednnunet.channel.address import join_address
+from fednnunet.channel.proxy import proxy_for
 from fednnunet.errors import FednnUNetError
 
 SYSTEM = "system"
@@ -24,8 +23,6 @@ SYSTEM = "system"
 _SECONDS = 10.0
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _OTHER_HOST = {62, 64}
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-_NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 
 class UntrustedError(FednnUNetError):
@@ -138,22 +135,6 @@ def speaks_tls(endpoint: Endpoint) -> bool:
             return True
     except OSError:
         return False
-
-
-def proxy_for(host: str) -> urllib.parse.SplitResult | None:
-    """Return the HTTP proxy through which gRPC connects to `host`, if any.
-
-    gRPC reads ``grpc_proxy``, ``https_proxy`` and ``http_proxy``, in this order, and the endings of names in
-    ``no_grpc_proxy`` or ``no_proxy``.
-    """
-    url = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)
-    if url is None:
-        return None
-    exempt = next((os.environ[name] for name in _NO_PROXY_VARIABLES if os.environ.get(name)), "")
-    endings = [ending.strip().lower() for ending in exempt.split(",")]
-    if any(ending and host.strip("[]").lower().endswith(ending) for ending in endings):
-        return None
-    return urllib.parse.urlsplit(url)
 
 
 def _connect(endpoint: Endpoint) -> socket.socket:

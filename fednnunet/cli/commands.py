@@ -1,6 +1,7 @@
 """The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -66,6 +67,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
+    _write_to_any_console()
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -192,6 +194,7 @@ def _run(
     parse: Callable[[Sequence[str]], argparse.Namespace],
     argv: Sequence[str] | None,
 ) -> int:
+    _write_to_any_console()
     leave_garbage_at_exit()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
@@ -206,6 +209,13 @@ def _run(
     except KeyboardInterrupt as interrupt:
         console.print("Stopped.")
         return _TERMINATED if isinstance(interrupt, Terminated) else _INTERRUPTED
+
+
+def _write_to_any_console() -> None:
+    """Have characters that the console's encoding lacks replaced: a sentence must not end in a traceback over one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _serve(arguments: argparse.Namespace) -> int:

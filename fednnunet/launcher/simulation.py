@@ -52,7 +52,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     ):
         arguments.run_dir = _run_dir(arguments, os.environ)
 
-    console = _console()
+    console = Console(highlight=False)
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
     columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
     coordinator = Process(
@@ -281,10 +281,3 @@ def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
             float(value)
         except ValueError:
             raise FednnUNetError(f"--gpu_memory_target: '{value}' is no number of gigabytes.") from None
-
-
-def _console() -> Console:
-    # What the processes write may hold any character; a terminal with an old encoding must not end the run over one.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False)

@@ -27,6 +27,7 @@ from flwr.common import (
 
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge
 from fednnunet.channel.long_lived.flower import LONGEST_MESSAGE, silence
+from fednnunet.channel.proxy import go_around_for_loopback, proxy_for, spelled
 from fednnunet.channel.tls import Certificate, Endpoint, UntrustedError, look_at, speaks_tls
 from fednnunet.errors import FednnUNetError
 
@@ -81,6 +82,7 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         `node` raises.
     """
     silence()
+    go_around_for_loopback(endpoint.host)
     pause = _FIRST_PAUSE_SECONDS
     last_contact = time.monotonic()
     was_connected = False
@@ -208,6 +210,7 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
     """Return when a coordinator listens, with its certificate if connections are encrypted."""
     deadline = None if seconds is None else time.monotonic() + seconds
     pause, is_first = _FIRST_PAUSE_SECONDS, True
+    where = f"{endpoint.address}{spelled(proxy_for(endpoint.host))}"
     while True:
         problem = "it does not answer as a coordinator does"
         try:
@@ -223,11 +226,11 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
             problem = error.strerror or str(error)
         if deadline is not None and time.monotonic() >= deadline:
             raise FednnUNetError(
-                f"No coordinator could be reached at {endpoint.address} for as long as --retry_for allows "
+                f"No coordinator could be reached at {where} for as long as --retry_for allows "
                 f"({problem}): is it running, and are --host and --port right?"
             )
         if is_first:
-            logger.info("Waiting for the coordinator at %s (%s) …", endpoint.address, problem)
+            logger.info("Waiting for the coordinator at %s (%s) …", where, problem)
         is_first = False
         time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
