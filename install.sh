@@ -308,7 +308,31 @@ install_all() {
     stamp write || true # without it the next run only takes longer
 }
 
-HAVE="$(installed_nnunet)"
+torchvision_works() { "$PY" -c 'import torchvision' >"$LOG" 2>&1 </dev/null; }
+
+# nnU-Net imports torchvision when it looks for a trainer; but pip may bring one whose compiled operators were built for
+# another PyTorch. There may be a build for this one; else torchvision is made to work without them.
+mend_torchvision() {
+    local tag site hook
+    ! torchvision_works || return 0
+    say "Mending torchvision $(pinned torchvision), which does not fit this PyTorch ..."
+    tag="$("$PY" -c 'import torch; print(torch.__version__.partition("+")[2])' 2>/dev/null || true)"
+    if [ -n "$tag" ] && "$PY" -m pip install -qq --no-deps -c constraints.txt \
+        "torchvision==$(pinned torchvision)+$tag" >"$LOG" 2>&1 </dev/null && torchvision_works; then
+        return 0
+    fi
+    site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    hook="$site/fednnunet_torchvision"
+    cp -- fednnunet/torchvision_operators.py "$hook.py"
+    say 'import fednnunet_torchvision' >"$hook.pth" # Python runs this line whenever it starts
+    torchvision_works && return 0
+    rm -f -- "$hook.py" "$hook.pth"
+    show_log
+    say "Warning: torchvision cannot be imported, so only nnU-Net's default trainer will work: install the build of it"
+    say "that fits the PyTorch in $ENV_NAME, and run ./install.sh again."
+}
+
+HAVE="$(installed_nnunet)" FRESH=0
 WANT="$NNUNET"
 if [ "$WANT" = auto ]; then
     WANT=package
@@ -319,7 +343,9 @@ if [ "$HAVE" = "$WANT" ] && { [ "$WANT" != source ] || [ "$(nnunet_commit)" = "$
     say "Everything is installed already (nnU-Net $(pinned nnunetv2) from $origin)."
 else
     install_all
+    FRESH=1
 fi
+mend_torchvision
 
 # Final checks --------------------------------------------------------------------------------------------------------
 
@@ -336,6 +362,10 @@ check() {
 
 say "Checking the installation ..."
 check "import nnunetv2" "$PY" -c 'import nnunetv2; assert nnunetv2.__file__, "nnunetv2 is an empty folder"'
+if [ "$FRESH" = 1 ] && torchvision_works; then
+    check "nnU-Net finds its trainers" "$PY" -c 'import nnunetv2.utilities.find_objects as nnunet
+nnunet.recursive_find_trainer_class_by_name("nnUNetTrainer_5epochs")'
+fi
 for script in server client run; do
     check "python fednnunet/$script.py --help" "$PY" "fednnunet/$script.py" --help
 done
