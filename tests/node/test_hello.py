@@ -206,10 +206,10 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
         (
             "train 901 2d 0 -num_gpus 2 -device cpu",
             _nothing,
-            "-num_gpus above 1 is not supported yet",
+            "-num_gpus 2 is not supported yet",
             "leave the flag out",
         ),
-        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
+        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "There is no trainer 'Nobody'", "nnUNet_extTrainer"),
         ("train 901 2d 0 --c --val -device cpu", _nothing, "--c goes with neither", "leave one"),
         (
             "train 901 2d 0 -pretrained_weights none.pth -device cpu",
