@@ -9,8 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fednnunet.channel.address import read_host
 from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.folds import FOLDS_HELP
 from fednnunet.weights.aggregation import AGGREGATIONS
@@ -69,7 +71,16 @@ def dataset_name(text: str) -> str:
     return text
 
 
-HOST = Flag("--host", f"address of the coordinator (default: {DEFAULT_HOST})", {"default": DEFAULT_HOST})
+def host_name(text: str) -> str:
+    """Return `text` as the name or address of a host, for argparse."""
+    try:
+        return read_host(text)
+    except FednnUNetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+HOST = Flag("--host", "name or address of the coordinator (default: %(default)s)",
+            {"type": host_name, "default": DEFAULT_HOST})  # fmt: skip
 PORT = Flag("--port", "port of the coordinator (default: %(default)s)", {"type": port_number, "default": DEFAULT_PORT})
 
 _INSECURE = Flag("--insecure", "let connections to other machines be neither encrypted nor authenticated",
