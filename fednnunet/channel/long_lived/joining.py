@@ -254,9 +254,10 @@ def _answers(endpoint: Endpoint, seconds: float) -> bool:
     """Return whether gRPC is spoken at the other end, without encryption."""
     with grpc.insecure_channel(endpoint.address) as probe:
         try:
-            grpc.channel_ready_future(probe).result(timeout=seconds)
-        except grpc.FutureTimeoutError:
-            return False
+            # whatever is answered to what nobody knows; to watch the connection takes a thread that outlives it
+            probe.unary_unary("/fednnunet/probe")(b"", timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return error.code() not in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
         return True
 
 
