@@ -12,9 +12,10 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.nnunet_defaults import planning_class
-from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder
+from fednnunet.node.dataset import SiteDataset, case_files, find_dataset
 from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, read_model
+from fednnunet.node.folders import check_folders
 from fednnunet.node.preprocessed_cases import has_own_splits
 from fednnunet.node.record import RECORD, read_record
 from fednnunet.node.splits import SPLITS, read_splits
@@ -32,8 +33,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    nnunet_folder("nnUNet_raw")
-    nnunet_folder("nnUNet_preprocessed")
+    check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
     cases = case_files(dataset, content.cases, content.file_ending)
@@ -85,6 +85,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         If something is missing or wrong at the site.
     """
     check_flags(arguments)
+    check_folders(arguments.task)
     training = read_training(arguments)
     _check_device(arguments.device)
     check_trainer(arguments.tr)
@@ -109,7 +110,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     """
     if not 0 < arguments.step_size <= 1:
         raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
-    nnunet_folder("nnUNet_raw")
+    check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
     cases, unlabelled = find_test_cases(arguments, dataset, content)

@@ -71,8 +71,6 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    nnunet_folder("nnUNet_preprocessed")
-    nnunet_folder("nnUNet_results")
     dataset = find_dataset(arguments.dataset)
     plans_file = dataset.preprocessed / f"{arguments.p}.json"
     remedy = "run plan_and_preprocess first"

@@ -140,7 +140,7 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
             "export nnUNet_preprocessed=",
         ),
         ("plan_and_preprocess 902", _nothing, "no dataset with id 902", "check the id"),
-        ("plan_and_preprocess lungs", _nothing, "'lungs' is no dataset", "give its id"),
+        ("plan_and_preprocess lungs", _nothing, "There is no dataset 'lungs'", "give its id"),
         ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
         ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", 'write "numTraining": 4'),
         ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
