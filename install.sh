@@ -249,7 +249,7 @@ if action == "write":
 stamped_digest, stamped_dev = stamp.read_text(encoding="utf-8").split()
 if stamped_digest != digest or int(stamped_dev) < dev:
     sys.exit(1)
-needed = {"fednnunet", "torch", "nnunetv2", "flwr", "monai", "bokeh"}
+needed = {"fednnunet", "torch", "torchvision", "nnunetv2", "flwr", "monai", "bokeh"}
 if dev:
     needed |= {"pytest", "pytest-xdist", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "wandb"}
 pins = dict(line.split("==") for line in constraints.decode().split() if "==" in line)
@@ -308,31 +308,26 @@ install_all() {
     stamp write || true # without it the next run only takes longer
 }
 
-torchvision_works() { "$PY" -c 'import torchvision' >"$LOG" 2>&1 </dev/null; }
+imports_torchvision() { "$PY" -c 'import torchvision' >"$LOG" 2>&1 </dev/null; }
 
-# nnU-Net imports torchvision when it looks for a trainer; but pip may bring one whose compiled operators were built for
-# another PyTorch. There may be a build for this one; else torchvision is made to work without them.
-mend_torchvision() {
-    local tag site hook
-    ! torchvision_works || return 0
-    say "Mending torchvision $(pinned torchvision), which does not fit this PyTorch ..."
-    tag="$("$PY" -c 'import torch; print(torch.__version__.partition("+")[2])' 2>/dev/null || true)"
-    if [ -n "$tag" ] && "$PY" -m pip install -qq --no-deps -c constraints.txt \
-        "torchvision==$(pinned torchvision)+$tag" >"$LOG" 2>&1 </dev/null && torchvision_works; then
+# nnU-Net looks for trainers by importing all of its own, and with them torchvision, which can be imported only beside
+# the build of torch (for CPUs, for a CUDA) that it was compiled for. Package servers may offer both, or one of them.
+fit_torchvision() {
+    local build site
+    ! imports_torchvision || return 0
+    build="$("$PY" -c 'import torch; print(torch.__version__.partition("+")[2])' 2>/dev/null || true)"
+    say "Looking for the torchvision that fits this PyTorch${build:+ ($build)} ..."
+    if "$PY" -m pip install -qq --no-deps "torchvision==$(pinned torchvision)${build:++$build}" >"$LOG" 2>&1 </dev/null &&
+        imports_torchvision; then
         return 0
     fi
+    say "There is none to be had: torchvision is made to work without its compiled operators, which nnU-Net does not use."
     site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    hook="$site/fednnunet_torchvision"
-    cp -- fednnunet/torchvision_operators.py "$hook.py"
-    say 'import fednnunet_torchvision' >"$hook.pth" # Python runs this line whenever it starts
-    torchvision_works && return 0
-    rm -f -- "$hook.py" "$hook.pth"
-    show_log
-    say "Warning: torchvision cannot be imported, so only nnU-Net's default trainer will work: install the build of it"
-    say "that fits the PyTorch in $ENV_NAME, and run ./install.sh again."
+    cp -- fednnunet/torchvision_without_operators.py "$site/fednnunet_torchvision.py"
+    printf 'import fednnunet_torchvision\n' >"$site/fednnunet_torchvision.pth"
 }
 
-HAVE="$(installed_nnunet)" FRESH=0
+HAVE="$(installed_nnunet)"
 WANT="$NNUNET"
 if [ "$WANT" = auto ]; then
     WANT=package
@@ -343,9 +338,9 @@ if [ "$HAVE" = "$WANT" ] && { [ "$WANT" != source ] || [ "$(nnunet_commit)" = "$
     say "Everything is installed already (nnU-Net $(pinned nnunetv2) from $origin)."
 else
     install_all
-    FRESH=1
 fi
-mend_torchvision
+
+fit_torchvision
 
 # Final checks --------------------------------------------------------------------------------------------------------
 
@@ -362,10 +357,9 @@ check() {
 
 say "Checking the installation ..."
 check "import nnunetv2" "$PY" -c 'import nnunetv2; assert nnunetv2.__file__, "nnunetv2 is an empty folder"'
-if [ "$FRESH" = 1 ] && torchvision_works; then
-    check "nnU-Net finds its trainers" "$PY" -c 'import nnunetv2.utilities.find_objects as nnunet
-nnunet.recursive_find_trainer_class_by_name("nnUNetTrainer_5epochs")'
-fi
+check "nnU-Net finds its trainers" "$PY" -c '
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+find("nnUNetTrainer_5epochs")'
 for script in server client run; do
     check "python fednnunet/$script.py --help" "$PY" "fednnunet/$script.py" --help
 done

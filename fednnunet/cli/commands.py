@@ -67,7 +67,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
-    _write_to_any_console()
+    _print_anything()
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -172,6 +172,13 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     return _run(run_demo, parse, argv)
 
 
+def _print_anything() -> None:
+    """Let no command end because a console cannot show a character; whatever may stand in names and help texts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run_small(
     name: str,
     description: str,
@@ -194,8 +201,8 @@ def _run(
     parse: Callable[[Sequence[str]], argparse.Namespace],
     argv: Sequence[str] | None,
 ) -> int:
-    _write_to_any_console()
     leave_garbage_at_exit()
+    _print_anything()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
@@ -209,13 +216,6 @@ def _run(
     except KeyboardInterrupt as interrupt:
         console.print("Stopped.")
         return _TERMINATED if isinstance(interrupt, Terminated) else _INTERRUPTED
-
-
-def _write_to_any_console() -> None:
-    """Have characters that the console's encoding lacks replaced: a sentence must not end in a traceback over one."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -15,11 +15,14 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import client_flags, server_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
+from fednnunet.launcher.preflight import check_sites
 from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import SEPARATOR, run_together
+from fednnunet.node.dataset import find_dataset
+from fednnunet.node.folders import check_folders
 
-_NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed")
 _COORDINATOR = "coordinator"
+_FEDNNUNET = (sys.executable, "-m", "fednnunet")
 
 
 def run_simulation(arguments: argparse.Namespace) -> int:
@@ -38,12 +41,15 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     Raises
     ------
     FednnUNetError
-        If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs.
+        If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs, or anything that a
+        node would refuse before it connects.
     """
     _refuse_flags_without_effect(arguments)
-    sites = site_names(arguments.dataset, os.environ)
-    shares = _shares(arguments, len(sites))
     arguments = argparse.Namespace(**{**vars(arguments), "port": _port(arguments)})
+    check_folders(arguments.task)
+    sites = site_names(arguments.dataset)
+    check_sites(arguments, [client_command(arguments, index)[len(_FEDNNUNET) + 1 :] for index in range(len(sites))])
+    shares = _shares(arguments, len(sites))
     log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
     progress_file = arguments.progress_file or log_dir / "events.jsonl"
 
@@ -101,7 +107,7 @@ def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[s
         File for the coordinator's events.
     """
     task = arguments.task
-    words = [sys.executable, "-m", "fednnunet", "server", task, "--num_clients", str(len(arguments.dataset))]
+    words = [*_FEDNNUNET, "server", task, "--num_clients", str(len(arguments.dataset))]
     if task in TASKS_WITH_NETWORK and arguments.fold is not None:
         words.append(arguments.fold)
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -124,7 +130,7 @@ def client_command(arguments: argparse.Namespace, index: int, cores: int | None 
         CPU cores of the machine; by default, those that this process may use.
     """
     task = arguments.task
-    words = [sys.executable, "-m", "fednnunet", "client", task, arguments.dataset[index]]
+    words = [*_FEDNNUNET, "client", task, arguments.dataset[index]]
     if task in TASKS_WITH_NETWORK:
         words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -159,37 +165,24 @@ def _default(dest: str, arguments: argparse.Namespace) -> object:
     return next(flag.settings["default"] for flag in client_flags(arguments.task) if flag.dest == dest)
 
 
-def site_names(datasets: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return what the sites are called: the full name of the dataset where nnU-Net's folders tell it.
+def site_names(datasets: Sequence[str]) -> list[str]:
+    """Return what the sites are called: the full names of their datasets.
 
     Parameters
     ----------
     datasets
         An id or a name for each site.
-    environment
-        Where ``nnUNet_raw`` and ``nnUNet_preprocessed`` are looked up.
 
     Raises
     ------
     FednnUNetError
-        If two sites have the same dataset.
+        If there is no such dataset, or two sites have the same.
     """
-    names = [_site_name(dataset, environment) for dataset in datasets]
+    names = [find_dataset(dataset).name for dataset in datasets]
     for position, name in enumerate(names):
         if name in names[:position]:
             raise FednnUNetError(f"{name} is named twice: every site of the federation needs a dataset of its own.")
     return names
-
-
-def _site_name(dataset: str, environment: Mapping[str, str]) -> str:
-    if not dataset.isdecimal():
-        return dataset
-    for variable in _NNUNET_FOLDERS:
-        folder = environment.get(variable)
-        if folder:
-            for found in sorted(Path(folder).glob(f"Dataset{int(dataset):03d}_*")):
-                return found.name
-    return f"site {int(dataset)}"
 
 
 def _file_name(name: str) -> str:

@@ -27,8 +27,16 @@ from flwr.common import (
 
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge
 from fednnunet.channel.long_lived.flower import LONGEST_MESSAGE, silence
-from fednnunet.channel.proxy import go_around_for_loopback, proxy_for, spelled
-from fednnunet.channel.tls import Certificate, Endpoint, UntrustedError, look_at, speaks_tls
+from fednnunet.channel.tls import (
+    Certificate,
+    Endpoint,
+    UntrustedError,
+    avoid_proxy,
+    look_at,
+    proxy_for,
+    speaks_tls,
+    without_password,
+)
 from fednnunet.errors import FednnUNetError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +90,7 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         `node` raises.
     """
     silence()
-    go_around_for_loopback(endpoint.host)
+    avoid_proxy(endpoint.host)
     pause = _FIRST_PAUSE_SECONDS
     last_contact = time.monotonic()
     was_connected = False
@@ -209,8 +217,8 @@ class _Connection(Client):
 def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certificate | None:
     """Return when a coordinator listens, with its certificate if connections are encrypted."""
     deadline = None if seconds is None else time.monotonic() + seconds
+    where = _way_to(endpoint)
     pause, is_first = _FIRST_PAUSE_SECONDS, True
-    where = f"{endpoint.address}{spelled(proxy_for(endpoint.host))}"
     while True:
         problem = "it does not answer as a coordinator does"
         try:
@@ -236,13 +244,20 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
+def _way_to(endpoint: Endpoint) -> str:
+    proxy = proxy_for(endpoint.host)
+    through = f" through the proxy {without_password(proxy)}" if proxy is not None else ""
+    return f"{endpoint.address}{through}"
+
+
 def _answers(endpoint: Endpoint, seconds: float) -> bool:
     """Return whether gRPC is spoken at the other end, without encryption."""
     with grpc.insecure_channel(endpoint.address) as probe:
         try:
-            grpc.channel_ready_future(probe).result(timeout=seconds)
-        except grpc.FutureTimeoutError:
-            return False
+            # whatever is answered to what nobody knows; to watch the connection takes a thread that outlives it
+            probe.unary_unary("/fednnunet/probe")(b"", timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return error.code() not in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
         return True
 
 
