@@ -1,6 +1,7 @@
 """The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -62,6 +63,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
+    _print_anything()
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -166,6 +168,13 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     return _run(run_demo, parse, argv)
 
 
+def _print_anything() -> None:
+    """Let no command end because a console cannot show a character; whatever may stand in names and help texts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run_small(
     name: str,
     description: str,
@@ -189,6 +198,7 @@ def _run(
     argv: Sequence[str] | None,
 ) -> int:
     leave_garbage_at_exit()
+    _print_anything()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])

@@ -58,7 +58,9 @@ def check_flags(arguments: argparse.Namespace) -> None:
         Names them.
     """
     if arguments.num_gpus != 1:
-        raise FednnUNetError("-num_gpus above 1 is not supported yet: leave the flag out, each site trains on one GPU.")
+        raise FednnUNetError(
+            f"-num_gpus {arguments.num_gpus} is not supported yet, each site trains on one GPU: leave the flag out."
+        )
     if arguments.c and (arguments.val or arguments.pretrained_weights):
         raise FednnUNetError("--c goes with neither --val nor -pretrained_weights: leave one of them out.")
     if arguments.val_best and arguments.disable_checkpointing:
@@ -75,8 +77,6 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    nnunet_folder("nnUNet_preprocessed")
-    nnunet_folder("nnUNet_results")
     dataset = find_dataset(arguments.dataset)
     plans = _read_plans(dataset, arguments.p)
     content = read_dataset_json(dataset.preprocessed / DATASET_JSON, f"copy {dataset.raw / DATASET_JSON} there")

@@ -189,7 +189,7 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
             "export nnUNet_preprocessed=",
         ),
         ("plan_and_preprocess 902", _nothing, "no dataset with id 902", "check the id"),
-        ("plan_and_preprocess lungs", _nothing, "'lungs' is no dataset", "give its id"),
+        ("plan_and_preprocess lungs", _nothing, "There is no dataset 'lungs'", "give its id"),
         ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
         ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", 'write "numTraining": 4'),
         ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
@@ -279,10 +279,10 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
         (
             "train 901 2d 0 -num_gpus 2 -device cpu",
             _nothing,
-            "-num_gpus above 1 is not supported yet",
+            "-num_gpus 2 is not supported yet",
             "leave the flag out",
         ),
-        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
+        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "There is no trainer 'Nobody'", "nnUNet_extTrainer"),
         ("train 901 2d 0 --c --val -device cpu", _nothing, "--c goes with neither", "leave one"),
         (
             "train 901 2d 0 -pretrained_weights none.pth -device cpu",
