@@ -85,6 +85,9 @@ class Hello(WireMessage):
     plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
     plans_are_own: bool = Field(default=False, description="whether no federation has made them")
     model: Line | None = Field(default=None, description="TRAINER__PLANS__CONFIGURATION, as nnU-Net calls its folder")
+    finished: list[Line] = Field(
+        default_factory=list, max_length=100, description="folds whose finished training the site does not let go"
+    )
     options: dict[Line, Line | bool | None] = Field(
         default_factory=dict, max_length=100, description="further flags that must be the same at every site"
     )

@@ -26,7 +26,7 @@ from fednnunet.coordinator.preflight import check_agreement, check_federation, c
 from fednnunet.coordinator.receipts import Receipts
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
-from fednnunet.coordinator.run_dirs import check_run_folder, run_folder
+from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import RunFolderError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
@@ -176,7 +176,8 @@ class Federation(Server):
             self._receipts = Receipts(self._run_dir)
         if arguments.task == "train" and self._run_dir is not None and not hellos[0].options.get("--val"):
             folds = parse_folds(str(hellos[0].fold))
-            check_run_folder(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
+            for check in (check_run_folder, check_sites_let_go):
+                check(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
         self._on_run_dir(self._run_dir)
 
     def _greet_all(self) -> None:
