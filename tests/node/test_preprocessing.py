@@ -57,6 +57,6 @@ def test_a_configuration_that_new_plans_lack_names_the_command_that_loses_nothin
     check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=False), PLANS, dataset)
     check_configurations(argparse.Namespace(c=["2d_bs4"], explicit_configurations=True), PLANS, dataset)
     with pytest.raises(
-        FednnUNetError, match="choose from 2d, 2d_bs4, 3d_fullres; .* -d 301 -plans_name given -c 2d_bs"
+        FednnUNetError, match=r"choose from 2d, 2d_bs4, 3d_fullres; .* -d 301 -plans_name given -c 2d_bs"
     ):
         check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=True), PLANS, dataset)
