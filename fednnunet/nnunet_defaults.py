@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
 
+FINAL_CHECKPOINT = "checkpoint_final.pth"
+"""What a finished training leaves in the folder of its fold."""
+
 _STAGES = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
 
 

@@ -9,7 +9,7 @@ from pydantic import FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
-from fednnunet.folds import MOST_FOLDS
+from fednnunet.folds import FOLDS_OF_NNUNET, MOST_FOLDS, Fold, parse_folds
 from fednnunet.message import Count, JsonObject, Line, Name, Number, Score, Told, WireMessage
 from fednnunet.weights.encoding import EncodingName
 from fednnunet.weights.layout import MOST_ELEMENTS, Listing, TensorSpec
@@ -87,9 +87,17 @@ class Hello(WireMessage):
     plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
     plans_are_own: bool = Field(default=False, description="whether no federation has made them")
     model: Line | None = Field(default=None, description="TRAINER__PLANS__CONFIGURATION, as nnU-Net calls its folder")
+    finished: list[Line] = Field(
+        default_factory=list, max_length=100, description="folds whose finished training the site does not let go"
+    )
     options: dict[Line, Line | bool | None] = Field(
         default_factory=dict, max_length=100, description="further flags that must be the same at every site"
     )
+
+    @property
+    def trained_folds(self) -> tuple[Fold, ...]:
+        """The folds that its FOLD argument asks for, in order."""
+        return parse_folds(str(self.fold), self.folds or FOLDS_OF_NNUNET)
 
     @model_validator(mode="after")
     def _check_cases(self) -> Self:

@@ -26,14 +26,13 @@ from fednnunet.coordinator.preflight import check_agreement, check_federation, c
 from fednnunet.coordinator.receipts import Receipts
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
-from fednnunet.coordinator.run_dirs import check_run_folder, run_folder
+from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import RunFolderError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.events import EventSink, Finished, SiteJoined
@@ -175,8 +174,9 @@ class Federation(Server):
             self._run_dir = run_folder(self._runs, hellos, may_be_fewer=may_be_fewer)
             self._receipts = Receipts(self._run_dir)
         if arguments.task == "train" and self._run_dir is not None and not hellos[0].options.get("--val"):
-            folds = parse_folds(str(hellos[0].fold))
-            check_run_folder(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
+            folds = hellos[0].trained_folds
+            for check in (check_run_folder, check_sites_let_go):
+                check(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
         self._on_run_dir(self._run_dir)
 
     def _greet_all(self) -> None:
@@ -278,7 +278,7 @@ class Federation(Server):
         validation_only = bool(facts.options.get("--val"))
         return [
             TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink)
-            for fold in parse_folds(str(facts.fold), facts.folds or FOLDS_OF_NNUNET)
+            for fold in facts.trained_folds
         ]
 
     def _run(self, stage: Stage) -> None:

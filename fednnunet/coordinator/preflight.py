@@ -90,7 +90,8 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
         why = f" (at site {changed[0]} they were changed after the federation made them)" if changed else ""
         raise FednnUNetError(
             f"The plans of site {other.site} are not those of site {first.site}{why}: "
-            "run plan_and_preprocess with all sites together, then train."
+            "run plan_and_preprocess with all sites together, which keeps a copy of changed plans, or bring one file "
+            "to all sites with plan_and_preprocess --plans FILE at the coordinator."
         )
 
 

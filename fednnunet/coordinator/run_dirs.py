@@ -94,6 +94,30 @@ def check_run_folder(
             )
 
 
+def check_sites_let_go(
+    run_dir: Path, folds: Sequence[Fold], hellos: Sequence[Hello], *, resume: bool, overwrite: bool
+) -> None:
+    """Refuse to begin a fold of which a site has a finished training that it does not let go, stock nnU-Net's too.
+
+    Parameters are those of `check_run_folder`.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the site and the fold.
+    """
+    for fold in folds:
+        if resume and not overwrite and FoldFolder.of(run_dir, fold).description() is not None:
+            continue  # of this training, which goes on
+        for hello in hellos:
+            if str(fold) in hello.finished:
+                raise FednnUNetError(
+                    f"Site {hello.site} has a training of fold {fold} of {hello.model} that is finished, and of which "
+                    f"{run_dir} knows nothing that goes on: train other folds, or give that site's node --overwrite to "
+                    "train it anew."
+                )
+
+
 def _what_differs(kept: RunDescription, hellos: Sequence[Hello], *, may_be_fewer: bool) -> str | None:
     """Return in what a training that is kept is another one than that of these sites."""
     sites = {hello.site for hello in hellos}

@@ -99,6 +99,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         "plans_digest": training.plans_digest,
         "plans_are_as_made": training.plans_are_as_made,
         "plans_are_own": training.plans_are_own,
+        "finished": training.finished,
         "model": model_name(arguments),
         "options": {"-tr": arguments.tr, "configuration": arguments.configuration, "--val": arguments.val},
     }

@@ -19,12 +19,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
+from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 2
-_REPLACES = "replaces"
-"""Names the training that takes the place of a finished one."""
+_MARKER = "federated_run.txt"
+"""Names the training of which the fold's checkpoints are, or will be."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,24 @@ class KeptStates:
     """
 
     def __init__(self, output_folder: Path) -> None:
-        self._final = output_folder / "checkpoint_final.pth"
+        self._final = output_folder / FINAL_CHECKPOINT
+        self._marker = output_folder / _MARKER
         self._folder = output_folder / "federated"
 
     def all(self) -> list[KeptState]:
         """Return what there is, oldest first."""
         return sorted(self._valid(), key=lambda state: state.round)
 
-    def begin(self, run: str, overwrite: bool, completed: int = 0) -> None:
-        """Refuse to write over what another training has left, stock nnU-Net's too.
-
-        Parameters
-        ----------
-        run
-            The training.
-        overwrite
-            Whether another one may be overwritten.
-        completed
-            Rounds of the training that are done: without any, what is there is not of this training.
+    def begin(self, run: str, overwrite: bool) -> None:
+        """Refuse to write over what another training has left, stock nnU-Net's too, and remember which one this is.
 
         Raises
         ------
         FednnUNetError
             If there is another training, unless it may be overwritten.
         """
-        replaces = self._folder / _REPLACES
-        is_begun = completed > 0 or (replaces.is_file() and replaces.read_text(encoding="utf-8") == run)
-        if self._final.is_file() and not is_begun and not overwrite:
+        begun = self._marker.read_text(encoding="utf-8") if self._marker.is_file() else None
+        if begun != run and self._final.is_file() and not overwrite:
             raise FednnUNetError(
                 "this site has a training of this fold that is finished: continue with --c and the --run_dir of that "
                 "training at the coordinator, or give this node --overwrite"
@@ -92,8 +84,8 @@ class KeptStates:
             )
         if others:
             self.clear()
-        if self._final.is_file() and not is_begun:
-            with replacing(replaces) as temporary:  # this node may be started again before a round has been kept
+        if begun != run:
+            with replacing(self._marker) as temporary:
                 temporary.write_text(run, encoding="utf-8")
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:

@@ -106,7 +106,7 @@ class FederatedRounds:
         """
         if self._ready is None:
             if not self._arguments.val:
-                self._states.begin(start.run, self._arguments.overwrite, start.completed)
+                self._states.begin(start.run, self._arguments.overwrite)
             self._build(start.schedule)
         assert self._ready is not None
         self._run = start.run

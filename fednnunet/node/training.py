@@ -22,7 +22,7 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
-from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
+from fednnunet.folds import Fold
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.rounds import FederatedRounds
@@ -138,7 +138,7 @@ class TrainingClient(SiteClient):
 
     def _own(self, fold: Fold) -> Fold:
         """Return a fold if it is one that this node was started for: training it replaces what is there."""
-        if fold not in parse_folds(self.arguments.fold, self.hello.folds or FOLDS_OF_NNUNET):
+        if fold not in self.hello.trained_folds:
             raise FednnUNetError(f"the coordinator asks for fold {fold}, for which this node was not started")
         return fold
 

@@ -9,13 +9,12 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
+from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
 from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import preprocessed_with, read_record
 from fednnunet.node.trainer_hooks import reads_splits
-
-FINAL = "checkpoint_final.pth"
 
 
 class TrainingInput(NamedTuple):
@@ -37,6 +36,8 @@ class TrainingInput(NamedTuple):
         Whether they are those that the federation made.
     plans_are_own
         Whether no federation has made them.
+    finished
+        Folds with a finished training that is not to be replaced.
     """
 
     dataset: SiteDataset
@@ -47,6 +48,7 @@ class TrainingInput(NamedTuple):
     plans_digest: str
     plans_are_as_made: bool
     plans_are_own: bool
+    finished: list[str]
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -93,7 +95,6 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     )
     _check_fingerprint(dataset)
     _check_previous_stage(dataset, arguments, configuration)
-    _check_finished(dataset, arguments, parse_folds(arguments.fold, folds or FOLDS_OF_NNUNET))
     digest, record = plans_digest(plans), read_record(dataset, arguments.p)
     return TrainingInput(
         dataset,
@@ -104,12 +105,8 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
         plans_digest=digest,
         plans_are_as_made=record is None or digest == record.plans_digest,
         plans_are_own=record is None,
+        finished=_finished(dataset, arguments, parse_folds(arguments.fold, folds or FOLDS_OF_NNUNET)),
     )
-
-
-def results_of(dataset: SiteDataset, model: str, fold: Fold) -> Path:
-    """Return nnU-Net's folder of a fold of a model ``TRAINER__PLANS__CONFIGURATION``."""
-    return nnunet_folder("nnUNet_results") / dataset.name / model / f"fold_{fold}"
 
 
 def _read_plans(dataset: SiteDataset, name: str) -> dict[str, Any]:
@@ -185,18 +182,12 @@ def _check_fingerprint(dataset: SiteDataset) -> None:
         )
 
 
-def _check_finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[Fold, ...]) -> None:
-    """Refuse to train what is trained, whoever did it: nnU-Net would write over it."""
-    if arguments.c or arguments.val or arguments.overwrite:
-        return
-    model = model_name(arguments)
-    finished = [fold for fold in folds if (results_of(dataset, model, fold) / FINAL).is_file()]
-    if finished:
-        raise FednnUNetError(
-            f"Site {dataset.name} has a training of fold {finished[0]} that is finished "
-            f"({results_of(dataset, model, finished[0])}): leave it as it is with --c, which trains what is not "
-            "finished, or train it anew with --overwrite."
-        )
+def _finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[Fold, ...]) -> list[str]:
+    """Return the folds that are trained, whoever did it, and shall stay as they are: nnU-Net would write over them."""
+    if arguments.val or arguments.overwrite:
+        return []
+    model = nnunet_folder("nnUNet_results") / dataset.name / model_name(arguments)
+    return [str(fold) for fold in folds if (model / f"fold_{fold}" / FINAL_CHECKPOINT).is_file()]
 
 
 def model_name(arguments: argparse.Namespace) -> str:

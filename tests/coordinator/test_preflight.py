@@ -44,7 +44,8 @@ def _hello(**changes: Any) -> Hello:
             ["-pl", "ExperimentPlanner"],
         ),
         ({"plans_digest": "abd"}, ["plans", "plan_and_preprocess"]),
-        ({"plans_digest": "abd", "plans_are_as_made": False}, ["at site Dataset002_B they were changed"]),
+        ({"plans_digest": "abd", "plans_are_as_made": False}, ["at site Dataset002_B they were changed", "--plans"]),
+        ({"plans_digest": "abd", "plans_are_own": True}, ["made by no federation", "--plans FILE", "--asym"]),
     ],
 )
 def test_a_difference_is_refused_naming_both_sites_both_values_and_a_remedy(

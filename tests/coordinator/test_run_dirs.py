@@ -7,7 +7,7 @@ import pytest
 
 from fednnunet.channel.messages import Hello, Schedule, Task
 from fednnunet.coordinator.exchange import Averaging
-from fednnunet.coordinator.run_dirs import check_run_folder, run_folder
+from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
@@ -102,6 +102,21 @@ def test_what_is_kept_is_neither_replaced_nor_mixed_with_another_training(
         return
     with pytest.raises(FednnUNetError, match=refusal):
         check()
+
+
+def test_what_a_site_has_finished_elsewhere_is_told_before_any_fold_is_trained(tmp_path: Path) -> None:
+    _keep(tmp_path, fold=0, finished=True)
+    _keep(tmp_path, fold=1)
+    first, second = _hellos("A", "B")
+    hellos = [first, second.model_copy(update={"finished": ["0", "1"]})]
+    folds: list[Fold] = [0, 1, 2]
+    check_sites_let_go(tmp_path, folds, hellos, resume=True, overwrite=False)  # both are of this training
+    check_sites_let_go(tmp_path, [2], hellos, resume=False, overwrite=False)
+    with pytest.raises(FednnUNetError, match=r"Site B has a training of fold 0 .*that site's node --overwrite"):
+        check_sites_let_go(tmp_path, folds, hellos, resume=False, overwrite=True)
+    with_stocks = [first, second.model_copy(update={"finished": ["0", "2"]})]
+    with pytest.raises(FednnUNetError, match="Site B has a training of fold 2"):
+        check_sites_let_go(tmp_path, folds, with_stocks, resume=True, overwrite=False)
 
 
 def test_a_damaged_training_is_replaced_on_demand_only(tmp_path: Path) -> None:

@@ -203,3 +203,21 @@ def test_a_run_says_what_runs_where_and_leaves_a_log_for_each(tmp_path, monkeypa
     assert (logs / "Dataset001_A.log").read_text() == "node 0 2\n"
     assert (logs / "Dataset002_B.log").read_text() == "node 1 2\n"
     assert (logs / "server.log").read_text().endswith(" None\n")
+
+
+def test_a_training_has_one_folder_however_its_sites_are_spelled(tmp_path):
+    for name in ("Dataset007_Lung", "Dataset511_Liver"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    environment = {"nnUNet_results": str(tmp_path), "nnUNet_raw": str(tmp_path / "raw")}
+
+    def folder(sites, configuration="2d", *flags):
+        return simulation._run_dir(parsed("train", sites, configuration, "0", *flags), environment)
+
+    expected = tmp_path / "fednnunet_runs" / "7+511__nnUNetTrainer__nnUNetPlans__2d"
+    for spelling in ("7 511", "511 7", "007 Dataset511_Liver", "Dataset511_Liver Dataset007_Lung"):
+        assert folder(spelling) == expected
+    others = [folder("7 512"), folder("7 511", "3d_fullres"), folder("7 511", "2d", "-p", "bs4"), folder("7")]
+    assert len({expected, *others}) == 5
+    assert folder("7 511", "2d", "--c") == expected
+    many = " ".join(str(number) for number in range(100, 400))
+    assert len(folder(many).name) < 255

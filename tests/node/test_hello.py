@@ -259,9 +259,6 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
             "no .*dataset_fingerprint.json",
             "nnUNetv2_extract_fingerprint -d 901",
         ),
-        ("train 901 2d 1 -device cpu", _trained(1), "fold 1 that is finished", "--overwrite"),
-        ("train 901 2d all -device cpu", _trained(3), "fold 3 that is finished", "--c"),
-        ("train 901 2d fold_all -device cpu", _trained("all"), "fold all that is finished", "--c"),
         (
             "train 901 3d_fullres 0 -device cpu",
             _nothing,
@@ -315,10 +312,6 @@ def test_what_is_wrong_at_a_site_is_told_before_it_connects(
         ("2d 0", _preprocessed_by_the_federation, False),
         ("2d_bs4 0", _preprocessed_by_the_federation, False),
         ("2d 0", _remove("nnUNet_preprocessed", SITE, "federation.json"), True),
-        ("2d 0 --c", _trained(0), False),
-        ("2d 0 --overwrite", _trained(0), False),
-        ("2d 0 --val", _trained(0), False),
-        ("2d 1", _trained(0), False),
     ],
 )
 def test_what_stock_nnunet_trains_is_taken(
@@ -327,6 +320,25 @@ def test_what_stock_nnunet_trains_is_taken(
     prepare(site, monkeypatch)
     _, hello = training_hello(_arguments(f"train 901 {words} -device cpu"))
     assert (hello.method, hello.plans_are_own, hello.cases) == ("FFE", are_own, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "fold", "finished"),
+    [
+        ("2d 1", 1, ["1"]),
+        ("2d all", 3, ["3"]),
+        ("2d fold_all", "all", ["all"]),
+        ("2d 1 --c", 1, ["1"]),
+        ("2d 1", 0, []),
+        ("2d 1 --overwrite", 1, []),
+        ("2d 1 --val", 1, []),
+    ],
+)
+def test_a_site_tells_which_finished_training_it_does_not_let_go(
+    words: str, fold: object, finished: list[str], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _trained(fold)(site, monkeypatch)
+    assert training_hello(_arguments(f"train 901 {words} -device cpu"))[1].finished == finished
 
 
 def test_data_that_nnunets_own_command_has_preprocessed_since_are_taken(

@@ -1,7 +1,11 @@
+import argparse
+from typing import Any
+
 import pytest
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.preprocessing import processes_of
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.preprocessing import check_configurations, check_dimensions, processes_of
 
 CASCADE = "3d_cascade_fullres"
 
@@ -26,3 +30,33 @@ def test_processes_of_each_configuration(
 def test_counts_that_fit_no_configuration_are_refused() -> None:
     with pytest.raises(FednnUNetError, match="-np takes one number, or one for each of 2d, 3d_fullres"):
         processes_of(["2d", "3d_fullres"], [1, 2, 3])
+
+
+PLANS: dict[str, Any] = {
+    "plans_name": "given",
+    "transpose_forward": [0, 1, 2],
+    "configurations": {
+        "2d": {"patch_size": [64, 64]},
+        "2d_bs4": {"inherits_from": "2d"},
+        "3d_fullres": {"patch_size": [64, 64, 64]},
+    },
+}
+
+
+def test_given_plans_for_volumes_are_refused_where_images_are_slices() -> None:
+    check_dimensions(PLANS, ["2d", "2d_bs4", "3d_lowres"], is_two_dimensional=True)
+    check_dimensions(PLANS, ["2d", "3d_fullres"], is_two_dimensional=False)
+    with pytest.raises(FednnUNetError, match="2D images, but 3d_fullres of the given plans is for volumes"):
+        check_dimensions(PLANS, ["2d", "3d_fullres"], is_two_dimensional=True)
+    with pytest.raises(FednnUNetError, match="turn axes"):
+        check_dimensions(PLANS | {"transpose_forward": [2, 0, 1]}, ["2d"], is_two_dimensional=True)
+
+
+def test_a_configuration_that_new_plans_lack_names_the_command_that_loses_nothing() -> None:
+    dataset = SiteDataset("Dataset301_A")
+    check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=False), PLANS, dataset)
+    check_configurations(argparse.Namespace(c=["2d_bs4"], explicit_configurations=True), PLANS, dataset)
+    with pytest.raises(
+        FednnUNetError, match=r"choose from 2d, 2d_bs4, 3d_fullres; .* -d 301 -plans_name given -c 2d_bs"
+    ):
+        check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=True), PLANS, dataset)

@@ -64,7 +64,7 @@ def test_a_federation_is_fine_tuned_from_a_model_with_plans_of_another_dataset(
 
     status, output = workspace.call("run", *words)
     assert status != 0
-    assert "has a training of fold 0 that is finished" in output
+    assert "fold_0 holds a training that is finished" in output
     status, output = workspace.call("run", "train", "Dataset903_HospitalC 902", *words[2:6], *SHORT, "--c")
     assert status == 0, output
     assert "is finished" in output
