@@ -31,7 +31,7 @@ def is_cut(path: str) -> bool:
             int(header.get_data_offset()) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
         )
         if not is_packed:
-            return bool(os.path.getsize(path) < size)
+            return os.path.getsize(path) < size
         with open(path, "rb") as packed:
             packed.seek(-4, os.SEEK_END)
             if int.from_bytes(packed.read(), "little") == size % 2**32:

@@ -1,7 +1,9 @@
 """What of a trainer is honoured: everything that stock nnU-Net calls in a training, or the trainer is refused."""
 
 import ast
+import importlib
 import inspect
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 
 from fednnunet.channel.messages import Schedule
 from fednnunet.errors import FednnUNetError
-from fednnunet.node import kept_states, rounds
+from fednnunet.node import kept_states, rounds, trainer_hooks
 from fednnunet.node.trainer_hooks import (
     NEVER_CALLED,
     changed_number,
@@ -113,21 +115,22 @@ def test_a_mixin_that_nnunets_own_method_hides_changes_nothing() -> None:
     check_hooks(_After)
 
 
-def test_the_file_of_a_trainer_that_nnunet_finds_elsewhere_is_named(
+def test_the_file_of_a_trainer_is_named_and_its_own_folds_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fednnunet.node.trainer_hooks import find_trainer
-
     source = "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n\n\n"
     source += "class MyStopping(nnUNetTrainer):\n    def run_training(self):\n        pass\n\n"
     source += "    def do_split(self):\n        return [], []\n"
     (tmp_path / "stopping.py").write_text(source)
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = importlib.import_module("stopping").MyStopping
+    del sys.modules["stopping"]  # as nnU-Net does with what it finds in nnUNet_extTrainer
     with pytest.raises(FednnUNetError, match=f"MyStopping in {tmp_path / 'stopping.py'}"):
-        check_hooks(find_trainer("MyStopping"))
-    assert not reads_splits("MyStopping")
+        check_hooks(trainer)
+    for found, expected in ((trainer, False), (nnUNetTrainer_5epochs, True)):
+        monkeypatch.setattr(trainer_hooks, "find_trainer", lambda _, found=found: found)
+        assert reads_splits("Any") is expected
     assert reads_splits("nnUNetTrainer")
-    assert reads_splits("nnUNetTrainer_5epochs")
 
 
 def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
