@@ -124,7 +124,7 @@ def check_segmentation(case: CaseFiles, segmentation: npt.NDArray[Any], allowed:
     Raises
     ------
     CaseError
-        Names the first of them.
+        Names the first of them, at the site only: what was put there by mistake may be an image.
     """
     values = unexpected_values(segmentation, allowed)
     if not values:
@@ -132,9 +132,9 @@ def check_segmentation(case: CaseFiles, segmentation: npt.NDArray[Any], allowed:
     told = ", ".join(f"{value:g}" for value in values[:_MOST_NAMED]) + (", …" if len(values) > _MOST_NAMED else "")
     raise CaseError(
         case.case,
-        f"has {told} in its segmentation, but dataset.json has the labels {', '.join(map(str, sorted(allowed)))}",
+        f"has values in its segmentation that are none of the labels {', '.join(map(str, sorted(allowed)))}",
         "correct the segmentation, or the labels in dataset.json",
-        case.segmentation,
+        f"{told} in {case.segmentation}",
     )
 
 
