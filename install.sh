@@ -249,7 +249,7 @@ if action == "write":
 stamped_digest, stamped_dev = stamp.read_text(encoding="utf-8").split()
 if stamped_digest != digest or int(stamped_dev) < dev:
     sys.exit(1)
-needed = {"fednnunet", "torch", "nnunetv2", "flwr", "monai", "bokeh"}
+needed = {"fednnunet", "torch", "torchvision", "nnunetv2", "flwr", "monai", "bokeh"}
 if dev:
     needed |= {"pytest", "pytest-xdist", "ruff", "mypy", "hypothesis", "sphinx", "playwright", "wandb"}
 pins = dict(line.split("==") for line in constraints.decode().split() if "==" in line)
@@ -308,6 +308,25 @@ install_all() {
     stamp write || true # without it the next run only takes longer
 }
 
+imports_torchvision() { "$PY" -c 'import torchvision' >"$LOG" 2>&1 </dev/null; }
+
+# nnU-Net looks for trainers by importing all of its own, and with them torchvision, which can be imported only beside
+# the build of torch (for CPUs, for a CUDA) that it was compiled for. Package servers may offer both, or one of them.
+fit_torchvision() {
+    local build site
+    ! imports_torchvision || return 0
+    build="$("$PY" -c 'import torch; print(torch.__version__.partition("+")[2])' 2>/dev/null || true)"
+    say "Looking for the torchvision that fits this PyTorch${build:+ ($build)} ..."
+    if "$PY" -m pip install -qq --no-deps "torchvision==$(pinned torchvision)${build:++$build}" >"$LOG" 2>&1 </dev/null &&
+        imports_torchvision; then
+        return 0
+    fi
+    say "There is none to be had: torchvision is made to work without its compiled operators, which nnU-Net does not use."
+    site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    cp -- fednnunet/torchvision_without_operators.py "$site/fednnunet_torchvision.py"
+    printf 'import fednnunet_torchvision\n' >"$site/fednnunet_torchvision.pth"
+}
+
 HAVE="$(installed_nnunet)"
 WANT="$NNUNET"
 if [ "$WANT" = auto ]; then
@@ -320,6 +339,8 @@ if [ "$HAVE" = "$WANT" ] && { [ "$WANT" != source ] || [ "$(nnunet_commit)" = "$
 else
     install_all
 fi
+
+fit_torchvision
 
 # Final checks --------------------------------------------------------------------------------------------------------
 
@@ -336,6 +357,9 @@ check() {
 
 say "Checking the installation ..."
 check "import nnunetv2" "$PY" -c 'import nnunetv2; assert nnunetv2.__file__, "nnunetv2 is an empty folder"'
+check "nnU-Net finds its trainers" "$PY" -c '
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+find("nnUNetTrainer_5epochs")'
 for script in server client run; do
     check "python fednnunet/$script.py --help" "$PY" "fednnunet/$script.py" --help
 done

@@ -292,7 +292,6 @@ def _prepare(folder: Path) -> tuple[dict[str, str], list[str]]:
     environment = {
         **os.environ,
         **{f"nnUNet_{part}": str(folder / f"nnUNet_{part}") for part in ("raw", "preprocessed", "results")},
-        "PYTHONPATH": str(Path(__file__).parents[1] / "tests" / "stubs"),
         "nnUNet_n_proc_DA": "0",
         "nnUNet_def_n_proc": "1",
         "OMP_NUM_THREADS": "1",

@@ -118,7 +118,6 @@ class Bench:
             "nnUNet_preprocessed": str(self._folder / "nnUNet_preprocessed"),
             "nnUNet_results": str(self._folder / f"nnUNet_results_{self._results}"),
             "nnUNet_extTrainer": str(Path(__file__).parent / "trainers"),
-            "PYTHONPATH": str(Path(__file__).parents[1] / "tests" / "stubs"),
             "nnUNet_n_proc_DA": "1",
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": threads,

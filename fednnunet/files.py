@@ -1,7 +1,10 @@
 """Reading files that people write, and writing files that are either as before or complete, whatever happens."""
 
+import itertools
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +75,15 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a JSON file so that a reader never sees half of it, and no half is left if the disk is full."""
     with replacing(path) as temporary:
         save_json(content, str(temporary), sort_keys=False)
+
+
+def keep_copy(path: Path) -> Path:
+    """Copy a file beside itself, under a name with the time, and return the copy."""
+    name = f"{path.stem}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    copy = next(copy for copy in (path.with_name(name + path.suffix) for name in names) if not copy.exists())
+    shutil.copy2(path, copy)
+    return copy
 
 
 def _sync(path: Path) -> None:

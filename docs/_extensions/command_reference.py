@@ -32,7 +32,7 @@ def parsers(command: str) -> dict[str, argparse.ArgumentParser]:
     found = {}
     for task in TASKS:
         try:
-            with mock.patch.multiple(argparse.ArgumentParser, parse_args=_tell, parse_intermixed_args=_tell):
+            with mock.patch.multiple(argparse.ArgumentParser, parse_args=_tell, parse_known_intermixed_args=_tell):
                 commands()[command][1]([task])
         except _Found as stopped:
             found[stopped.parser.prog] = stopped.parser

@@ -1,9 +1,63 @@
 """Network addresses: how host and port are written, and whether a port is free."""
 
 import ipaddress
+import re
 import socket
 
 from fednnunet.errors import FednnUNetError
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+
+
+def read_host(text: str) -> str:
+    """Return the name or address of a host as a user has written it, an IPv6 address without brackets.
+
+    Raises
+    ------
+    FednnUNetError
+        If `text` is something else, such as a URL, or more than that.
+    """
+    host = text.strip()
+    if not host:
+        raise FednnUNetError("the host is empty: give a name or an address")
+    scheme, is_url, rest = host.rpartition("://")
+    if is_url:
+        raise FednnUNetError(f"'{host}' is a URL: leave '{scheme}://' out{_for_example(rest.partition('/')[0])}")
+    if "/" in host:
+        raise FednnUNetError(f"'{host}' has a '/': leave that out{_for_example(host.partition('/')[0])}")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if _is_address(bare) and (bare == host or ":" in bare):
+        return bare
+    before, has_port, port = host.rpartition(":")
+    if has_port and port.isdecimal() and (":" not in before or before.startswith("[")):
+        raise FednnUNetError(f"'{host}' names a port, too: leave that out{_for_example(host)}")
+    if ":" in host or "[" in host or re.fullmatch(r"[0-9.]+", host):
+        raise FednnUNetError(f"'{host}' is no IP address")
+    if not _NAME.fullmatch(host):
+        raise FednnUNetError(f"'{host}' is no name of a host and no address")
+    return host
+
+
+def _for_example(rest: str) -> str:
+    """Return the flags that say what `rest`, a host and maybe a port, says."""
+    host, has_port, port = rest.rpartition(":")
+    if not has_port or not port.isdecimal() or _is_address(rest):
+        host, port = rest, ""
+    flags = [f"--host {host}" if host else "", f"--port {port}" if port else ""]
+    return f" ({' '.join(filter(None, flags))})" if any(flags) else ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_unspecified(host: str) -> bool:
+    """Return whether `host` stands for all addresses of a machine, on which one can listen only."""
+    return _is_address(host.strip("[]")) and ipaddress.ip_address(host.strip("[]")).is_unspecified
 
 
 def join_address(host: str, port: int) -> str:

@@ -85,6 +85,8 @@ class Hello(WireMessage):
     fingerprint: FingerprintMode | None = Field(default=None, description="what a site tells for a common fingerprint")
     plans_digest: Line | None = Field(default=None, description="digest of the plans that training will use")
     plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
+    plans_are_own: bool = Field(default=False, description="whether no federation has made them")
+    model: Line | None = Field(default=None, description="TRAINER__PLANS__CONFIGURATION, as nnU-Net calls its folder")
     options: dict[Line, Line | bool | None] = Field(
         default_factory=dict, max_length=100, description="further flags that must be the same at every site"
     )
@@ -150,19 +152,31 @@ class FederationRecord(WireMessage):
         default=None, description="of the common fingerprint, if it has made-up cases only"
     )
     versions: _Words
+    given_for: Name | None = Field(
+        default=None, description="dataset for which plans were made that were given; none: made by the federation"
+    )
+    made: Number | None = Field(default=None, description="when the site has installed them, in seconds since 1970")
     preprocessed: list[Line] | None = Field(
         default=None,
         max_length=100,
         description="configurations preprocessed for these plans; none: left to nnU-Net's own command",
     )
+    data: dict[Line, Line] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="by data_identifier: digest of what in the plans has shaped the preprocessed data",
+    )
 
 
 class CommonPlans(WireMessage):
-    """The common fingerprint and plans, as nnU-Net writes them; without plans if none were asked for."""
+    """The common fingerprint and plans, as nnU-Net writes them; without plans if none were asked for.
+
+    Plans that were given to the federation come without a fingerprint.
+    """
 
     longest_text: ClassVar[int] = 15 << 20
 
-    fingerprint: JsonObject
+    fingerprint: JsonObject | None
     plans: JsonObject | None = None
     record: FederationRecord | None = None
 

@@ -8,14 +8,16 @@ very connection over which it is sent.
 import base64
 import hashlib
 import http.client
+import ipaddress
 import os
 import socket
 import ssl
 import urllib.parse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.channel.address import join_address
+from fednnunet.channel.address import is_loopback, join_address
 from fednnunet.errors import FednnUNetError
 
 SYSTEM = "system"
@@ -141,19 +143,49 @@ def speaks_tls(endpoint: Endpoint) -> bool:
 
 
 def proxy_for(host: str) -> urllib.parse.SplitResult | None:
-    """Return the HTTP proxy through which gRPC connects to `host`, if any.
+    """Return the HTTP proxy through which gRPC connects to `host`, if any: to this machine itself there is none.
 
-    gRPC reads ``grpc_proxy``, ``https_proxy`` and ``http_proxy``, in this order, and the endings of names in
-    ``no_grpc_proxy`` or ``no_proxy``.
+    gRPC reads ``grpc_proxy``, ``https_proxy`` and ``http_proxy``, in this order, and endings of names, and networks, in
+    ``no_grpc_proxy`` or ``no_proxy``; the first of them that is set, even if it is empty.
     """
-    url = next((os.environ[name] for name in _PROXY_VARIABLES if os.environ.get(name)), None)
-    if url is None:
+    url = _first_set(_PROXY_VARIABLES)
+    bare = host.strip("[]").lower()
+    if not url or is_loopback(host) or any(_exempts(entry, bare) for entry in _exempt_hosts()):
         return None
-    exempt = next((os.environ[name] for name in _NO_PROXY_VARIABLES if os.environ.get(name)), "")
-    endings = [ending.strip().lower() for ending in exempt.split(",")]
-    if any(ending and host.strip("[]").lower().endswith(ending) for ending in endings):
-        return None
-    return urllib.parse.urlsplit(url)
+    proxy = urllib.parse.urlsplit(url)
+    return proxy if proxy.scheme == "http" else None
+
+
+def without_password(proxy: urllib.parse.SplitResult) -> str:
+    """Return the address of a proxy as people may read it."""
+    return f"{proxy.scheme}://{proxy.netloc.rpartition('@')[2]}"
+
+
+def avoid_proxy(host: str) -> None:
+    """Let gRPC take no proxy to `host` if that is this machine itself.
+
+    Flower's client hands no options to gRPC, so it is said in the environment of this process, for gRPC alone.
+    """
+    bare = host.strip("[]")
+    if is_loopback(host) and bare not in _exempt_hosts():
+        os.environ[_NO_PROXY_VARIABLES[0]] = ",".join([*_exempt_hosts(), bare])
+
+
+def _first_set(variables: Iterable[str]) -> str:
+    return next((os.environ[name] for name in variables if name in os.environ), "")
+
+
+def _exempt_hosts() -> list[str]:
+    return [entry.strip().lower() for entry in _first_set(_NO_PROXY_VARIABLES).split(",") if entry.strip()]
+
+
+def _exempts(entry: str, host: str) -> bool:
+    if host.endswith(entry):
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
 
 
 def _connect(endpoint: Endpoint) -> socket.socket:

@@ -9,8 +9,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, Task
+from fednnunet.channel.address import read_host
+from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, FingerprintMode, Task
 from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.cli.site_words import parse_with_sites, split_words
+from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.folds import FOLDS_HELP
 from fednnunet.weights.aggregation import AGGREGATIONS
@@ -69,7 +72,16 @@ def dataset_name(text: str) -> str:
     return text
 
 
-HOST = Flag("--host", f"address of the coordinator (default: {DEFAULT_HOST})", {"default": DEFAULT_HOST})
+def host_name(text: str) -> str:
+    """Return `text` as the name or address of a host, for argparse."""
+    try:
+        return read_host(text)
+    except FednnUNetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+HOST = Flag("--host", "name or address of the coordinator (default: %(default)s)",
+            {"type": host_name, "default": DEFAULT_HOST})  # fmt: skip
 PORT = Flag("--port", "port of the coordinator (default: %(default)s)", {"type": port_number, "default": DEFAULT_PORT})
 
 _INSECURE = Flag("--insecure", "let connections to other machines be neither encrypted nor authenticated",
@@ -194,8 +206,11 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 _MODEL_NAME = Flag("--model_name", "what the dataset is called in the model that the coordinator writes, "
                    "DatasetNNN_NAME (default: %(default)s)",
                    {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
+PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.json of a trained model, or a plans "
+             "file of nnU-Net's", {"type": Path, "default": None, "metavar": "FILE"})  # fmt: skip
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
-                "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
+                "sent (default: one for each network and set of sites, in "
+                "fednnunet_runs in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 
@@ -219,7 +234,7 @@ _DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this mach
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
-    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,)}
+    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
     return (*own.get(task, ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
 
@@ -244,6 +259,7 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(fingerprint=None)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
+    _check_given_plans(parser, arguments, None)
     _check_quorum(parser, arguments, arguments.num_clients)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
@@ -260,10 +276,12 @@ def parse_client(argv: Sequence[str]) -> argparse.Namespace:
     add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own, QUIET))
     add_flags(parser.add_argument_group("trust"), CLIENT_TRUST_FLAGS)
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
-    arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
-    if task not in TASKS_WITH_NETWORK:
-        _merge_spellings(parser, arguments)
+    if len(arguments.dataset) > 1:
+        parser.error(f"a node works on one dataset, not on {' '.join(arguments.dataset)}: start one client for each")
+    (arguments.dataset,) = arguments.dataset
+    _take_configurations(parser, arguments)
     return arguments
 
 
@@ -288,13 +306,10 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     add_flags(parser.add_argument_group("nnU-Net's own flags, for every node"), flags)
     if task == "evaluate":
         add_flags(parser.add_argument_group("what every node evaluates"), EVALUATION_FLAGS)
-    arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
+    arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
     _check_continuing(parser, arguments)
-    if task not in TASKS_WITH_NETWORK:
-        _merge_spellings(parser, arguments)
-    arguments.dataset = arguments.dataset.split()
-    if not arguments.dataset:
-        parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
+    _check_given_plans(parser, arguments, "exact")
+    _take_configurations(parser, arguments)
     _check_quorum(parser, arguments, len(arguments.dataset))
     _check_dashboard(parser, arguments)
     if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.i or arguments.l):
@@ -302,8 +317,8 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
         values = getattr(arguments, name)
         if values is not None:
-            setattr(arguments, name, values.split())
-            if len(values.split()) != len(arguments.dataset):
+            setattr(arguments, name, split_words(values))
+            if len(split_words(values)) != len(arguments.dataset):
                 parser.error(f"{option} needs one value for each of the {len(arguments.dataset)} datasets: '{values}'")
     return arguments
 
@@ -311,6 +326,16 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
 def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.task == "train" and arguments.c and arguments.overwrite:
         parser.error("--c continues what --overwrite would remove: leave one of them out")
+
+
+def _check_given_plans(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, fingerprint: FingerprintMode | None
+) -> None:
+    if arguments.task != "plan_and_preprocess" or arguments.plans is None:
+        return
+    flag = "--asym" if arguments.asym else "--fingerprint" if arguments.fingerprint != fingerprint else None
+    if flag is not None:
+        parser.error(f"{flag} says how to plan, but --plans brings plans: leave one of them out")
 
 
 def _check_dashboard(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -354,17 +379,8 @@ def _add_site_positionals(parser: argparse.ArgumentParser, task: Task, dataset_n
     parser.add_argument("fold", metavar="FOLD", help=FOLDS_HELP, nargs=optional)
 
 
-def _merge_spellings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Fold ``-d ID`` and ``-c CONFIG`` into one dataset and, for planning, into the list of configurations."""
-    if arguments.d is not None:
-        # with -d, what stands in the place of DATASET_ID is CONFIGURATION
-        if arguments.configuration is not None:
-            parser.error("the dataset is given twice, by position and with -d")
-        arguments.configuration, arguments.dataset = arguments.dataset, " ".join(str(i) for i in arguments.d)
-        if parser.prog.startswith("fednnunet client") and len(arguments.d) > 1:
-            parser.error(f"a node works on one dataset, not on {arguments.dataset}: start one client for each")
-    if arguments.dataset is None:
-        parser.error("no dataset given: name its id")
+def _take_configurations(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Fold CONFIGURATION and ``-c CONFIG`` into the list of configurations that are preprocessed."""
     if arguments.task == "plan_and_preprocess":
         named_with_c = [] if arguments.c is parser.get_default("c") else arguments.c
         named = list(dict.fromkeys(filter(None, [arguments.configuration, *named_with_c])))

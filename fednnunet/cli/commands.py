@@ -1,21 +1,21 @@
 """The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
 
 import argparse
+import io
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
@@ -23,9 +23,6 @@ from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
-
-if TYPE_CHECKING:
-    from fednnunet.report.events import EventSink
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -66,6 +63,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script ``fednnunet COMMAND …`` and return its exit status."""
+    _print_anything()
     parser = argparse.ArgumentParser(prog="fednnunet", description="Federated nnU-Net.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -170,6 +168,13 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     return _run(run_demo, parse, argv)
 
 
+def _print_anything() -> None:
+    """Let no command end because a console cannot show a character; whatever may stand in names and help texts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run_small(
     name: str,
     description: str,
@@ -193,6 +198,7 @@ def _run(
     argv: Sequence[str] | None,
 ) -> int:
     leave_garbage_at_exit()
+    _print_anything()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_ConsoleHandler(console)])
@@ -215,58 +221,43 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         check_fold(arguments.fold)
     _check_trackers(arguments)
+    plans = _given_plans(arguments)
     tls = tls_files(arguments)
     at_the_door = door(arguments)
     check_can_listen(arguments.host, arguments.port)
 
-    from fednnunet.report.dashboard import check_dashboard, report_page
+    from fednnunet.report.dashboard import check_dashboard
 
     check_dashboard(arguments.dashboard)
 
     from fednnunet.channel.long_lived.serving import serve
+    from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
     from fednnunet.coordinator.federation import Federation
-    from fednnunet.report.events import EventSink, Tee
+    from fednnunet.report.events import Tee
     from fednnunet.report.progress import progress_for
-    from fednnunet.report.status import STATUS, StatusFile
 
     address = join_address(arguments.host, arguments.port)
     console = Console()
-    arguments.run_dir = _run_dir(arguments)
+    arguments.run_dir = named_run_dir(arguments)
     with ExitStack() as stack:
         # what is entered here takes events, and is closed when the run ends, however it does
-        sinks: list[EventSink] = [stack.enter_context(sink) for sink in _files_and_trackers(arguments)]
+        files = stack.enter_context(RunFiles(arguments, lambda: federation.contacts(), console))
         if not arguments.quiet:
             console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
-        sinks.append(stack.enter_context(progress_for(console, quiet=arguments.quiet)))
-        sinks.append(stack.enter_context(report_page(arguments.run_dir, arguments.dashboard)))
-        federation = Federation(arguments, Tee(sinks), at_the_door)
-        status = None
-        if arguments.task == "train":
-            status = StatusFile(arguments.run_dir / STATUS, federation.contacts)
-            sinks.append(status)
+        progress = stack.enter_context(progress_for(console, quiet=arguments.quiet))
+        federation = Federation(
+            arguments,
+            Tee([progress, files]),
+            at_the_door,
+            given_plans=plans,
+            runs=runs_folder(),
+            on_run_dir=files.open,
+        )
         serve(address, federation, tls)
-        if status is not None:
-            status.end("all is done" if federation.error is None else str(federation.error) or "stopped by a signal")
+        files.end("all is done" if federation.error is None else str(federation.error) or "stopped by a signal")
     if federation.error is not None:
         raise federation.error
     return 0
-
-
-def _files_and_trackers(arguments: argparse.Namespace) -> "Iterator[AbstractContextManager[EventSink]]":
-    """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
-    from fednnunet.report.event_files import EventFile, RunFile, begins_planning, begins_training
-    from fednnunet.report.events import EVENTS
-    from fednnunet.report.trackers import trackers_for
-
-    plans = arguments.task not in TASKS_WITH_NETWORK
-    if arguments.progress_file:
-        yield closing(EventFile(arguments.progress_file))
-    if arguments.run_dir is None:
-        return
-    continues = not plans and (arguments.task != "train" or arguments.c)
-    yield closing(RunFile(arguments.run_dir / EVENTS, continues, begins_planning if plans else begins_training))
-    if not plans:
-        yield closing(trackers_for(arguments.run_dir, arguments.wandb, arguments.mlflow))
 
 
 def _check_trackers(arguments: argparse.Namespace) -> None:
@@ -276,17 +267,13 @@ def _check_trackers(arguments: argparse.Namespace) -> None:
         check_trackers(arguments.wandb, arguments.mlflow)
 
 
-def _run_dir(arguments: argparse.Namespace) -> Path | None:
-    """Return the folder for what the coordinator keeps; only a training cannot do without one."""
-    wanted: Path | None = arguments.run_dir
-    if wanted is not None:
-        return wanted.absolute()
-    results = os.environ.get("nnUNet_results")
-    if results:
-        return Path(results).absolute() / "fednnunet_runs" / str(arguments.task)
-    if arguments.task == "train":
-        raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
-    return None
+def _given_plans(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the plans that shall be brought to all sites, if there are any."""
+    if getattr(arguments, "plans", None) is None:
+        return None
+    from fednnunet.fingerprint.given_plans import read_plans
+
+    return read_plans(arguments.plans)
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -343,6 +330,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.fold is not None:
         check_fold(arguments.fold)
     _check_trackers(arguments)
+    _given_plans(arguments)
 
     from fednnunet.launcher.simulation import run_simulation
 

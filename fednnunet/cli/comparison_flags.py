@@ -13,6 +13,7 @@ from fednnunet.cli.arguments import (
     server_flags,
 )
 from fednnunet.cli.nnunet_flags import PLAN_AND_PREPROCESS_FLAGS, TRAIN_FLAGS, Flag, add_flags
+from fednnunet.cli.site_words import parse_with_sites, split_words
 from fednnunet.comparison.methods import METHODS
 from fednnunet.folds import FOLDS_HELP
 
@@ -52,18 +53,15 @@ SETTLED_FLAGS = (*PLANNING_FLAGS, *COMMON_PLANS_FLAGS, *ANY_TRAINING_FLAGS, *FED
 def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line of ``fednnunet compare``."""
     parser = compare_parser()
-    arguments = parser.parse_intermixed_args(argv)
-    arguments.dataset = arguments.dataset.split()
-    arguments.external = arguments.external.split()
-    if not arguments.dataset:
-        parser.error('no dataset id given: name the sites\' datasets in quotes, "511 512 513"')
-    names = arguments.methods.replace(",", " ").split()
+    arguments = parse_with_sites(parser, argv, argparse.Namespace())
+    arguments.external = split_words(arguments.external)
+    names = split_words(arguments.methods)
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
         parser.error(f"--methods: '{' '.join(unknown)}' is no method, choose from {','.join(METHODS)}")
     arguments.methods = [method for name, method in METHODS.items() if name in names]
     if arguments.gpus is not None:
-        arguments.gpus = arguments.gpus.split()
+        arguments.gpus = split_words(arguments.gpus)
         if len(arguments.gpus) != len(arguments.dataset):
             parser.error(f"--gpus needs one value for each of the {len(arguments.dataset)} datasets")
     if (arguments.min_clients or 1) > len(arguments.dataset):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fednnunet.channel.address import is_loopback, join_address
+from fednnunet.channel.address import is_loopback, is_unspecified, join_address
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.certificates import check_server_certificate
@@ -84,6 +84,11 @@ def endpoint(arguments: argparse.Namespace) -> Endpoint:
     """
     if arguments.ca_cert is not None:
         return Endpoint(arguments.host, arguments.port, authority(arguments.ca_cert))
+    if is_unspecified(arguments.host) and not arguments.insecure:
+        raise FednnUNetError(
+            f"--host {arguments.host} stands for all addresses of a coordinator's machine: name one by which this node "
+            "reaches it, on the same machine 127.0.0.1."
+        )
     if not is_loopback(arguments.host) and not arguments.insecure:
         raise FednnUNetError(
             f"{join_address(arguments.host, arguments.port)} is another machine, and nothing would be encrypted on the "

@@ -30,8 +30,8 @@ from fednnunet.interruption import interruptible
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
-from fednnunet.node.hello import check_trainer
 from fednnunet.node.splits import Splits
+from fednnunet.node.trainer_search import check_trainer
 
 logger = logging.getLogger(__name__)
 

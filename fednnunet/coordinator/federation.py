@@ -7,7 +7,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
@@ -19,10 +21,12 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK, EvaluationRequest, He
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.evaluating import EvaluationStage
 from fednnunet.coordinator.exchange import Averaging
+from fednnunet.coordinator.given_plans import GivenPlansStage, check_fits
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.coordinator.receipts import Receipts
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
+from fednnunet.coordinator.run_dirs import check_run_folder, run_folder
 from fednnunet.coordinator.run_folder import RunFolderError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
@@ -54,6 +58,12 @@ class Federation(Server):
         Takes what happens.
     door
         Who may take part.
+    given_plans
+        Plans to bring to all sites, in place of planning.
+    runs
+        Folder of the run folders, for one that `arguments` do not name; ``None`` for no such folder.
+    on_run_dir
+        Is told the run folder, ``None`` if there is none, before anything is done.
 
     Attributes
     ----------
@@ -65,7 +75,16 @@ class Federation(Server):
         What ended the federation before its task was done, if anything did; KeyboardInterrupt if a signal did.
     """
 
-    def __init__(self, arguments: argparse.Namespace, sink: EventSink, door: Door) -> None:
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        sink: EventSink,
+        door: Door,
+        *,
+        given_plans: dict[str, Any] | None = None,
+        runs: Path | None = None,
+        on_run_dir: Callable[[Path | None], None] = lambda run_dir: None,
+    ) -> None:
         self.run = uuid.uuid4().hex
         self.roster = Roster(arguments.num_clients, arguments.contact_timeout)
         super().__init__(client_manager=self.roster)
@@ -76,7 +95,11 @@ class Federation(Server):
         self._refusals = Refusals()
         self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
-        if arguments.task not in TASKS_WITH_NETWORK:
+        self._given_plans = given_plans
+        self._run_dir: Path | None = arguments.run_dir
+        self._runs = runs
+        self._on_run_dir = on_run_dir
+        if arguments.task not in TASKS_WITH_NETWORK and self._given_plans is None:
             # takes seconds, for nnU-Net's planners and torch: meanwhile the sites can connect
             threading.Thread(target=importlib.import_module, args=(_FINGERPRINTING,), daemon=True).start()
 
@@ -88,8 +111,9 @@ class Federation(Server):
                 threading.Thread(target=self._greet_all, name="fednnunet-greeter", daemon=True).start()
                 self.roster.keep_in_touch()
                 self._admit_sites()
-                for warning in check_federation(self.roster.hellos):
+                for warning in check_federation(self.roster.hellos, has_plans=self._given_plans is not None):
                     logger.warning("%s", warning)
+                self._find_run_folder()
                 for stage in self._stages():
                     self._run(stage)
                 self._wait_for_absent_sites()
@@ -143,6 +167,18 @@ class Federation(Server):
     def _needed(self) -> int:
         return int(self._arguments.min_clients or self.roster.places)
 
+    def _find_run_folder(self) -> None:
+        """Settle where what the coordinator keeps is, and refuse what must not be mixed with what is there."""
+        arguments, hellos = self._arguments, self.roster.hellos
+        if self._run_dir is None and self._runs is not None:
+            may_be_fewer = arguments.task == "evaluate" or (arguments.c and len(hellos) < self.roster.places)
+            self._run_dir = run_folder(self._runs, hellos, may_be_fewer=may_be_fewer)
+            self._receipts = Receipts(self._run_dir)
+        if arguments.task == "train" and self._run_dir is not None and not hellos[0].options.get("--val"):
+            folds = parse_folds(str(hellos[0].fold))
+            check_run_folder(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
+        self._on_run_dir(self._run_dir)
+
     def _greet_all(self) -> None:
         """Greet every node that connects, in order, but let none that is slow hold up the others."""
         while (proxy := self.roster.next_newcomer()) is not None:
@@ -179,6 +215,8 @@ class Federation(Server):
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
+        if self._given_plans is not None:
+            check_fits(self._given_plans, hello)
         known = self.roster.named(hello.site)
         if known is None and self.roster.is_complete:
             raise FednnUNetError(self._all_taken)
@@ -199,10 +237,12 @@ class Federation(Server):
         task, facts = self._arguments.task, self.roster.hellos[0]
         if task == "evaluate":
             request = EvaluationRequest(nsd_tolerance=self._arguments.nsd_tolerance)
-            return [EvaluationStage(request, self._arguments.run_dir, self.roster, self._sink)]
+            return [EvaluationStage(request, self._run_dir, self.roster, self._sink)]
         if task != "train":
             if facts.method == "AsymFedAvg":
                 return [AsymmetricPlanningStage(self.roster, self._sink)]
+            if self._given_plans is not None:
+                return [GivenPlansStage(self._given_plans, self.roster, self._sink)]
             from fednnunet.coordinator.fingerprinting import FingerprintStage  # training does without it
 
             return [FingerprintStage(task, self.roster, self._sink)]
@@ -225,8 +265,9 @@ class Federation(Server):
             self._arguments.keep_local,
             self._arguments.asym_cohorts,
         )
+        assert self._run_dir is not None, "a training without a run folder"
         recovery = RecoveryFlags(
-            self._arguments.run_dir,
+            self._run_dir,
             self._arguments.c,
             self._arguments.overwrite,
             self._needed,

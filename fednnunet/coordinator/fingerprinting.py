@@ -11,13 +11,13 @@ from flwr.server.client_proxy import ClientProxy
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
-    Installed,
     Measure,
     Measured,
     Query,
     SharedCases,
     Task,
 )
+from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.coordinator.preflight import check_dimensions
 from fednnunet.coordinator.roster import Roster, ask_all
@@ -27,7 +27,7 @@ from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
 from fednnunet.fingerprint.sampling import samples_per_case
-from fednnunet.report.events import EventSink, FingerprintFound, PlansAgreed, StageStarted, tell_progress
+from fednnunet.report.events import EventSink, FingerprintFound, StageStarted, tell_progress
 
 
 class FingerprintStage(Stage):
@@ -117,7 +117,8 @@ class FingerprintStage(Stage):
         """Plan, hand fingerprint and plans to every site, and let it preprocess."""
         assert self._fingerprint is not None, "the protocol has not ended"
         self._sink.emit(FingerprintFound(questions=self._questions, answered_bytes=self._answered_bytes))
-        common = CommonPlans(fingerprint=self._fingerprint.to_nnunet())
+        fingerprint = self._fingerprint.to_nnunet()
+        common = CommonPlans(fingerprint=fingerprint)
         if self._task == "plan_and_preprocess":
             self._sink.emit(StageStarted(title="common plans"))
             plans = self._planner.plans(self._fingerprint)
@@ -128,18 +129,11 @@ class FingerprintStage(Stage):
                 cases=self._cases,
                 plans_digest=plans_digest(plans),
                 # one with the real cases is for the sites only, and gets into no model that is handed on
-                fingerprint_digest=None
-                if facts.fingerprint == "shared-cases"
-                else fingerprint_digest(common.fingerprint),
+                fingerprint_digest=None if facts.fingerprint == "shared-cases" else fingerprint_digest(fingerprint),
                 versions=facts.versions,
             )
             common = common.model_copy(update={"plans": plans, "record": record})
-        self._sink.emit(PlansAgreed(fingerprint=common.fingerprint, plans=common.plans))
-        self._sink.emit(StageStarted(title="installing" if common.plans is None else "preprocessing"))
-        installed = ask_all(self._roster.sites, "install", common, Installed, tell_progress(self._sink))
-        for site, report in installed.items():
-            if report.plans_digest != (common.record.plans_digest if common.record else None):
-                raise SiteFailure(site, "it has installed other plans than the common ones")
+        install(common, self._roster, self._sink)
 
 
 def _name(proxy: ClientProxy) -> str:

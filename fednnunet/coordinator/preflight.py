@@ -79,6 +79,13 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
         for name, info in type(first.planner).model_fields.items():
             _check(str(info.title), getattr(first.planner, name), getattr(other.planner, name), first, other, same_flag)
     if first.plans_digest != other.plans_digest:
+        own = [hello.site for hello in (first, other) if hello.plans_are_own]
+        if own:
+            raise FednnUNetError(
+                f"The plans of site {other.site} are not those of site {first.site}, and those of site {own[0]} were "
+                "made by no federation: bring one file to all sites with plan_and_preprocess --plans FILE at the "
+                "coordinator, or let every site plan for itself with plan_and_preprocess --asym."
+            )
         changed = [hello.site for hello in (first, other) if not hello.plans_are_as_made]
         why = f" (at site {changed[0]} they were changed after the federation made them)" if changed else ""
         raise FednnUNetError(
@@ -87,8 +94,15 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
         )
 
 
-def check_federation(hellos: Sequence[Hello]) -> list[str]:
+def check_federation(hellos: Sequence[Hello], *, has_plans: bool = False) -> list[str]:
     """Refuse a federation that cannot work although its sites agree; return what its users should know.
+
+    Parameters
+    ----------
+    hellos
+        How the sites introduced themselves.
+    has_plans
+        Whether plans were given, so that no fingerprint is made.
 
     Raises
     ------
@@ -105,7 +119,7 @@ def check_federation(hellos: Sequence[Hello]) -> list[str]:
     if facts.task == "evaluate":
         return _different_models(hellos)
     cases = sum(hello.cases for hello in hellos)
-    if facts.method == "FFE" and cases < _FEWEST_CASES:
+    if facts.method == "FFE" and not has_plans and cases < _FEWEST_CASES:
         raise FednnUNetError(
             f"The federation has {cases} case{'' if cases == 1 else 's'}, its fingerprint would describe single ones: "
             f"{_FEWEST_CASES} are the least."

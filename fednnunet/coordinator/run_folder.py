@@ -75,6 +75,7 @@ class RunDescription(Message):
     fold: int | Literal["all"]
     sites: dict[str, int] = Field(description="weight of each site")
     plans: dict[str, str | None] = Field(description="digest of each site's plans")
+    models: list[str] = Field(default_factory=list, description="TRAINER__PLANS__CONFIGURATION of the sites")
     schedule: Schedule
     averaging: Averaging
     flags: dict[str, str | bool | None] = Field(description="what else shapes the training")
@@ -215,6 +216,11 @@ class FoldFolder:
             if record is not None and (not records or record.round > records[-1].round):
                 records.append(record)
         return records
+
+    def last_round(self) -> int:
+        """Return the number of the last complete round, 0 if there is none."""
+        history = self.history()
+        return history[-1].round if history else 0
 
     def forget_after(self, rounds: int) -> None:
         """Forget later rounds than this one, and their models."""

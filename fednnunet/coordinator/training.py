@@ -125,7 +125,7 @@ class TrainingStage(Stage):
             self._attendance.wait_for_all()
             self._agree()
             return NOTHING
-        kept = self._folder.description()
+        kept = self._kept()
         if self._recovery.resume and kept is not None:
             self._resume(kept)
         else:
@@ -272,16 +272,19 @@ class TrainingStage(Stage):
     def _is_kept(self, number: int) -> bool:
         return number % self._schedule.save_every == 0 or number == self._schedule.rounds
 
+    def _kept(self) -> RunDescription | None:
+        """Return the training that is kept; a damaged one that is to be replaced is none."""
+        try:
+            return self._folder.description()
+        except FednnUNetError:
+            if self._recovery.overwrite:
+                return None
+            raise
+
     def _begin(self, kept: RunDescription | None) -> None:
         """Agree on a new training."""
         if self._recovery.resume:
             logger.warning("There is no training of %s in %s yet: it begins now.", self.title, self._folder.path)
-        if kept is not None and not kept.finished and not self._recovery.overwrite:
-            done = _last_round(self._folder)
-            raise FednnUNetError(
-                f"{self._folder.path} holds a training that is not finished, with {done} of {kept.schedule.rounds} "
-                "rounds done: continue it with --c, or give --overwrite, or another --run_dir."
-            )
         self._attendance.wait_for_all()
         while True:
             try:
@@ -317,6 +320,7 @@ class TrainingStage(Stage):
             fold=self._fold,
             sites={site: answer.training_cases if by_cases else 1 for site, answer in ready.items()},
             plans={hello.site: hello.plans_digest for hello in self._roster.hellos},
+            models=sorted({hello.model for hello in self._roster.hellos if hello.model is not None}),
             schedule=schedule,
             averaging=self._averaging.averaging,
             flags=self._averaging.others,
@@ -342,7 +346,7 @@ class TrainingStage(Stage):
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
         self._exchange = Exchange(kept.groups, kept.averaging)
-        done = _last_round(self._folder)
+        done = self._folder.last_round()
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
             logger.warning("Rounds %d to %d come again: no model was kept of them.", self._completed + 1, done)
@@ -419,11 +423,6 @@ class TrainingStage(Stage):
             self._attendance.leave_out(failures, self._completed)
             reports |= {site.name: report for site, report in done}
         return {name: reports[name] for name in sorted(reports)}
-
-
-def _last_round(folder: FoldFolder) -> int:
-    history = folder.history()
-    return history[-1].round if history else 0
 
 
 def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:

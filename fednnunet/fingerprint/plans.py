@@ -37,6 +37,12 @@ _CODE = {
 _RESERVED = frozenset({"dataset", "dataset_fingerprint", "splits_final", "federation", "gt_segmentations"})
 """What else stands in nnU-Net's preprocessed folder of a dataset."""
 
+_SHAPES_DATA = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+_SHAPES_DATA_OF_ONE = (
+    *("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm"),
+    *("resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs"),
+)
+
 _MOST_ITEMS = 100
 _MOST_CHANNELS = 1000
 _LARGEST_INTEGER = 100_000
@@ -48,6 +54,45 @@ _REMEDY = "If it is meant to be so, let every site plan for itself with --asym: 
 def plans_digest(plans: Mapping[str, Any]) -> str:
     """Return the SHA-256 of nnU-Net plans without the name of the dataset: equal plans, equal digest."""
     content = {key: value for key, value in plans.items() if key != "dataset_name"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration of plans with what it inherits, as nnU-Net's ``PlansManager`` does.
+
+    Raises
+    ------
+    FednnUNetError
+        If there is no such configuration, or it inherits from itself.
+    """
+    configurations: Mapping[str, Any] = plans["configurations"]
+    chain: list[dict[str, Any]] = []
+    heirs: list[str] = []
+    while name:
+        if name not in configurations:
+            by = f", from which '{heirs[-1]}' inherits" if heirs else ""
+            raise FednnUNetError(
+                f"The plans {plans.get('plans_name')} have no configuration '{name}'{by}: "
+                f"choose one of {', '.join(sorted(configurations))}."
+            )
+        if name in heirs:
+            raise FednnUNetError(
+                f"Configuration '{name}' of the plans {plans.get('plans_name')} inherits from itself: correct "
+                "inherits_from."
+            )
+        heirs.append(name)
+        chain.append(configurations[name])
+        name = configurations[name].get("inherits_from") or ""
+    return {key: value for own in reversed(chain) for key, value in own.items()}
+
+
+def data_digest(plans: Mapping[str, Any], name: str) -> str:
+    """Return the SHA-256 of all in plans on which the preprocessed data of a configuration depend.
+
+    Configurations with one digest have the same preprocessed data (``DefaultPreprocessor``).
+    """
+    configuration = resolved(plans, name)
+    content = [plans.get(key) for key in _SHAPES_DATA] + [configuration.get(key) for key in _SHAPES_DATA_OF_ONE]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +128,7 @@ def check_plans(plans: Mapping[str, Any], plans_name: str | None = None, trusted
     """
     _validate(_Plans, plans, "plans", trusted)
     for name in plans["configurations"]:
-        configuration, what = _resolved(plans["configurations"], name), f"plans: configurations.{name}"
+        configuration, what = resolved(plans, name), f"plans: configurations.{name}"
         _validate(_Configuration, configuration, what, trusted)
         if "architecture" in configuration:
             _validate(_Architecture, configuration["architecture"], f"{what}.architecture", trusted)
@@ -304,13 +349,6 @@ class _Fingerprint(_Schema):
     shapes_after_crop: Annotated[list[_Shape], Field(min_length=1, max_length=_MOST_CASES)]
     foreground_intensity_properties_per_channel: _Channels
     median_relative_size_after_cropping: Annotated[Number, Field(ge=0, le=1)]
-
-
-def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits."""
-    own: dict[str, Any] = configurations[name]
-    parent = own.get("inherits_from")
-    return {**_resolved(configurations, parent), **own} if parent else own
 
 
 def _validate(schema: type[_Schema], content: Mapping[str, Any], what: str, trusted: Collection[str]) -> None:

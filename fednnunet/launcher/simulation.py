@@ -1,7 +1,9 @@
 """A whole federation on one machine: one coordinator and one node per dataset, each the command that hospitals run."""
 
 import argparse
+import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,16 @@ from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.cli.arguments import client_flags, server_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
+from fednnunet.launcher.preflight import check_sites
 from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import SEPARATOR, run_together
+from fednnunet.node.dataset import find_dataset
+from fednnunet.node.folders import check_folders
 
-_NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed")
 _COORDINATOR = "coordinator"
+_LONGEST_IDS = 120
+"""Characters of the ids in the name of a folder."""
+_FEDNNUNET = (sys.executable, "-m", "fednnunet")
 
 
 def run_simulation(arguments: argparse.Namespace) -> int:
@@ -38,12 +45,15 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     Raises
     ------
     FednnUNetError
-        If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs.
+        If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs, or anything that a
+        node would refuse before it connects.
     """
     _refuse_flags_without_effect(arguments)
-    sites = site_names(arguments.dataset, os.environ)
-    shares = _shares(arguments, len(sites))
     arguments = argparse.Namespace(**{**vars(arguments), "port": _port(arguments)})
+    check_folders(arguments.task)
+    sites = site_names(arguments.dataset)
+    check_sites(arguments, [client_command(arguments, index)[len(_FEDNNUNET) + 1 :] for index in range(len(sites))])
+    shares = _shares(arguments, len(sites))
     log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
     progress_file = arguments.progress_file or log_dir / "events.jsonl"
 
@@ -52,7 +62,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     ):
         arguments.run_dir = _run_dir(arguments, os.environ)
 
-    console = _console()
+    console = Console(highlight=False)
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
     columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
     coordinator = Process(
@@ -101,7 +111,7 @@ def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[s
         File for the coordinator's events.
     """
     task = arguments.task
-    words = [sys.executable, "-m", "fednnunet", "server", task, "--num_clients", str(len(arguments.dataset))]
+    words = [*_FEDNNUNET, "server", task, "--num_clients", str(len(arguments.dataset))]
     if task in TASKS_WITH_NETWORK and arguments.fold is not None:
         words.append(arguments.fold)
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -124,7 +134,7 @@ def client_command(arguments: argparse.Namespace, index: int, cores: int | None 
         CPU cores of the machine; by default, those that this process may use.
     """
     task = arguments.task
-    words = [sys.executable, "-m", "fednnunet", "client", task, arguments.dataset[index]]
+    words = [*_FEDNNUNET, "client", task, arguments.dataset[index]]
     if task in TASKS_WITH_NETWORK:
         words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -159,37 +169,24 @@ def _default(dest: str, arguments: argparse.Namespace) -> object:
     return next(flag.settings["default"] for flag in client_flags(arguments.task) if flag.dest == dest)
 
 
-def site_names(datasets: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return what the sites are called: the full name of the dataset where nnU-Net's folders tell it.
+def site_names(datasets: Sequence[str]) -> list[str]:
+    """Return what the sites are called: the full names of their datasets.
 
     Parameters
     ----------
     datasets
         An id or a name for each site.
-    environment
-        Where ``nnUNet_raw`` and ``nnUNet_preprocessed`` are looked up.
 
     Raises
     ------
     FednnUNetError
-        If two sites have the same dataset.
+        If there is no such dataset, or two sites have the same.
     """
-    names = [_site_name(dataset, environment) for dataset in datasets]
+    names = [find_dataset(dataset).name for dataset in datasets]
     for position, name in enumerate(names):
         if name in names[:position]:
             raise FednnUNetError(f"{name} is named twice: every site of the federation needs a dataset of its own.")
     return names
-
-
-def _site_name(dataset: str, environment: Mapping[str, str]) -> str:
-    if not dataset.isdecimal():
-        return dataset
-    for variable in _NNUNET_FOLDERS:
-        folder = environment.get(variable)
-        if folder:
-            for found in sorted(Path(folder).glob(f"Dataset{int(dataset):03d}_*")):
-                return found.name
-    return f"site {int(dataset)}"
 
 
 def _file_name(name: str) -> str:
@@ -199,8 +196,17 @@ def _file_name(name: str) -> str:
 def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
     """Return where a training and its evaluation are kept: one folder for the same sites, plans and trainer."""
     results = Path(environment.get("nnUNet_results") or ".").absolute()
-    sites = "+".join(arguments.dataset)
+    numbers = sorted(_number(name) for name in site_names(arguments.dataset))
+    sites = "+".join(word for _, word in numbers)
+    if len(sites) > _LONGEST_IDS:
+        sites = f"{len(numbers)}_sites_{hashlib.sha256(sites.encode()).hexdigest()[:8]}"
     return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return the id in the name of a site, to sort by and as a word; names without one come last."""
+    found = re.fullmatch(r"(?:Dataset|site )0*([0-9]+)(?:_.*)?", name)
+    return (int(found[1]), found[1]) if found else (sys.maxsize, name)
 
 
 def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str]) -> Path:
@@ -281,10 +287,3 @@ def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
             float(value)
         except ValueError:
             raise FednnUNetError(f"--gpu_memory_target: '{value}' is no number of gigabytes.") from None
-
-
-def _console() -> Console:
-    # What the processes write may hold any character; a terminal with an old encoding must not end the run over one.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    return Console(highlight=False)

@@ -1,5 +1,6 @@
 """A site's dataset: where nnU-Net keeps it, and what is in it."""
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from fednnunet.errors import CaseError, FednnUNetError
+
+_FOLDERS_OF_DATASETS = ("nnUNet_raw", "nnUNet_preprocessed")
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,27 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     FednnUNetError
         If there is none, or more than one with that id.
     """
-    if id_or_name.startswith("Dataset"):
-        return SiteDataset(id_or_name)
-    if not id_or_name.isdecimal():
-        raise FednnUNetError(f"'{id_or_name}' is no dataset: give its id, such as 511, or its name, Dataset511_NAME.")
-    names = [str(name) for name in find_candidate_datasets(int(id_or_name))]
-    if len(names) > 1:
-        raise FednnUNetError(f"Dataset id {id_or_name} is ambiguous ({', '.join(names)}): rename all but one.")
-    if not names:
-        folders = " or ".join(
-            f"{name}={os.environ[name]}" for name in ("nnUNet_raw", "nnUNet_preprocessed") if name in os.environ
-        )
-        if not folders:
+    folders = {name: Path(os.environ[name]) for name in _FOLDERS_OF_DATASETS if os.environ.get(name)}
+    if not folders:
+        raise FednnUNetError("Neither nnUNet_raw nor nnUNet_preprocessed is set: tell nnU-Net where its folders are.")
+    where = " or ".join(f"{name}={folder}" for name, folder in folders.items())
+    if id_or_name.isdecimal():
+        names = [str(name) for name in find_candidate_datasets(int(id_or_name))]
+        if len(names) > 1:
+            raise FednnUNetError(f"Dataset id {id_or_name} is ambiguous ({', '.join(names)}): rename all but one.")
+        if not names:
             raise FednnUNetError(
-                "Neither nnUNet_raw nor nnUNet_preprocessed is set: tell nnU-Net where its folders are."
+                f"There is no dataset with id {id_or_name} in {where}: "
+                "check the id and nnU-Net's environment variables."
             )
-        raise FednnUNetError(
-            f"There is no dataset with id {id_or_name} in {folders}: check the id and nnU-Net's environment variables."
-        )
-    return SiteDataset(names[0])
+        return SiteDataset(names[0])
+    known = sorted({path.name for folder in folders.values() for path in folder.glob("Dataset[0-9]*_*")})
+    if id_or_name in known:
+        return SiteDataset(id_or_name)
+    meant = Path(id_or_name).name.casefold()
+    alike = [name for name in known if name.casefold() == meant] or difflib.get_close_matches(id_or_name, known, n=1)
+    hint = f"did you mean {alike[0]}?" if alike else "give its id, such as 511, or its name, Dataset511_NAME."
+    raise FednnUNetError(f"There is no dataset '{id_or_name}' in {where}: {hint}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import TrainedModel, evaluation_name
-from fednnunet.files import read_json, read_json_object
+from fednnunet.files import read_json
+from fednnunet.fingerprint.plans import resolved
+from fednnunet.fingerprint.plans_file import read_plans_file
 from fednnunet.folds import MOST_FOLDS, Fold, parse_folds
 from fednnunet.node.dataset import CaseFiles, SiteDataset, check_channels, labelled_cases, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
@@ -87,16 +89,8 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: Dat
             f"Site {site} is to evaluate {arguments.configuration}, but {model.folder} is a model of {named[2]}: "
             "correct CONFIGURATION or -m."
         )
-    plans = read_json_object(model.folder / "plans.json", remedy)
-    configurations = plans.get("configurations")
-    if not isinstance(configurations, dict):
-        raise FednnUNetError(f"{model.folder / 'plans.json'} has no configurations: {remedy}.")
-    configuration = configurations.get(arguments.configuration)
-    if not isinstance(configuration, dict):
-        raise FednnUNetError(
-            f"The plans in {model.folder} have no configuration '{arguments.configuration}': "
-            f"choose one of {', '.join(sorted(configurations))}."
-        )
+    plans = read_plans_file(model.folder / "plans.json", remedy)
+    configuration = resolved(plans, arguments.configuration)
     if configuration.get("previous_stage") is not None:
         raise FednnUNetError(
             f"{arguments.configuration} refines what {configuration['previous_stage']} predicts, which evaluate does "

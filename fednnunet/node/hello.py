@@ -12,14 +12,16 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.nnunet_defaults import planning_class
-from fednnunet.node.dataset import SiteDataset, case_files, find_dataset, nnunet_folder
+from fednnunet.node.dataset import SiteDataset, case_files, find_dataset
 from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, read_model
+from fednnunet.node.folders import check_folders
 from fednnunet.node.preprocessed_cases import has_own_splits
-from fednnunet.node.record import RECORD, read_record
+from fednnunet.node.record import read_record
 from fednnunet.node.splits import SPLITS, read_splits
-from fednnunet.node.trainer_hooks import check_hooks, find_trainer
-from fednnunet.node.training_input import check_flags, read_training
+from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, find_trainer
+from fednnunet.node.trainer_search import check_trainer
+from fednnunet.node.training_input import check_flags, model_name, read_training
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    nnunet_folder("nnUNet_raw")
-    nnunet_folder("nnUNet_preprocessed")
+    check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
     cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
@@ -85,10 +86,11 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         If something is missing or wrong at the site.
     """
     check_flags(arguments)
-    _check_device(arguments.device)
+    check_folders(arguments.task)
     training = read_training(arguments)
+    _check_device(arguments.device)
     check_trainer(arguments.tr)
-    if not arguments.val:
+    if not arguments.val and arguments.tr != DEFAULT_TRAINER:
         check_hooks(find_trainer(arguments.tr))
     specifics = {
         "method": training.method,
@@ -96,6 +98,8 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         "folds": training.folds,
         "plans_digest": training.plans_digest,
         "plans_are_as_made": training.plans_are_as_made,
+        "plans_are_own": training.plans_are_own,
+        "model": model_name(arguments),
         "options": {"-tr": arguments.tr, "configuration": arguments.configuration, "--val": arguments.val},
     }
     return training.dataset, _hello(arguments, training.dataset, training.content, training.cases, **specifics)
@@ -109,20 +113,15 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    _check_device(arguments.device)
     if not 0 < arguments.step_size <= 1:
         raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
-    nnunet_folder("nnUNet_raw")
+    check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
     cases, unlabelled = find_test_cases(arguments, dataset, content)
     plans = read_model(arguments, dataset, content)
     record = None if arguments.m is not None else read_record(dataset, arguments.p)
-    if record is None and arguments.m is None:
-        raise FednnUNetError(
-            f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
-            "them): name the model's folder with -m to evaluate it nevertheless."
-        )
+    _check_device(arguments.device)
     site = arguments.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
@@ -138,6 +137,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
         "fold": arguments.fold,
         "folds": len(evaluated_model(arguments, dataset).folds),
         "plans_digest": plans_digest(plans),
+        "model": None if arguments.m is not None else model_name(arguments),
         "options": {
             "configuration": arguments.configuration,
             "--checkpoint": arguments.checkpoint,
@@ -190,31 +190,13 @@ def _check_class_exists(name: str, flag: str) -> None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
-def check_trainer(name: str) -> None:
-    """Check that nnU-Net finds a trainer of this name.
-
-    Raises
-    ------
-    FednnUNetError
-        If it does not.
-    """
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # takes seconds to import
-
-    try:
-        recursive_find_trainer_class_by_name(name)
-    except Exception as error:  # looking for a trainer, nnU-Net imports modules that may fail in any way
-        reason = str(error).partition("\n")[0][:200]
-        raise FednnUNetError(
-            f"nnU-Net finds no trainer '{name}' ({type(error).__name__}: {reason}): "
-            "correct -tr, or set nnUNet_extTrainer."
-        ) from error
-
-
 def _check_device(device: str) -> None:
-    import torch
-
     if device not in {"cuda", "cpu", "mps"}:
         raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
+    if device == "cpu":
+        return  # torch takes seconds to import
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise FednnUNetError("No CUDA GPU can be used here: give -device cpu, or check driver and torch.")
     if device == "mps" and not torch.backends.mps.is_available():

@@ -23,6 +23,8 @@ from fednnunet.files import replacing
 logger = logging.getLogger(__name__)
 
 _KEPT = 2
+_REPLACES = "replaces"
+"""Names the training that takes the place of a finished one."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,37 @@ class KeptStates:
     """
 
     def __init__(self, output_folder: Path) -> None:
+        self._final = output_folder / "checkpoint_final.pth"
         self._folder = output_folder / "federated"
 
     def all(self) -> list[KeptState]:
         """Return what there is, oldest first."""
         return sorted(self._valid(), key=lambda state: state.round)
 
-    def begin(self, run: str, overwrite: bool) -> None:
-        """Refuse to write over what another training has left.
+    def begin(self, run: str, overwrite: bool, completed: int = 0) -> None:
+        """Refuse to write over what another training has left, stock nnU-Net's too.
+
+        Parameters
+        ----------
+        run
+            The training.
+        overwrite
+            Whether another one may be overwritten.
+        completed
+            Rounds of the training that are done: without any, what is there is not of this training.
 
         Raises
         ------
         FednnUNetError
-            If there is a state of another training, unless it may be overwritten.
+            If there is another training, unless it may be overwritten.
         """
+        replaces = self._folder / _REPLACES
+        is_begun = completed > 0 or (replaces.is_file() and replaces.read_text(encoding="utf-8") == run)
+        if self._final.is_file() and not is_begun and not overwrite:
+            raise FednnUNetError(
+                "this site has a training of this fold that is finished: continue with --c and the --run_dir of that "
+                "training at the coordinator, or give this node --overwrite"
+            )
         others = [state for state in self.all() if state.run != run]
         if others and not overwrite:
             raise FednnUNetError(
@@ -73,6 +92,9 @@ class KeptStates:
             )
         if others:
             self.clear()
+        if self._final.is_file() and not is_begun:
+            with replacing(replaces) as temporary:  # this node may be started again before a round has been kept
+                temporary.write_text(run, encoding="utf-8")
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
         """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any.

@@ -5,6 +5,7 @@ does without.
 """
 
 import argparse
+import inspect
 import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from fednnunet.files import read_json, read_json_object, write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
 from fednnunet.fingerprint.due import Due, QuestionsDue, exact_questions, shared_cases_questions
 from fednnunet.fingerprint.measurement import SiteMeasurement
-from fednnunet.fingerprint.plans import check_fingerprint, check_plans, plans_digest
+from fednnunet.fingerprint.plans import check_fingerprint, check_plans, data_digest, plans_digest, resolved
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
@@ -43,12 +44,11 @@ from fednnunet.node.extraction import (
     measure_site,
     save_measurement,
 )
-from fednnunet.node.preprocessing import preprocess
-from fednnunet.node.record import read_record, write_record
+from fednnunet.node.own_files import keep_own_fingerprint, keep_own_plans, write_fingerprint
+from fednnunet.node.preprocessing import check_configurations, check_dimensions, preprocess, to_preprocess
+from fednnunet.node.record import FINGERPRINT, read_record, write_record
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.splits import SPLITS
-
-FINGERPRINT = "dataset_fingerprint.json"
 
 _QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {
     "exact": exact_questions,
@@ -114,11 +114,27 @@ class PlanningClient(SiteClient):
     def _install(self, body: str, tracker: Tracker) -> Installed:
         common = CommonPlans.from_json(body)
         check_common(common, self.hello)
-        write_json(common.fingerprint, self.dataset.preprocessed / FINGERPRINT)
+        if common.plans is not None and not self.arguments.no_pp:
+            check_configurations(self.arguments, common.plans, self.dataset)
+        if common.fingerprint is not None:
+            write_fingerprint(common.fingerprint, self.dataset)
         if common.plans is None or common.record is None:
             return Installed()
+        if common.fingerprint is None:
+            self._prepare_given(common.plans, tracker)
         install_plans(common.plans, self.dataset)
         return self._preprocess(str(common.plans["plans_name"]), common.record, tracker)
+
+    def _prepare_given(self, plans: dict[str, Any], tracker: Tracker) -> None:
+        """Look whether the cases fit plans that were given, and have a fingerprint, which nnU-Net copies.
+
+        It is the site's own, of which nothing is told: given plans do not depend on it.
+        """
+        samples = samples_per_case(self.hello.cases)
+        measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+        check_dimensions(plans, self.arguments.c, is_two_dimensional=measurement.is_two_dimensional)
+        if not (self.dataset.preprocessed / FINGERPRINT).is_file():
+            write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
 
     def _plan_alone(self, body: str, tracker: Tracker) -> Installed:
         federation = PlanAlone.from_json(body)
@@ -127,8 +143,9 @@ class PlanningClient(SiteClient):
         samples = samples_per_case(self.hello.cases)
         if self.arguments.fpe == EXTRACTOR:
             measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
-            write_json(fingerprint_of(measurement, samples).to_nnunet(), self.dataset.preprocessed / FINGERPRINT)
+            write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
         else:
+            keep_own_fingerprint(self.dataset)
             extract_with_nnunet(self.arguments, self.dataset)
         plans_name = plan_alone(self.hello, self.dataset)
         record = FederationRecord(
@@ -142,15 +159,27 @@ class PlanningClient(SiteClient):
 
     def _preprocess(self, plans_name: str, record: FederationRecord, tracker: Tracker) -> Installed:
         """Preprocess unless the user does not want it, and keep the record of plans that have just been installed."""
-        before = read_record(self.dataset, plans_name)
-        kept = before.preprocessed if before is not None and before.plans_digest == record.plans_digest else None
-        record = record.model_copy(update={"preprocessed": kept})
+        before, plans = read_record(self.dataset, plans_name), self._plans(plans_name)
+        is_same = before is not None and before.plans_digest == record.plans_digest
+        if before is not None and is_same:
+            kept, made = before.preprocessed, before.made
+        else:
+            kept = None
+            made = (self.dataset.preprocessed / f"{plans_name}.json").stat().st_mtime  # by the clock of the data
+        data = {} if before is None else before.data
+        record = record.model_copy(update={"preprocessed": kept, "made": made, "data": data})
         write_record(self.dataset, plans_name, record)
         if not self.arguments.no_pp:
-            done = preprocess(self.arguments, self.dataset, self._plans(plans_name), self.hello.cases, tracker)
-            record = record.model_copy(update={"preprocessed": sorted({*(kept or []), *done})})
+            check_configurations(self.arguments, plans, self.dataset)
+            names = to_preprocess(self.arguments, plans)
+            folders = {name: str(resolved(plans, name)["data_identifier"]) for name in names}
+            begun = dict.fromkeys(folders.values(), "")  # whoever it was that has preprocessed what is there
+            write_record(self.dataset, plans_name, record.model_copy(update={"data": data | begun}))
+            preprocess(self.arguments, self.dataset, plans, self.hello.cases, tracker)
+            data = data | {folder: data_digest(plans, name) for name, folder in folders.items()}
+            record = record.model_copy(update={"preprocessed": sorted({*(kept or []), *names}), "data": data})
             write_record(self.dataset, plans_name, record)
-        return Installed(plans_digest=plans_digest(self._plans(plans_name)))
+        return Installed(plans_digest=plans_digest(plans))
 
     def _plans(self, name: str) -> dict[str, Any]:
         return read_json_object(self.dataset.preprocessed / f"{name}.json", "start the task again")
@@ -220,11 +249,14 @@ def plan_alone(hello: Hello, dataset: SiteDataset) -> str:
     options = hello.planner
     if options is None:
         raise FednnUNetError("only plan_and_preprocess plans")
+    planner: Any = planning_class(options.planner)
+    default = inspect.signature(planner).parameters.get("plans_name")
+    keep_own_plans(dataset, options.plans_name or str(default.default if default else ""))
     try:
         with planner_environment():
             _, name = plan_experiment_dataset(
                 dataset.id,
-                planning_class(options.planner),
+                planner,
                 options.gpu_memory_target,
                 options.preprocessor,
                 options.target_spacing,
@@ -248,8 +280,11 @@ def check_common(common: CommonPlans, hello: Hello) -> None:
     """
     if hello.method != "FFE":
         raise FednnUNetError("the coordinator sends a common fingerprint, but this site plans alone: give --asym to it")
-    check_fingerprint(common.fingerprint)
+    if common.fingerprint is not None:
+        check_fingerprint(common.fingerprint)
     if common.plans is None or common.record is None:
+        if common.fingerprint is None:
+            raise FednnUNetError("the coordinator sends neither a fingerprint nor plans")
         return
     if hello.planner is None:
         raise FednnUNetError("the coordinator sends plans, but this site was started for the fingerprint only")
@@ -268,15 +303,16 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
     FednnUNetError
         If the split in the raw folder is not the one that preprocessing has used before.
     """
-    write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{plans['plans_name']}.json")
-    shutil.copyfile(dataset.raw / DATASET_JSON, dataset.preprocessed / DATASET_JSON)
     brought, used = dataset.raw / SPLITS, dataset.preprocessed / SPLITS
-    if not brought.is_file():
-        return
-    if not used.is_file():
+    if brought.is_file() and used.is_file():
+        wanted, kept = (read_json(path, "move it away") for path in (brought, used))
+        # folds may have been added to the one that is used
+        if not isinstance(wanted, list) or not isinstance(kept, list) or wanted != kept[: len(wanted)]:
+            raise FednnUNetError(f"{brought} and {used} name different folds: move the one that is out of date away.")
+    elif brought.is_file():
+        used.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(brought, used)
-        return
-    wanted, kept = (read_json(path, "delete it") for path in (brought, used))
-    # folds may have been added to the one that is used
-    if not isinstance(wanted, list) or not isinstance(kept, list) or wanted != kept[: len(wanted)]:
-        raise FednnUNetError(f"{brought} and {used} name different folds: delete the one that is out of date.")
+    name = str(plans["plans_name"])
+    keep_own_plans(dataset, name, plans)
+    write_json({**plans, "dataset_name": dataset.name}, dataset.preprocessed / f"{name}.json")
+    shutil.copyfile(dataset.raw / DATASET_JSON, dataset.preprocessed / DATASET_JSON)

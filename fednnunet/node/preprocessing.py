@@ -2,12 +2,13 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fednnunet.background import Background, Tracker
 from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.plans import resolved
 from fednnunet.nnunet_defaults import preprocessing_processes, stages_of
 from fednnunet.node.dataset import SiteDataset
 
@@ -16,24 +17,12 @@ _LOOK_EVERY_SECONDS = 1.0
 
 def preprocess(
     arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, Any], cases: int, tracker: Tracker
-) -> list[str]:
-    """Run nnU-Net's preprocessing for the configurations that were asked for, and return which.
-
-    Raises
-    ------
-    FednnUNetError
-        If the user named a configuration that the plans do not have.
-    """
+) -> None:
+    """Run nnU-Net's preprocessing for the configurations that were asked for."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
-    available: dict[str, Any] = plans["configurations"]
-    missing = [name for name in arguments.c if name not in available]
-    if missing and arguments.explicit_configurations:
-        raise FednnUNetError(
-            f"The plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}."
-        )
-    processes = {name: count for name, count in processes_of(arguments.c, arguments.np).items() if name in available}
-    folders = [dataset.preprocessed / available[name]["data_identifier"] for name in processes]
+    processes = to_preprocess(arguments, plans)
+    folders = [dataset.preprocessed / str(resolved(plans, name)["data_identifier"]) for name in processes]
     tracker.total, tracker.done = cases * len(folders), 0
     watch = Background(lambda watcher: _watch(folders, tracker, watcher))
     try:
@@ -49,7 +38,62 @@ def preprocess(
         watch.tracker.stop()
         watch.wait(_LOOK_EVERY_SECONDS)
     tracker.done = tracker.total
-    return list(processes)
+
+
+def to_preprocess(arguments: argparse.Namespace, plans: Mapping[str, Any]) -> dict[str, int]:
+    """Return the processes for each configuration that was asked for and that the plans have."""
+    wanted = processes_of(arguments.c, arguments.np)
+    return {name: count for name, count in wanted.items() if name in plans["configurations"]}
+
+
+def check_configurations(arguments: argparse.Namespace, plans: Mapping[str, Any], dataset: SiteDataset) -> None:
+    """Refuse plans that lack a configuration that the user has named.
+
+    Raises
+    ------
+    FednnUNetError
+        Names those that there are.
+    """
+    available = plans["configurations"]
+    missing = [name for name in arguments.c if name not in available]
+    if missing and arguments.explicit_configurations:
+        raise FednnUNetError(
+            f"The new plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}; "
+            f"one of your own is preprocessed with nnUNetv2_preprocess -d {dataset.id} -plans_name "
+            f"{plans['plans_name']} -c {missing[0]}."
+        )
+
+
+def check_dimensions(plans: Mapping[str, Any], configurations: Sequence[str], *, is_two_dimensional: bool) -> None:
+    """Refuse plans that were given, and are for volumes, where images are slices.
+
+    Parameters
+    ----------
+    plans
+        The plans.
+    configurations
+        Those that will be preprocessed.
+    is_two_dimensional
+        Whether all images are slices.
+
+    Raises
+    ------
+    FednnUNetError
+        Names what does not fit.
+    """
+    if not is_two_dimensional:
+        return
+    volumes = [
+        name
+        for name in configurations
+        if name in plans["configurations"] and len(resolved(plans, name)["patch_size"]) != 2
+    ]
+    if volumes or plans["transpose_forward"][0] != 0:
+        what = f"{volumes[0]} of the given plans is" if volumes else "the given plans, which turn axes, are"
+        raise FednnUNetError(
+            f"this site has 2D images, but {what} for volumes: name configurations for slices only with -c, or give "
+            "the plans of a network for 2D images"
+        )
 
 
 def _watch(folders: Sequence[Path], work: Tracker, watcher: Tracker) -> None:

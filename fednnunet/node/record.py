@@ -1,6 +1,7 @@
 """``federation.json``: how the plans beside it came about, by the name of the plans."""
 
 import json
+from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -10,6 +11,7 @@ from fednnunet.files import write_json
 from fednnunet.node.dataset import SiteDataset
 
 RECORD = "federation.json"
+FINGERPRINT = "dataset_fingerprint.json"
 
 _RECORDS = TypeAdapter(dict[str, FederationRecord])
 
@@ -26,9 +28,27 @@ def read_record(dataset: SiteDataset, plans_name: str) -> FederationRecord | Non
 
 
 def write_record(dataset: SiteDataset, plans_name: str, record: FederationRecord) -> None:
-    """Keep how plans came about, beside what is known of other plans of the dataset."""
-    records = {**_read(dataset), plans_name: record}
+    """Keep how plans came about, beside what is known of other plans of the dataset.
+
+    Plans may share preprocessed data: what others have known of data that are now those of this record is over.
+    """
+    records = {name: _without(kept, record.data) for name, kept in _read(dataset).items()} | {plans_name: record}
     write_json({name: json.loads(kept.to_json()) for name, kept in records.items()}, dataset.preprocessed / RECORD)
+
+
+def preprocessed_with(dataset: SiteDataset, data_identifier: str) -> str | None:
+    """Return the digest of what has shaped the preprocessed data in a folder, ``None`` if no federation did that."""
+    return next((record.data[data_identifier] for record in _read(dataset).values() if data_identifier in record.data),
+                None)  # fmt: skip
+
+
+def recorded_fingerprints(dataset: SiteDataset) -> list[str]:
+    """Return the digests of the fingerprints that federations have brought."""
+    return [record.fingerprint_digest for record in _read(dataset).values() if record.fingerprint_digest is not None]
+
+
+def _without(record: FederationRecord, data: Mapping[str, str]) -> FederationRecord:
+    return record.model_copy(update={"data": {name: made for name, made in record.data.items() if name not in data}})
 
 
 def _read(dataset: SiteDataset) -> dict[str, FederationRecord]:
@@ -38,4 +58,7 @@ def _read(dataset: SiteDataset) -> dict[str, FederationRecord]:
     try:
         return _RECORDS.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise FednnUNetError(f"{path} is damaged: delete it and run plan_and_preprocess again.") from error
+        raise FednnUNetError(
+            f"{path} is damaged: restore it, or move it away; plans count then as made by no federation, which train "
+            "where all sites have the same."
+        ) from error

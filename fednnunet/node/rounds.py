@@ -106,7 +106,7 @@ class FederatedRounds:
         """
         if self._ready is None:
             if not self._arguments.val:
-                self._states.begin(start.run, self._arguments.overwrite)
+                self._states.begin(start.run, self._arguments.overwrite, start.completed)
             self._build(start.schedule)
         assert self._ready is not None
         self._run = start.run
@@ -123,7 +123,10 @@ class FederatedRounds:
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
         set_schedule(trainer, schedule)
-        maybe_load_checkpoint(trainer, False, arguments.val, arguments.pretrained_weights)
+        if arguments.pretrained_weights is not None and not arguments.val:
+            self._load_pretrained()
+        else:
+            maybe_load_checkpoint(trainer, False, arguments.val)
         if not arguments.val:
             trainer.on_train_start()
             check_schedule(trainer, schedule)
@@ -136,6 +139,31 @@ class FederatedRounds:
             training_cases=len(training_keys),
             pretrained=arguments.pretrained_weights is not None,
         )
+
+    def _load_pretrained(self) -> None:
+        """Take over the weights of a pretrained network, but for its segmentation heads, as nnU-Net does.
+
+        Raises
+        ------
+        FednnUNetError
+            If the file is no checkpoint, or that of another network.
+        """
+        self._trainer.initialize()
+        file, configuration = Path(self._arguments.pretrained_weights).name, self._arguments.configuration
+        try:
+            maybe_load_checkpoint(self._trainer, False, False, self._arguments.pretrained_weights)
+        except AssertionError as error:
+            reason = str(error).partition(". ")[0]  # then come all the values of a tensor
+            raise FednnUNetError(
+                f"-pretrained_weights {file} is of another network than that of {configuration} in the plans "
+                f"{self._arguments.p} ({reason}): bring the plans of the pretrained model to all sites with "
+                "plan_and_preprocess --plans FILE at the coordinator"
+            ) from error
+        except Exception as error:  # torch raises whatever the file makes it stumble over
+            raise FednnUNetError(
+                f"-pretrained_weights {file} cannot be read as a checkpoint of nnU-Net ({type(error).__name__}: "
+                f"{str(error).partition('. ')[0][:150]}): give a checkpoint_final.pth"
+            ) from error
 
     def describe(self, dataset: SiteDataset) -> ModelDescription:
         """Return how the network is built."""

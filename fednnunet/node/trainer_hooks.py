@@ -76,7 +76,7 @@ def reads_splits(name: str) -> bool:
         return True  # looking for it would import torch, which takes seconds
     try:
         return overriding_class(find_trainer(name), "do_split") is None
-    except Exception:  # nnU-Net imports modules that may fail in any way
+    except (Exception, SystemExit):  # nnU-Net imports modules that may fail in any way
         return True
 
 

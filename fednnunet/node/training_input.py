@@ -4,16 +4,18 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fednnunet.channel.messages import Method
+from fednnunet.channel.messages import FederationRecord, Method
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import read_json_object
-from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.nnunet_defaults import stages_of
+from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
+from fednnunet.fingerprint.plans_file import read_plans_file
+from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
 from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
-from fednnunet.node.record import RECORD, read_record
+from fednnunet.node.record import preprocessed_with, read_record
 from fednnunet.node.trainer_hooks import reads_splits
+
+FINAL = "checkpoint_final.pth"
 
 
 class TrainingInput(NamedTuple):
@@ -33,6 +35,8 @@ class TrainingInput(NamedTuple):
         Digest of the plans.
     plans_are_as_made
         Whether they are those that the federation made.
+    plans_are_own
+        Whether no federation has made them.
     """
 
     dataset: SiteDataset
@@ -42,6 +46,7 @@ class TrainingInput(NamedTuple):
     method: Method
     plans_digest: str
     plans_are_as_made: bool
+    plans_are_own: bool
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -53,7 +58,9 @@ def check_flags(arguments: argparse.Namespace) -> None:
         Names them.
     """
     if arguments.num_gpus != 1:
-        raise FednnUNetError("-num_gpus above 1 is not supported yet: leave the flag out, each site trains on one GPU.")
+        raise FednnUNetError(
+            f"-num_gpus {arguments.num_gpus} is not supported yet, each site trains on one GPU: leave the flag out."
+        )
     if arguments.c and (arguments.val or arguments.pretrained_weights):
         raise FednnUNetError("--c goes with neither --val nor -pretrained_weights: leave one of them out.")
     if arguments.val_best and arguments.disable_checkpointing:
@@ -70,53 +77,131 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    nnunet_folder("nnUNet_preprocessed")
-    nnunet_folder("nnUNet_results")
     dataset = find_dataset(arguments.dataset)
-    plans_file = dataset.preprocessed / f"{arguments.p}.json"
-    remedy = "run plan_and_preprocess first"
-    if not plans_file.is_file():
-        raise FednnUNetError(f"Site {dataset.name} has no plans file {plans_file}: {remedy}, or correct -p.")
-    plans = read_json_object(plans_file, remedy)
-    content = read_dataset_json(dataset.preprocessed / DATASET_JSON, remedy)
-    configuration = _configuration(plans, arguments.configuration, dataset)
-    data_folder = dataset.preprocessed / configuration["data_identifier"]
-    cases = find_preprocessed(data_folder)
+    plans = _read_plans(dataset, arguments.p)
+    content = read_dataset_json(dataset.preprocessed / DATASET_JSON, f"copy {dataset.raw / DATASET_JSON} there")
+    configuration = resolved(plans, arguments.configuration)
+    cases = _check_data(dataset, plans, arguments.p, arguments.configuration)
+    data = dataset.preprocessed / str(configuration["data_identifier"])
+    folds = check_cases(
+        dataset,
+        data,
+        arguments.fold,
+        content.file_ending,
+        _preprocess(dataset, arguments.p, arguments.configuration),
+        reads_splits=reads_splits(arguments.tr),
+    )
+    _check_fingerprint(dataset)
+    _check_previous_stage(dataset, arguments, configuration)
+    _check_finished(dataset, arguments, parse_folds(arguments.fold, folds or FOLDS_OF_NNUNET))
+    digest, record = plans_digest(plans), read_record(dataset, arguments.p)
+    return TrainingInput(
+        dataset,
+        content,
+        cases,
+        folds,
+        method="FFE" if record is None else record.method,
+        plans_digest=digest,
+        plans_are_as_made=record is None or digest == record.plans_digest,
+        plans_are_own=record is None,
+    )
+
+
+def results_of(dataset: SiteDataset, model: str, fold: Fold) -> Path:
+    """Return nnU-Net's folder of a fold of a model ``TRAINER__PLANS__CONFIGURATION``."""
+    return nnunet_folder("nnUNet_results") / dataset.name / model / f"fold_{fold}"
+
+
+def _read_plans(dataset: SiteDataset, name: str) -> dict[str, Any]:
+    """Return the plans of this name, which must be this dataset's: nnU-Net goes by the names that stand in them."""
+    path = dataset.preprocessed / f"{name}.json"
+    if not path.is_file():
+        raise FednnUNetError(
+            f"Site {dataset.name} has no plans file {path}: run plan_and_preprocess first, or correct -p."
+        )
+    plans = read_plans_file(path, "restore it, or run plan_and_preprocess first")
+    for key, value in (("plans_name", name), ("dataset_name", dataset.name)):
+        if plans.get(key) != value:
+            raise FednnUNetError(
+                f"{path} says {key} {plans.get(key)}, where nnU-Net would read and write: make it {value}."
+            )
+    return plans
+
+
+def _check_data(dataset: SiteDataset, plans: dict[str, Any], plans_name: str, configuration: str) -> int:
+    """Refuse data that are missing, or preprocessed with other plans; return the number of cases.
+
+    What nnU-Net's own command has preprocessed since the plans are what they are, is taken.
+    """
+    identifier = str(resolved(plans, configuration)["data_identifier"])
+    folder = dataset.preprocessed / identifier
+    remedy = _preprocess(dataset, plans_name, configuration)
+    cases = find_preprocessed(folder)
     if not cases:
         raise FednnUNetError(
-            f"Site {dataset.name} has no preprocessed data for {arguments.configuration} in {data_folder}: {remedy}."
+            f"Site {dataset.name} has no preprocessed data for {configuration} in {folder}: {remedy}, or prepare all "
+            "sites with plan_and_preprocess."
         )
-    record = read_record(dataset, arguments.p)
-    if record is None:
+    record, known = read_record(dataset, plans_name), preprocessed_with(dataset, identifier)
+    preprocessed_at = min((folder / f"{case}.pkl").stat().st_mtime for case in cases)
+    if known is not None:
+        path = dataset.preprocessed / f"{plans_name}.json"
+        if known != data_digest(plans, configuration) and preprocessed_at < path.stat().st_mtime:
+            raise FednnUNetError(
+                f"Site {dataset.name} has preprocessed {folder} with other plans than {plans_name} as they are now "
+                f"(spacing, normalization or the like differ): {remedy}."
+            )
+    elif record is not None and not _is_preprocessed(record, plans, identifier, preprocessed_at):
         raise FednnUNetError(
-            f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
-            "them): run plan_and_preprocess together with the other sites."
+            f"Site {dataset.name} has not preprocessed {configuration} since its plans were made: {remedy}."
         )
-    stages = set(stages_of(arguments.configuration))
-    if record.preprocessed is not None and not stages <= set(record.preprocessed):
-        raise FednnUNetError(
-            f"Site {dataset.name} has not preprocessed {arguments.configuration} since its plans were made: "
-            f"run plan_and_preprocess with -c {arguments.configuration}."
-        )
-    again = f"preprocess {arguments.configuration} again"
-    of_file = reads_splits(arguments.tr)
-    folds = check_cases(dataset, data_folder, arguments.fold, content.file_ending, again, reads_splits=of_file)
-    _check_previous_stage(dataset, arguments, configuration)
-    digest = plans_digest(plans)
-    return TrainingInput(dataset, content, len(cases), folds, record.method, digest, digest == record.plans_digest)
+    return len(cases)
 
 
-def _configuration(plans: dict[str, Any], name: str, dataset: SiteDataset) -> dict[str, Any]:
-    """Return a configuration of the plans, with what it inherits."""
-    configurations = plans["configurations"]
-    if name not in configurations:
+def _preprocess(dataset: SiteDataset, plans_name: str, configuration: str) -> str:
+    """Return what to do about data that are missing, which destroys nothing."""
+    return (
+        f"preprocess with nnUNetv2_preprocess -d {dataset.id} -plans_name {plans_name} -c {configuration}, which "
+        "leaves the plans as they are"
+    )
+
+
+def _is_preprocessed(record: FederationRecord, plans: dict[str, Any], identifier: str, preprocessed_at: float) -> bool:
+    """Return whether data of which a record does not tell are those of its plans."""
+    if record.made is not None:
+        return preprocessed_at >= record.made
+    # written before there was a time in it
+    names = record.preprocessed or []
+    known = {resolved(plans, name)["data_identifier"] for name in names if name in plans["configurations"]}
+    return record.preprocessed is None or identifier in known
+
+
+def _check_fingerprint(dataset: SiteDataset) -> None:
+    path = dataset.preprocessed / "dataset_fingerprint.json"
+    if not path.is_file():
         raise FednnUNetError(
-            f"The plans of site {dataset.name} have no configuration '{name}': "
-            f"choose one of {', '.join(sorted(configurations))}."
+            f"Site {dataset.name} has no {path}, which nnU-Net copies beside the model: run "
+            f"nnUNetv2_extract_fingerprint -d {dataset.id}."
         )
-    own: dict[str, Any] = configurations[name]
-    parent = own.get("inherits_from")
-    return {**_configuration(plans, parent, dataset), **own} if parent else own
+
+
+def _check_finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[Fold, ...]) -> None:
+    """Refuse to train what is trained, whoever did it: nnU-Net would write over it."""
+    if arguments.c or arguments.val or arguments.overwrite:
+        return
+    model = model_name(arguments)
+    finished = [fold for fold in folds if (results_of(dataset, model, fold) / FINAL).is_file()]
+    if finished:
+        raise FednnUNetError(
+            f"Site {dataset.name} has a training of fold {finished[0]} that is finished "
+            f"({results_of(dataset, model, finished[0])}): leave it as it is with --c, which trains what is not "
+            "finished, or train it anew with --overwrite."
+        )
+
+
+def model_name(arguments: argparse.Namespace) -> str:
+    """Return what nnU-Net calls the folder of the model that a command line of the client trains."""
+    return f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
 
 
 def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:

@@ -91,7 +91,11 @@ def markdown(evaluation: Evaluation) -> str:
             continue
         unit = f" at {evaluation.nsd_tolerance:g} mm" if metric == "nsd" else ""
         lines += [f"{_TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
-        lines += ["| " + " | ".join(_escaped(cell) for cell in ("site", *labels, own_name(OVERALL, labels))) + " |"]
+        lines += [
+            "| "
+            + " | ".join(_escaped(cell) for cell in (own_name("site", labels), *labels, own_name(OVERALL, labels)))
+            + " |"
+        ]
         lines += ["|---" + "|--:" * (len(labels) + 1) + "|"]
         for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
             cells = (_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall))
@@ -107,8 +111,8 @@ def evaluation_table(event: SitesEvaluated) -> Table:
     table = Table(title=printable(_title(event)), title_justify="left")
     table.caption = "mean Dice / mean HD95 in mm"
     table.caption_justify = "left"
-    table.add_column("site", overflow="fold")
     labels = list(every.labels)
+    table.add_column(printable(own_name("site", labels)), overflow="fold")
     for heading in (own_name("cases", labels), *labels, own_name(OVERALL, labels)):
         table.add_column(printable(heading), justify="right")
     rows = list(_with_all_sites(event.sites, every))

@@ -124,7 +124,7 @@ def validation_table(event: FoldValidated) -> Table:
     """Return the Dice of every site and label, with the mean of the sites as the last row."""
     labels = labels_of(report.dice for report in event.sites.values())
     table = Table(title=Text(f"Validation of fold {event.fold}: Dice"), title_justify="left")
-    table.add_column("site", overflow="fold")
+    table.add_column(Text(own_name("site", labels)), overflow="fold")
     for label in labels:
         table.add_column(printable(label), justify="right")
     table.add_column(Text(own_name("mean", labels)), justify="right")

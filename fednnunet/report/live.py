@@ -39,6 +39,7 @@ from fednnunet.report.formats import (
     labels_of,
     natural_width,
     number,
+    own_name,
     printable,
 )
 from fednnunet.report.plain import PlainProgress
@@ -211,8 +212,8 @@ def _table_of(
     event: RoundCompleted, columns: Mapping[str, Callable[[RoundReport], float | None]], labels: Sequence[str]
 ) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("site", overflow="ellipsis", no_wrap=True)
-    for heading in (*columns, *labels):
+    table.add_column(printable(own_name("site", labels)), overflow="ellipsis", no_wrap=True)
+    for heading in (*(own_name(column, labels) for column in columns), *labels):
         table.add_column(printable(heading), justify="right")
     for site, report in event.sites.items():
         values = [*(get(report) for get in columns.values()), *(report.dice.get(label) for label in labels)]

@@ -116,6 +116,29 @@ def test_a_node_gives_up_when_no_coordinator_comes_for_as_long_as_it_may_retry()
         join(Endpoint(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_proxy_is_not_used_on_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_grpc_proxy", "")  # what the node changes there is undone after the test
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{find_free_port(HOST)}")
+    port, node = find_free_port(host), _Node()
+    thread = threading.Thread(target=join, args=(Endpoint(host, port), node, 60.0), daemon=True)
+    thread.start()
+    serve(join_address(host, port), _Coordinator(silent=0))
+    thread.join(60)
+    assert node.heard == ["farewell"]
+
+
+def test_a_node_that_waits_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = f"127.0.0.1:{find_free_port(HOST)}"
+    monkeypatch.setenv("grpc_proxy", f"http://user:secret@{proxy}")
+    monkeypatch.setenv("no_grpc_proxy", "")
+    with pytest.raises(FednnUNetError) as caught:
+        join(Endpoint("192.0.2.7", 8080), _Node(), retry_for=0.1)
+    assert f"192.0.2.7:8080 through the proxy http://{proxy} for as long as --retry_for allows" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 class _Asking(Server):
     """Asks a node one question, and waits a moment for what else there is to hear."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import socket
 import ssl
 import threading
@@ -11,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from fednnunet.channel.certificates import check_server_certificate, create_certificates
-from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at, proxy_for, speaks_tls
+from fednnunet.channel.tls import (
+    Endpoint,
+    UntrustedError,
+    authority,
+    avoid_proxy,
+    look_at,
+    proxy_for,
+    speaks_tls,
+    without_password,
+)
 from fednnunet.errors import FednnUNetError
 from tests.system.strangers import FalseCoordinator
 
@@ -82,6 +92,7 @@ def test_a_proxy_is_used_as_grpc_uses_it(
     trust: Path, coordinator: FalseCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = Endpoint("localhost", coordinator.port, authority(str(trust / "ca.pem")))
+    monkeypatch.setattr("fednnunet.channel.tls.is_loopback", lambda _: False)  # as if it were another machine
     proxy = _Proxy()
     monkeypatch.setenv("https_proxy", f"http://user:secret@127.0.0.1:{proxy.port}")
     look_at(endpoint)
@@ -104,6 +115,34 @@ def test_which_proxy_is_taken_depends_on_names_and_endings(monkeypatch: pytest.M
     assert (found.hostname, found.port) == ("other", 3129)
     assert proxy_for("coordinator.EXAMPLE.org") is None
     assert proxy_for("10.0.0.1") is None
+    monkeypatch.setenv("no_proxy", "10.0.0.0/8")
+    assert proxy_for("10.1.2.3") is None
+    assert proxy_for("11.1.2.3") is not None
+    monkeypatch.setenv("grpc_proxy", "socks5://other:1080")
+    assert proxy_for("11.1.2.3") is None
+    monkeypatch.setenv("grpc_proxy", "")
+    assert proxy_for("11.1.2.3") is None
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.9", "::1", "[::1]"])
+def test_this_machine_is_reached_through_no_proxy(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("no_grpc_proxy", "example.com")
+    assert proxy_for(host) is None
+    for _ in range(2):
+        avoid_proxy(host)
+        assert os.environ["no_grpc_proxy"] == f"example.com,{host.strip('[]')}"
+    avoid_proxy("192.0.2.7")
+    assert os.environ["no_grpc_proxy"] == f"example.com,{host.strip('[]')}"
+
+
+def test_a_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy:3128")
+    proxy = proxy_for("coordinator.example.org")
+    assert proxy is not None
+    assert without_password(proxy) == "http://proxy:3128"
 
 
 def test_nothing_older_than_tls_1_2_is_spoken(trust: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fednnunet.channel.address import is_loopback
 from fednnunet.channel.identity import create_key
-from fednnunet.cli.arguments import parse_client, parse_server
+from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.cli.trust import AUDIT_LOG, _default_log, door, endpoint, take_identity, tls_files
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
@@ -19,7 +19,7 @@ def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
     assert endpoint(parse_client(["train", "1", "2d", "0", "--host", host])).authority is None
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid"])
 def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> None:
     server = ["train", "--num_clients", "1", "--host", host]
     client = ["train", "1", "2d", "0", "--host", host]
@@ -27,11 +27,23 @@ def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> 
         tls_files(parse_server(server))
     with pytest.raises(FednnUNetError, match="--sites"):
         door(parse_server(server))
-    with pytest.raises(FednnUNetError, match="--ca-cert"):
+    with pytest.raises(FednnUNetError, match="all addresses" if host in {"0.0.0.0", "::"} else "--ca-cert"):
         endpoint(parse_client(client))
     assert tls_files(parse_server([*server, "--insecure"])) is None
     assert not door(parse_server([*server, "--insecure"])).is_guarded
     assert endpoint(parse_client([*client, "--insecure"])).authority is None
+
+
+@pytest.mark.parametrize("command", ["server", "client", "run"])
+@pytest.mark.parametrize("host", ["http://127.0.0.1", "127.0.0.1:8080", ""])
+def test_every_command_says_what_is_wrong_with_a_host(
+    command: str, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parse = {"server": parse_server, "client": parse_client, "run": parse_run}[command]
+    words = ["--num_clients", "1"] if command == "server" else ["1", "2d", "0"]
+    with pytest.raises(SystemExit):
+        parse(["train", *words, "--host", host])
+    assert "argument --host: " in capsys.readouterr().err
 
 
 def test_certificate_and_key_go_together(capsys: pytest.CaptureFixture[str]) -> None:

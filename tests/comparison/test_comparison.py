@@ -240,7 +240,7 @@ def test_validation_cases_can_test_the_models(folders, commands):
         (["901 902", "2d", "0", "--external", "902"], f"{B} is a site and external"),
         (["901 902", "2d", "fold_all", "--test", "validation"], "With FOLD fold_all every case trains"),
         (["901 999", "2d", "0"], "There is no dataset with id 999"),
-        (["901 902", "2d", "0", "-tr", "NoTrainer"], "nnU-Net finds no trainer 'NoTrainer'"),
+        (["901 902", "2d", "0", "-tr", "NoTrainer"], "There is no trainer 'NoTrainer'"),
     ],
 )
 def test_what_cannot_work_is_told_before_anything_is_written(folders, commands, words, said):

@@ -91,20 +91,39 @@ def test_the_commands_are_understood_as_they_were_meant(words):
             assert client["explicit_configurations"] == arguments.explicit_configurations
 
 
-def test_sites_bear_the_name_of_their_dataset_where_nnunet_knows_it(tmp_path):
-    (tmp_path / "raw" / "Dataset007_Heart").mkdir(parents=True)
-    (tmp_path / "pre" / "Dataset512_Liver").mkdir(parents=True)
-    environment = {"nnUNet_raw": str(tmp_path / "raw"), "nnUNet_preprocessed": str(tmp_path / "pre")}
-    assert site_names(["7", "512", "513", "Dataset514_X"], environment) == [
-        "Dataset007_Heart",
-        "Dataset512_Liver",
-        "site 513",
-        "Dataset514_X",
-    ]
-    with pytest.raises(FednnUNetError, match="Dataset007_Heart is named twice"):
-        site_names(["7", "8", "Dataset007_Heart"], environment)
-    with pytest.raises(FednnUNetError, match="named twice"):
-        site_names(["9", "009"], {})
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """Two datasets that are raw, and one that is only preprocessed."""
+    for variable, names in (("raw", ("001_Heart", "002_Liver")), ("preprocessed", ("512_Liver",))):
+        monkeypatch.setenv(f"nnUNet_{variable}", str(tmp_path / variable))
+        for name in names:
+            (tmp_path / variable / f"Dataset{name}").mkdir(parents=True)
+    return tmp_path
+
+
+def test_sites_bear_the_name_of_their_dataset(datasets):
+    assert site_names(["1", "512", "Dataset002_Liver"]) == ["Dataset001_Heart", "Dataset512_Liver", "Dataset002_Liver"]
+    for twice in (["1", "2", "Dataset001_Heart"], ["1", "0001"]):
+        with pytest.raises(FednnUNetError, match="Dataset001_Heart is named twice"):
+            site_names(twice)
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("513", "no dataset with id 513 in nnUNet_raw="),
+        ("Dataset001_Hart", "did you mean Dataset001_Heart"),
+        ("dataset001_heart", "did you mean Dataset001_Heart"),
+        ("/data/nnUNet_raw/Dataset512_Liver/", "did you mean Dataset512_Liver"),
+        ("lungs", "give its id"),
+        ("3", "ambiguous"),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_told_with_what_there_is(datasets, word, told):
+    for name in ("A", "B"):
+        (datasets / "raw" / f"Dataset003_{name}").mkdir()
+    with pytest.raises(FednnUNetError, match=told):
+        site_names(["1", word])
 
 
 def test_log_folders_are_new_and_stand_beside_the_results(tmp_path, monkeypatch):
@@ -140,7 +159,7 @@ def test_a_log_folder_that_cannot_be_made_is_told_with_the_remedy(tmp_path):
         (["extract_fingerprint", "1 2", "--host", "no.such.host.invalid"], "--host"),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(words, message, tmp_path):
+def test_mistakes_are_told_before_anything_starts(words, message, tmp_path, datasets):
     with pytest.raises(FednnUNetError, match=message):
         run_simulation(parse_run([*words, "--log_dir", str(tmp_path / "logs")]))
     assert not (tmp_path / "logs").exists()
@@ -157,8 +176,11 @@ def test_a_port_in_use_is_told_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_run_says_what_runs_where_and_leaves_a_log_for_each(tmp_path, monkeypatch, capsys, status):
-    (tmp_path / "nn raw" / "Dataset001_A").mkdir(parents=True)
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nn raw"))
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / "nn raw"))
+    for name in ("Dataset001_A", "Dataset002_B"):
+        (tmp_path / "nn raw" / name).mkdir(parents=True)
+    monkeypatch.setattr(simulation, "check_sites", lambda *_: None)
     monkeypatch.setattr(simulation.devices, "available_cores", lambda: 4)
     code = "import os, sys; print(sys.argv[1], os.environ.get('OMP_NUM_THREADS')); sys.exit(int(sys.argv[2]))"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -175,9 +197,9 @@ def test_a_run_says_what_runs_where_and_leaves_a_log_for_each(tmp_path, monkeypa
     assert arguments.port is None
     shown = capsys.readouterr().out.splitlines()
     assert "Dataset001_A: cpu, 2 CPU cores" in shown
-    assert "site 2: cpu, 2 CPU cores" in shown
+    assert "Dataset002_B: cpu, 2 CPU cores" in shown
     assert "Dataset001_A | node 0 2" in shown
     assert shown[-1] == f"Logs: {logs}"
     assert (logs / "Dataset001_A.log").read_text() == "node 0 2\n"
-    assert (logs / "site 2.log").read_text() == "node 1 2\n"
+    assert (logs / "Dataset002_B.log").read_text() == "node 1 2\n"
     assert (logs / "server.log").read_text().endswith(" None\n")

@@ -20,6 +20,7 @@ SITE = "Dataset901_HospitalA"
 MODEL = "nnUNetTrainer__nnUNetPlans__2d"
 _PLANS = {
     "plans_name": "nnUNetPlans",
+    "dataset_name": "Dataset901_HospitalA",
     "configurations": {"2d": {}, "3d_cascade_fullres": {"previous_stage": "3d_lowres"}},
 }
 
@@ -78,10 +79,6 @@ def _other_labels(model: Path) -> None:
     (model / "dataset.json").write_text(json.dumps(content | {"labels": {"background": 0, "liver": 1}}))
 
 
-def _no_record(model: Path) -> None:
-    (model.parents[2] / "nnUNet_preprocessed" / SITE / "federation.json").unlink()
-
-
 @pytest.mark.parametrize(
     ("words", "damage", "what", "remedy"),
     [
@@ -91,7 +88,6 @@ def _no_record(model: Path) -> None:
         ("3d_fullres 0", None, "no .*__3d_fullres/plans.json", "train first"),
         ("3d_fullres 0 -m {model}", None, "evaluate 3d_fullres, but .* a model of 2d", "correct CONFIGURATION or -m"),
         ("2d 0", _other_labels, "labels .*'liver'", "evaluate another model"),
-        ("2d 0", _no_record, "not those of a federation", "-m"),
         ("2d 0 -i nowhere", None, "no folder nowhere", "correct -i"),
         ("2d 0 -step_size 0", None, "-step_size 0.0", "above 0"),
         ("2d 5", None, "fold_5/checkpoint_final.pth", "correct FOLD"),

@@ -3,6 +3,8 @@
 import argparse
 import copy
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from fednnunet.channel.messages import FederationRecord
 from fednnunet.cli.arguments import parse_client
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import FednnUNetError
-from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.fingerprint.plans import data_digest, plans_digest
 from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset
 from fednnunet.node.hello import planning_hello, training_hello
 from fednnunet.node.record import read_record, write_record
@@ -22,8 +24,13 @@ from fednnunet.node.record import read_record, write_record
 SITE = "Dataset901_HospitalA"
 _PLANS = {
     "plans_name": "nnUNetPlans",
+    "dataset_name": SITE,
     "configurations": {
-        "2d": {"data_identifier": "nnUNetPlans_2d"},
+        "2d": {"data_identifier": "nnUNetPlans_2d", "spacing": [1, 1], "batch_size": 8},
+        "2d_bs4": {"inherits_from": "2d", "batch_size": 4},
+        "2d_finer": {"inherits_from": "2d", "spacing": [0.5, 0.5]},
+        "2d_orphan": {"inherits_from": "nothing"},
+        "2d_loop": {"inherits_from": "2d_loop"},
         "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres"},
         "3d_cascade_fullres": {"inherits_from": "2d", "previous_stage": "3d_lowres"},
     },
@@ -48,6 +55,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         FederationRecord(method="FFE", sites=[SITE], cases=5, plans_digest=plans_digest(_PLANS), versions={}),
     )
     (preprocessed / "gt_segmentations").mkdir()
+    (preprocessed / "dataset_fingerprint.json").write_text("{}")
     for case in range(5):
         for ending in (".pkl", ".b2nd", "_seg.b2nd"):
             (preprocessed / "nnUNetPlans_2d" / f"case_{case}{ending}").write_text("data")
@@ -129,6 +137,47 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
     return change
 
 
+def _preprocessed_by_the_federation(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the record tell what has shaped the data, which are older than the plans."""
+    dataset = SiteDataset(SITE)
+    record = read_record(dataset, "nnUNetPlans")
+    assert record is not None
+    data = {"nnUNetPlans_2d": data_digest(_PLANS, "2d")}
+    write_record(dataset, "nnUNetPlans", record.model_copy(update={"preprocessed": ["2d"], "data": data}))
+    for path in (dataset.preprocessed / "nnUNetPlans_2d").iterdir():
+        os.utime(path, (1, 1))
+
+
+def _before_the_plans(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the data be older than the plans, with no word on what has shaped them."""
+    dataset = SiteDataset(SITE)
+    record = read_record(dataset, "nnUNetPlans")
+    assert record is not None
+    write_record(dataset, "nnUNetPlans", record.model_copy(update={"made": 2.0}))
+    for path in (dataset.preprocessed / "nnUNetPlans_2d").iterdir():
+        os.utime(path, (1, 1))
+
+
+def _copy_of_plans(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy the plans file, but leave what stands in it."""
+    folder = site / "nnUNet_preprocessed" / SITE
+    shutil.copy(folder / "nnUNetPlans.json", folder / "Copy.json")
+
+
+def _plans_of_a_neighbour(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = site / "nnUNet_preprocessed" / SITE / "nnUNetPlans.json"
+    path.write_text(json.dumps(_PLANS | {"dataset_name": "Dataset902_HospitalB"}))
+
+
+def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def change(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = site / "nnUNet_results" / SITE / "nnUNetTrainer__nnUNetPlans__2d" / f"fold_{fold}"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint_final.pth").touch()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("words", "damage", "what", "remedy"),
     [
@@ -140,7 +189,7 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
             "export nnUNet_preprocessed=",
         ),
         ("plan_and_preprocess 902", _nothing, "no dataset with id 902", "check the id"),
-        ("plan_and_preprocess lungs", _nothing, "'lungs' is no dataset", "give its id"),
+        ("plan_and_preprocess lungs", _nothing, "There is no dataset 'lungs'", "give its id"),
         ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
         ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", 'write "numTraining": 4'),
         ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
@@ -175,26 +224,50 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
             "plan_and_preprocess",
         ),
         ("train 901 2d 0 -p Other -device cpu", _nothing, "no plans file .*Other.json", "correct -p"),
-        (
-            "train 901 2d 0 -device cpu",
-            _remove("nnUNet_preprocessed", SITE, "federation.json"),
-            "not those of a federation",
-            "plan_and_preprocess together",
-        ),
-        ("train 901 2d 0 -device cpu", _damage_record, "federation.json is damaged", "delete it"),
+        ("train 901 2d 0 -device cpu", _damage_record, "federation.json is damaged", "move it away"),
         (
             "train 901 2d 0 -device cpu",
             _preprocessed_only("3d_fullres"),
             "has not preprocessed 2d since its plans",
-            "-c 2d",
+            "nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c 2d",
+        ),
+        (
+            "train 901 2d_bs4 0 -device cpu",
+            _before_the_plans,
+            "has not preprocessed 2d_bs4 since its plans",
+            "nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c 2d_bs4",
+        ),
+        (
+            "train 901 2d_finer 0 -device cpu",
+            _preprocessed_by_the_federation,
+            "with other plans than nnUNetPlans",
+            "nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c 2d_finer",
         ),
         (
             "train 901 4d 0 -device cpu",
             _nothing,
             "no configuration '4d'",
-            "choose one of 2d, 3d_cascade_fullres, 3d_fullres",
+            "choose one of 2d, 2d_bs4, 2d_finer, 2d_loop, 2d_orphan, 3d_cascade_fullres, 3d_fullres",
         ),
-        ("train 901 3d_fullres 0 -device cpu", _nothing, "no preprocessed data for 3d_fullres", "plan_and_preprocess"),
+        ("train 901 2d_orphan 0 -device cpu", _nothing, "'nothing', from which '2d_orphan' inherits", "choose one of"),
+        ("train 901 2d_loop 0 -device cpu", _nothing, "'2d_loop' of .* inherits from itself", "correct inherits_from"),
+        ("train 901 2d 0 -p Copy -device cpu", _copy_of_plans, "plans_name nnUNetPlans", "make it Copy"),
+        ("train 901 2d 0 -device cpu", _plans_of_a_neighbour, "dataset_name Dataset902", f"make it {SITE}"),
+        (
+            "train 901 2d 0 -device cpu",
+            _remove("nnUNet_preprocessed", SITE, "dataset_fingerprint.json"),
+            "no .*dataset_fingerprint.json",
+            "nnUNetv2_extract_fingerprint -d 901",
+        ),
+        ("train 901 2d 1 -device cpu", _trained(1), "fold 1 that is finished", "--overwrite"),
+        ("train 901 2d all -device cpu", _trained(3), "fold 3 that is finished", "--c"),
+        ("train 901 2d fold_all -device cpu", _trained("all"), "fold all that is finished", "--c"),
+        (
+            "train 901 3d_fullres 0 -device cpu",
+            _nothing,
+            "no preprocessed data for 3d_fullres",
+            "-c 3d_fullres, which leaves the plans",
+        ),
         (
             "train 901 3d_cascade_fullres 0 -device cpu",
             _nothing,
@@ -206,10 +279,10 @@ def _preprocessed_only(configuration: str) -> Callable[[Path, pytest.MonkeyPatch
         (
             "train 901 2d 0 -num_gpus 2 -device cpu",
             _nothing,
-            "-num_gpus above 1 is not supported yet",
+            "-num_gpus 2 is not supported yet",
             "leave the flag out",
         ),
-        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "finds no trainer 'Nobody'", "nnUNet_extTrainer"),
+        ("train 901 2d 0 -tr Nobody -device cpu", _nothing, "There is no trainer 'Nobody'", "nnUNet_extTrainer"),
         ("train 901 2d 0 --c --val -device cpu", _nothing, "--c goes with neither", "leave one"),
         (
             "train 901 2d 0 -pretrained_weights none.pth -device cpu",
@@ -236,6 +309,51 @@ def test_what_is_wrong_at_a_site_is_told_before_it_connects(
     assert remedy in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "prepare", "are_own"),
+    [
+        ("2d 0", _preprocessed_by_the_federation, False),
+        ("2d_bs4 0", _preprocessed_by_the_federation, False),
+        ("2d 0", _remove("nnUNet_preprocessed", SITE, "federation.json"), True),
+        ("2d 0 --c", _trained(0), False),
+        ("2d 0 --overwrite", _trained(0), False),
+        ("2d 0 --val", _trained(0), False),
+        ("2d 1", _trained(0), False),
+    ],
+)
+def test_what_stock_nnunet_trains_is_taken(
+    words: str, prepare: Callable[..., None], are_own: bool, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(site, monkeypatch)
+    _, hello = training_hello(_arguments(f"train 901 {words} -device cpu"))
+    assert (hello.method, hello.plans_are_own, hello.cases) == ("FFE", are_own, 5)
+
+
+def test_data_that_nnunets_own_command_has_preprocessed_since_are_taken(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "train 901 2d_finer 0 -device cpu"
+    for prepare in (_before_the_plans, _preprocessed_by_the_federation):
+        prepare(site, monkeypatch)
+        with pytest.raises(FednnUNetError, match="nnUNetv2_preprocess"):
+            training_hello(_arguments(words))
+        for path in (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans_2d").iterdir():
+            path.touch()
+        training_hello(_arguments(words))
+
+
+def test_data_that_other_plans_share_are_known_by_the_last_that_shaped_them(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _preprocessed_by_the_federation(site, monkeypatch)
+    dataset = SiteDataset(SITE)
+    record = read_record(dataset, "nnUNetPlans")
+    assert record is not None
+    write_record(dataset, "other", record.model_copy(update={"data": {"nnUNetPlans_2d": "of other spacing"}}))
+    with pytest.raises(FednnUNetError, match="with other plans than nnUNetPlans"):
+        training_hello(_arguments("train 901 2d 0 -device cpu"))
+
+
 def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +366,7 @@ def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
 
 def test_plans_that_were_changed_are_told_from_those_the_federation_made(site: Path) -> None:
     _, made = training_hello(_arguments("train 901 2d 0 -device cpu"))
-    changed = _PLANS | {"plans_name": "changed"}
+    changed = _PLANS | {"image_reader_writer": "changed"}
     (site / "nnUNet_preprocessed" / SITE / "nnUNetPlans.json").write_text(json.dumps(changed))
     _, edited = training_hello(_arguments("train 901 2d 0 -device cpu"))
     assert made.plans_are_as_made

@@ -99,3 +99,15 @@ def test_what_another_training_has_left_is_only_overwritten_on_demand(tmp_path: 
     assert states.all() == [KeptState("a", 4)]
     states.begin("b", overwrite=True)
     assert states.all() == []
+
+
+def test_a_finished_training_is_only_replaced_on_demand_and_then_by_that_one(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    (tmp_path / "checkpoint_final.pth").touch()  # stock nnU-Net's, for example
+    with pytest.raises(FednnUNetError, match=r"finished.*--overwrite"):
+        states.begin("a", overwrite=False)
+    states.begin("a", overwrite=False, completed=3)  # one of this training, whose validation was interrupted
+    states.begin("a", overwrite=True)
+    states.begin("a", overwrite=False)  # the node was started again
+    with pytest.raises(FednnUNetError, match="finished"):
+        states.begin("b", overwrite=False)

@@ -80,7 +80,8 @@ class _Training:
 
     @property
     def history(self) -> list[RoundRecord]:
-        return FoldFolder.of(self.workspace.results / "fednnunet_runs" / "train", 0).history()
+        (run_dir,) = (self.workspace.results / "fednnunet_runs").glob(f"{TRAINER}__nnUNetPlans__2d__3_sites_*")
+        return FoldFolder.of(run_dir, 0).history()
 
 
 @pytest.fixture(scope="module")

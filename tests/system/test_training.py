@@ -175,7 +175,8 @@ def five_folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_five_folds_are_trained_one_after_the_other_and_fold_all_on_every_case(
     federation: Workspace, five_folds: Path
 ) -> None:
-    output = federation.succeed("run", "train", "903", "2d", "all", *SHORT, "--rounds", 1, "--run_dir", five_folds)
+    words = ("train", "903", "2d", "all", *SHORT, "--rounds", 1, "--run_dir", five_folds, "--overwrite")
+    output = federation.succeed("run", *words)
     for fold in range(5):
         assert federation.checkpoint(SITES[2], fold=fold)["current_epoch"] == 1
         assert f"Validation of fold {fold}" in output

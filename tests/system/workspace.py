@@ -44,7 +44,6 @@ class Workspace:
             "nnUNet_preprocessed": str(self.preprocessed),
             "nnUNet_results": str(self.results),
             "nnUNet_extTrainer": str(REPOSITORY / "tests" / "trainers"),
-            "PYTHONPATH": str(REPOSITORY / "tests" / "stubs"),
             "nnUNet_n_proc_DA": "0",
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": "1",

@@ -27,7 +27,16 @@ from flwr.common import (
 
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge
 from fednnunet.channel.long_lived.flower import LONGEST_MESSAGE, silence
-from fednnunet.channel.tls import Certificate, Endpoint, UntrustedError, look_at, speaks_tls
+from fednnunet.channel.tls import (
+    Certificate,
+    Endpoint,
+    UntrustedError,
+    avoid_proxy,
+    look_at,
+    proxy_for,
+    speaks_tls,
+    without_password,
+)
 from fednnunet.errors import FednnUNetError
 
 logger = logging.getLogger(__name__)
@@ -81,6 +90,7 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         `node` raises.
     """
     silence()
+    avoid_proxy(endpoint.host)
     pause = _FIRST_PAUSE_SECONDS
     last_contact = time.monotonic()
     was_connected = False
@@ -207,6 +217,7 @@ class _Connection(Client):
 def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certificate | None:
     """Return when a coordinator listens, with its certificate if connections are encrypted."""
     deadline = None if seconds is None else time.monotonic() + seconds
+    where = _way_to(endpoint)
     pause, is_first = _FIRST_PAUSE_SECONDS, True
     while True:
         problem = "it does not answer as a coordinator does"
@@ -223,23 +234,30 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
             problem = error.strerror or str(error)
         if deadline is not None and time.monotonic() >= deadline:
             raise FednnUNetError(
-                f"No coordinator could be reached at {endpoint.address} for as long as --retry_for allows "
+                f"No coordinator could be reached at {where} for as long as --retry_for allows "
                 f"({problem}): is it running, and are --host and --port right?"
             )
         if is_first:
-            logger.info("Waiting for the coordinator at %s (%s) …", endpoint.address, problem)
+            logger.info("Waiting for the coordinator at %s (%s) …", where, problem)
         is_first = False
         time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _way_to(endpoint: Endpoint) -> str:
+    proxy = proxy_for(endpoint.host)
+    through = f" through the proxy {without_password(proxy)}" if proxy is not None else ""
+    return f"{endpoint.address}{through}"
 
 
 def _answers(endpoint: Endpoint, seconds: float) -> bool:
     """Return whether gRPC is spoken at the other end, without encryption."""
     with grpc.insecure_channel(endpoint.address) as probe:
         try:
-            grpc.channel_ready_future(probe).result(timeout=seconds)
-        except grpc.FutureTimeoutError:
-            return False
+            # whatever is answered to what nobody knows; to watch the connection takes a thread that outlives it
+            probe.unary_unary("/fednnunet/probe")(b"", timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return error.code() not in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
         return True
 
 

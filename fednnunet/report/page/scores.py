@@ -61,14 +61,10 @@ def _validation_table(event: FoldValidated) -> Markup:
     ]
     reports = event.sites.values()
     means = [mean(report.dice.get(label) for report in reports) for label in labels]
-    foot = [
-        own_name(MEAN, event.sites),
-        *(number(value, 4) for value in means),
-        number(mean(r.mean_dice for r in reports), 4),
-    ]
-    return html_table(
-        ["site", *labels, own_name("mean", labels)], rows, caption=f"Fold {event.fold}: Dice", foot=[foot]
-    )
+    means.append(mean(report.mean_dice for report in reports))
+    foot = [own_name(MEAN, event.sites), *(number(value, 4) for value in means)]
+    headings = [own_name("site", labels), *labels, own_name("mean", labels)]
+    return html_table(headings, rows, caption=f"Fold {event.fold}: Dice", foot=[foot])
 
 
 _Metric = Callable[[MetricSummaries], MetricSummary | None]
@@ -107,7 +103,7 @@ def _metric_table(event: SitesEvaluated, title: str, metric: _Metric, digits: in
         own_name(ALL_SITES, event.sites),
         *(_cell(summary, digits) for summary in summaries(over_all_sites(event.sites))),
     ]
-    return html_table(["site", own_name(_OVERALL, labels), *labels], rows, caption=title, foot=[foot])
+    return html_table([own_name("site", labels), own_name(_OVERALL, labels), *labels], rows, caption=title, foot=[foot])
 
 
 def _cell(summary: MetricSummary | None, digits: int) -> Markup:

@@ -1,0 +1,125 @@
+"""What the coordinator writes of a run, in a folder that may be known only once the sites are there."""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+
+from fednnunet.channel.messages import TASKS_WITH_NETWORK
+from fednnunet.errors import FednnUNetError
+from fednnunet.report.dashboard import report_page
+from fednnunet.report.event_files import EventFile, RunFile, begins_planning, begins_training
+from fednnunet.report.events import EVENTS, Event, EventSink
+from fednnunet.report.status import STATUS, Contact, StatusFile
+from fednnunet.report.trackers import trackers_for
+
+
+def runs_folder() -> Path | None:
+    """Return the folder of all run folders that nobody has named, ``None`` without nnU-Net's results folder."""
+    results = os.environ.get("nnUNet_results")
+    return Path(results).absolute() / "fednnunet_runs" if results else None
+
+
+def named_run_dir(arguments: argparse.Namespace) -> Path | None:
+    """Return the run folder as far as a command line tells it.
+
+    Raises
+    ------
+    FednnUNetError
+        If a training has no place.
+    """
+    wanted: Path | None = arguments.run_dir
+    if wanted is not None:
+        return wanted.absolute()
+    runs = runs_folder()
+    if arguments.task in TASKS_WITH_NETWORK:
+        if arguments.task == "train" and runs is None:
+            raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
+        return None
+    return None if runs is None else runs / str(arguments.task)
+
+
+class RunFiles:
+    """Takes events, and holds those back that come before there is a folder; a context manager.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the coordinator.
+    contacts
+        Returns the sites, by name.
+    console
+        Where to tell which folder it is, if nobody has named it.
+    """
+
+    def __init__(
+        self, arguments: argparse.Namespace, contacts: Callable[[], Mapping[str, Contact]], console: Console
+    ) -> None:
+        self._arguments = arguments
+        self._contacts = contacts
+        self._console = console
+        self._stack = ExitStack()
+        self._held: list[Event] = []
+        self._sinks: Sequence[EventSink] | None = None
+        self._status: StatusFile | None = None
+        self._early: list[EventSink] = []
+        self._has_page = False
+
+    def __enter__(self) -> Self:
+        if self._arguments.progress_file:
+            self._early.append(self._stack.enter_context(closing(EventFile(self._arguments.progress_file))))
+        if self._arguments.run_dir is not None:
+            self.open(self._arguments.run_dir)
+        elif self._arguments.dashboard is not None:  # whoever looks need not wait for the sites
+            self._early.append(self._stack.enter_context(report_page(None, self._arguments.dashboard)))
+            self._has_page = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def emit(self, event: Event) -> None:
+        """Take an event."""
+        for sink in self._early:
+            sink.emit(event)
+        if self._sinks is None:
+            self._held.append(event)
+        else:
+            for sink in self._sinks:
+                sink.emit(event)
+
+    def open(self, run_dir: Path | None) -> None:
+        """Write into this folder from now on, if that is not settled yet; ``None`` is nowhere."""
+        if self._sinks is not None:
+            return
+        if run_dir is not None and self._arguments.run_dir is None and not self._arguments.quiet:
+            self._console.print(f"Run folder: {run_dir}", highlight=False, soft_wrap=True)
+        sinks = [self._stack.enter_context(sink) for sink in self._files(run_dir)]
+        if self._arguments.task == "train" and run_dir is not None:
+            self._status = StatusFile(run_dir / STATUS, self._contacts)
+            sinks.append(self._status)
+        for event in self._held:
+            for sink in sinks:
+                sink.emit(event)
+        self._held, self._sinks = [], sinks
+
+    def end(self, how: str) -> None:
+        """Write down how the run has ended."""
+        if self._status is not None:
+            self._status.end(how)
+
+    def _files(self, run_dir: Path | None) -> Iterator[AbstractContextManager[EventSink]]:
+        """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
+        arguments = self._arguments
+        if run_dir is not None:
+            plans = arguments.task not in TASKS_WITH_NETWORK
+            continues = not plans and (arguments.task != "train" or arguments.c)
+            yield closing(RunFile(run_dir / EVENTS, continues, begins_planning if plans else begins_training))
+            if not plans:
+                yield closing(trackers_for(run_dir, arguments.wandb, arguments.mlflow))
+        if run_dir is not None or not self._has_page:
+            yield report_page(run_dir, None if self._has_page else arguments.dashboard)

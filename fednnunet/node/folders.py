@@ -1,0 +1,46 @@
+"""Whether nnU-Net's folders are there, and can be written."""
+
+import os
+from pathlib import Path
+
+from fednnunet.channel.messages import Task
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import nnunet_folder
+
+_WRITTEN: dict[Task, tuple[str, ...]] = {
+    "extract_fingerprint": ("nnUNet_preprocessed",),
+    "plan_and_preprocess": ("nnUNet_preprocessed",),
+    "train": ("nnUNet_preprocessed", "nnUNet_results"),
+    "evaluate": (),
+}
+
+
+def check_folders(task: Task) -> None:
+    """Check that the folders are there that a task reads, and that those can be written, or be made, that it writes.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the environment variable that is not set, or not right.
+    """
+    if task != "train":
+        _check_readable("nnUNet_raw")
+    for variable in _WRITTEN[task]:
+        _check_writable(variable)
+
+
+def _check_readable(variable: str) -> None:
+    folder = nnunet_folder(variable)
+    if not folder.is_dir():
+        raise FednnUNetError(f"{variable} names {folder}, which is no folder: correct it.")
+
+
+def _check_writable(variable: str) -> None:
+    folder = nnunet_folder(variable).absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not Path(there).is_dir():
+        raise FednnUNetError(f"{variable} names {folder}, but {there} is no folder: correct it.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FednnUNetError(
+            f"{variable} names {folder}, but nothing can be written into {there}: see who may do that."
+        )

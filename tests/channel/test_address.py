@@ -1,0 +1,56 @@
+"""Names and addresses of a coordinator, as people write them."""
+
+import pytest
+
+from fednnunet.channel.address import is_unspecified, read_host
+from fednnunet.errors import FednnUNetError
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        (" localhost ", "localhost"),
+        ("coordinator.example.org.", "coordinator.example.org."),
+        ("klinik-süd_1", "klinik-süd_1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("[::]", "::"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_a_name_or_an_address_is_a_host(text: str, host: str) -> None:
+    assert read_host(text) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        ("  ", "empty"),
+        ("http://127.0.0.1", "is a URL: leave 'http://' out (--host 127.0.0.1)"),
+        ("grpc://a.example.org:8443/x", "is a URL: leave 'grpc://' out (--host a.example.org --port 8443)"),
+        ("https://[::1]:80/", "is a URL: leave 'https://' out (--host [::1] --port 80)"),
+        ("http://", "is a URL"),
+        ("127.0.0.1/", "has a '/': leave that out (--host 127.0.0.1)"),
+        ("127.0.0.1:8080", "names a port, too: leave that out (--host 127.0.0.1 --port 8080)"),
+        ("[::1]:8080", "names a port, too: leave that out (--host [::1] --port 8080)"),
+        ("localhost:", "is no IP address"),
+        ("1::2::3", "is no IP address"),
+        ("[127.0.0.1]", "is no IP address"),
+        ("127.0.0.256", "is no IP address"),
+        ("127.0.0", "is no IP address"),
+        ("my host", "is no name of a host"),
+        ("user@host", "is no name of a host"),
+        ("a..b", "is no name of a host"),
+    ],
+)
+def test_what_is_no_host_is_told_with_what_to_write(text: str, told: str) -> None:
+    with pytest.raises(FednnUNetError) as caught:
+        read_host(text)
+    assert told in str(caught.value)
+
+
+def test_addresses_for_listening_only_are_known() -> None:
+    assert all(is_unspecified(host) for host in ("0.0.0.0", "::", "[::]"))
+    assert not any(is_unspecified(host) for host in ("127.0.0.1", "::1", "localhost"))
