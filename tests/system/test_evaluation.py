@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 from flwr.proto.transport_pb2 import ClientMessage
 
 from fednnunet.channel.address import find_free_port
 from fednnunet.channel.messages import EvaluationReport
+from fednnunet.evaluation.metrics import score_case
+from fednnunet.labels import Labels
 from fednnunet.report.evaluations import Evaluation
 from fednnunet.report.event_files import EventReader
 from fednnunet.report.events import SitesEvaluated
@@ -91,14 +94,29 @@ def test_every_site_tells_the_means_of_what_nnunets_own_predictions_come_to(trai
 def test_a_site_that_was_not_in_the_federation_evaluates_its_model_and_tells_nothing_of_few_cases(
     trained: Workspace, tmp_path: Path
 ) -> None:
+    """Its labels say that voxels are ten times as large as its images say, which nnU-Net does not believe."""
     external = Workspace(tmp_path)
     external.raw.mkdir()
     shutil.copytree(trained.raw / SITES[1], external.raw / "Dataset904_External")
+    spacings = {}
+    for path in (external.raw / "Dataset904_External" / "labelsTs").iterdir():
+        label = sitk.ReadImage(str(path))
+        spacings[path.name.split(".")[0]] = label.GetSpacing()
+        label.SetSpacing([10 * size for size in label.GetSpacing()])
+        sitk.WriteImage(label, str(path))
     model = shutil.copytree(_model(trained, SITES[0]), tmp_path / _model(trained, SITES[0]).name)
     output = external.succeed("run", "evaluate", "904", "2d", 0, "-m", model, "-device", "cpu", "--run_dir", "run")
     assert "fewer than --min_cases 5" in output
     folder = model / "evaluation_0" / "Dataset904_External"
     assert [row["label"] for row in _cases(folder)] == list(LABELS)
+    assert f"labels of {len(spacings)} of {len(spacings)} test cases have another voxel size" in output
+    for row in _cases(folder):
+        truth, predicted = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(where / f"{row['case']}.nii.gz")))
+            for where in (external.raw / "Dataset904_External" / "labelsTs", folder)
+        )
+        scores = score_case(truth, predicted, Labels({"background": 0, **LABELS}), spacings[row["case"]][::-1])
+        assert float(row["hd95"]) == scores[row["label"]].hd95
     assert not _numbers(json.loads((tmp_path / "run" / "evaluation_0.json").read_text())["sites"])
     status, output = external.call("client", "evaluate", "904", "2d", 0, "-device", "cpu", *TRAINER)
     assert status == 1
