@@ -46,7 +46,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     if (dataset.raw / SPLITS).is_file():
         read_splits(dataset.raw / SPLITS, [case.case for case in cases])
     asym = arguments.task == "plan_and_preprocess" and arguments.asym
-    _check_classes(arguments, asym)
+    check_classes(arguments, asym)
     specifics: dict[str, Any] = {
         "method": "AsymFedAvg" if asym else "FFE",
         "image_reader": image_reader(content, cases[0].images[0]),
@@ -57,8 +57,14 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
 
 
-def _check_classes(arguments: argparse.Namespace, asym: bool) -> None:
-    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect."""
+def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
+    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the class and its flag.
+    """
     _check_class_exists(arguments.fpe, "-fpe")
     if not asym and arguments.fpe != EXTRACTOR:
         raise FednnUNetError(
@@ -87,7 +93,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     check_flags(arguments)
     check_folders(arguments.task)
     training = read_training(arguments)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     check_trainer(arguments.tr)
     specifics = {
         "method": training.method,
@@ -121,7 +127,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
             f"The plans {arguments.p} of site {dataset.name} are not those of a federation ({RECORD} does not know "
             "them): name the model's folder with -m to evaluate it nevertheless."
         )
-    _check_device(arguments.device)
+    check_device(arguments.device)
     site = arguments.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
@@ -189,7 +195,14 @@ def _check_class_exists(name: str, flag: str) -> None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that nnU-Net does not know, or that this machine does not have.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the device.
+    """
     if device not in {"cuda", "cpu", "mps"}:
         raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
     if device == "cpu":
