@@ -28,8 +28,9 @@ def parse_with_sites(
         Is filled, and returned.
     """
     arguments, more = parser.parse_known_intermixed_args(words, namespace)
-    if any(word.startswith("-") for word in more):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    flags = [position for position, word in enumerate(more) if word.startswith("-")]
+    if flags:
+        parser.error(f"unrecognized arguments: {' '.join(more[flags[0] :])}")
     given = [word for word in (arguments.dataset, arguments.configuration, arguments.fold) if word is not None] + more
     if getattr(arguments, "d", None) is None:
         ids, rest = _split_ids(given)

@@ -28,8 +28,11 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.interruption import interruptible
 from fednnunet.launcher import devices
+from fednnunet.launcher.preflight import check_planned
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
+from fednnunet.node.folders import check_readable
+from fednnunet.node.hello import check_classes, check_device
 from fednnunet.node.splits import Splits
 from fednnunet.node.trainer_search import check_trainer
 
@@ -87,6 +90,8 @@ class _Comparison:
         self._arguments = arguments
         self._steps = Steps(console, verbose=arguments.verbose)
         check_fold(arguments.fold)
+        check_readable("nnUNet_raw")
+        check_planned(arguments.pl, [arguments.configuration])
         self._held_out_fold = _held_out_fold(arguments)
         self._sites = find_sources(arguments.dataset)
         self._externals = find_sources(arguments.external)
@@ -94,7 +99,11 @@ class _Comparison:
         self._splits = {source.name: self._splits_of(source) for source in self._sites}
         if arguments.fold == "all":
             check_numbers(self._splits)
-        check_trainer(arguments.tr)  # now, not after hours of preprocessing
+        # now, not after hours of preprocessing
+        plans_alone = all(method.plans == "own" for method in arguments.methods)
+        check_classes(argparse.Namespace(**vars(arguments), task="plan_and_preprocess"), plans_alone)
+        check_device(arguments.device)
+        check_trainer(arguments.tr)
         untested = self._without_test_cases()
         self._shares = self._deal()
         number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])

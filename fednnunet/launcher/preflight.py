@@ -4,7 +4,7 @@ import argparse
 import difflib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -35,7 +35,8 @@ def check_sites(arguments: argparse.Namespace, nodes: Sequence[Sequence[str]]) -
     FednnUNetError
         What the first node that is not ready would say, and which others are not.
     """
-    _check_configurations(arguments)
+    if arguments.task == "plan_and_preprocess" and getattr(arguments, "plans", None) is None:
+        check_planned(arguments.pl, arguments.c)
     parsed = [parse_client(words) for words in nodes]
     problems = {find_dataset(node.dataset).name: problem for node in parsed if (problem := _problem_of(node))}
     if not problems:
@@ -45,16 +46,19 @@ def check_sites(arguments: argparse.Namespace, nodes: Sequence[Sequence[str]]) -
     raise FednnUNetError(first + (also if any(problem != first for _, problem in others) else ""))
 
 
-def _check_configurations(arguments: argparse.Namespace) -> None:
-    if arguments.task != "plan_and_preprocess" or not arguments.explicit_configurations:
-        return
-    if arguments.pl not in PLANNERS or getattr(arguments, "plans", None) is not None:
-        return
-    for name in arguments.c:
+def check_planned(planner: str, configurations: Iterable[str]) -> None:
+    """Refuse configurations that nnU-Net's own planners do not plan; what others plan, nobody knows before.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the configuration, and the one that may be meant.
+    """
+    for name in configurations if planner in PLANNERS else ():
         if name not in _CONFIGURATIONS:
             alike = difflib.get_close_matches(name, _CONFIGURATIONS, n=1)
             remedy = f"did you mean {alike[0]}?" if alike else f"choose from {', '.join(_CONFIGURATIONS)}."
-            raise FednnUNetError(f"{arguments.pl} plans no configuration '{name}': {remedy}")
+            raise FednnUNetError(f"{planner} plans no configuration '{name}': {remedy}")
 
 
 def _problem_of(node: argparse.Namespace) -> str | None:

@@ -24,12 +24,19 @@ def check_folders(task: Task) -> None:
         Names the environment variable that is not set, or not right.
     """
     if task != "train":
-        _check_readable("nnUNet_raw")
+        check_readable("nnUNet_raw")
     for variable in _WRITTEN[task]:
         _check_writable(variable)
 
 
-def _check_readable(variable: str) -> None:
+def check_readable(variable: str) -> None:
+    """Check that a folder of nnU-Net's is there.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the environment variable that is not set, or not right.
+    """
     folder = nnunet_folder(variable)
     if not folder.is_dir():
         raise FednnUNetError(f"{variable} names {folder}, which is no folder: correct it.")

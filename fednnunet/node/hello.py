@@ -47,7 +47,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     if (dataset.raw / SPLITS).is_file():
         read_splits(dataset.raw / SPLITS, [case.case for case in cases])
     asym = arguments.task == "plan_and_preprocess" and arguments.asym
-    _check_classes(arguments, asym)
+    check_classes(arguments, asym)
     specifics: dict[str, Any] = {
         "method": "AsymFedAvg" if asym else "FFE",
         "image_reader": image_reader(content, cases[0].images[0]),
@@ -58,8 +58,14 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
 
 
-def _check_classes(arguments: argparse.Namespace, asym: bool) -> None:
-    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect."""
+def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
+    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the class and its flag.
+    """
     _check_class_exists(arguments.fpe, "-fpe")
     if not asym and arguments.fpe != EXTRACTOR:
         raise FednnUNetError(
@@ -88,7 +94,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     check_flags(arguments)
     check_folders(arguments.task)
     training = read_training(arguments)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     check_trainer(arguments.tr)
     if not arguments.val and arguments.tr != DEFAULT_TRAINER:
         check_hooks(find_trainer(arguments.tr))
@@ -122,7 +128,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     cases, unlabelled = find_test_cases(arguments, dataset, content)
     plans = read_model(arguments, dataset, content)
     record = None if arguments.m is not None else read_record(dataset, arguments.p)
-    _check_device(arguments.device)
+    check_device(arguments.device)
     site = arguments.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
@@ -191,7 +197,14 @@ def _check_class_exists(name: str, flag: str) -> None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that nnU-Net does not know, or that this machine does not have.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the device.
+    """
     if device not in {"cuda", "cpu", "mps"}:
         raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
     if device == "cpu":

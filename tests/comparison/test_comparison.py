@@ -241,6 +241,8 @@ def test_validation_cases_can_test_the_models(folders, commands):
         (["901 902", "2d", "fold_all", "--test", "validation"], "With FOLD fold_all every case trains"),
         (["901 999", "2d", "0"], "There is no dataset with id 999"),
         (["901 902", "2d", "0", "-tr", "NoTrainer"], "There is no trainer 'NoTrainer'"),
+        (["901 902", "2d_full", "0"], "plans no configuration '2d_full'"),
+        (["901 902", "2d", "0", "-pl", "Nobody"], "nnU-Net has no class 'Nobody'"),
     ],
 )
 def test_what_cannot_work_is_told_before_anything_is_written(folders, commands, words, said):
@@ -259,6 +261,7 @@ def test_flags_that_make_no_sense_are_refused(words, capsys):
 
 def test_gpus_are_dealt_to_sites_that_train_at_once(folders, commands, monkeypatch):
     monkeypatch.setattr(comparison.devices, "visible_gpus", lambda environment, count: ["0", "1"])
+    monkeypatch.setattr(comparison, "check_device", lambda device: None)
     run_comparison(parse_compare(["901 902", "2d", "0", "--gpus", "1 0", "--methods", "local,ffe"]))
     assert [commands.job(f"local {site}").environment["CUDA_VISIBLE_DEVICES"] for site in (A, B)] == ["1", "0"]
     assert "--gpus 1 0" in " ".join(commands.job("ffe").words)

@@ -55,6 +55,8 @@ def _type_in(commands: list[str], folder: Path) -> tuple[int, str]:
     """Run blocks of commands in one shell, which ends at the first that fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")} | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "http_proxy": "http://127.0.0.1:9",  # nobody is there, and on this machine nobody is asked
+        "https_proxy": "http://127.0.0.1:9",
         "PORT": str(find_free_port("127.0.0.1")),
         "nnUNet_n_proc_DA": "0",
         "nnUNet_def_n_proc": "1",
