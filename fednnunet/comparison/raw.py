@@ -113,6 +113,11 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
         Its folds, if it has any.
     held_out
         Training cases that are to be the test cases; by default, those in ``imagesTs`` are.
+
+    Raises
+    ------
+    FednnUNetError
+        If a test case's file has another ending than ``file_ending``, which only the key ``dataset`` allows.
     """
     own = {DATASET_JSON, SPLITS} | ({"imagesTs", "labelsTs"} if held_out is not None else set())
     with _new_folder(folder) as temporary:
@@ -122,7 +127,8 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
         content = dict(source.content.content)
         if held_out is not None:
             tested = [(case.case, case) for case in source.cases if case.case in held_out]
-            _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", content["file_ending"])
+            _check_endings(tested, source.content.file_ending)
+            _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", source.content.file_ending)
         if "dataset" in content:  # paths there may lead out of the folder, so they become absolute
             content["dataset"] = _listed([(case.case, case) for case in source.cases])
         _write(content, temporary / DATASET_JSON)
@@ -188,6 +194,16 @@ def _listed(cases: Sequence[tuple[str, CaseFiles]]) -> dict[str, dict[str, Any]]
     }
 
 
+def _check_endings(cases: Sequence[tuple[str, CaseFiles]], ending: str) -> None:
+    for _, case in cases:
+        for path in (*case.images, case.segmentation):
+            if not path.lower().endswith(ending.lower()):
+                raise FednnUNetError(
+                    f"{path} is to be a test case, but does not end with the file_ending {ending} of {DATASET_JSON}: "
+                    "convert it, or test with imagesTs."
+                )
+
+
 def _link_cases(cases: Sequence[tuple[str, CaseFiles]], images: Path, labels: Path, ending: str) -> None:
     """Fill two new folders with links to all files of cases, under new names."""
     images.mkdir()
@@ -198,7 +214,7 @@ def _link_cases(cases: Sequence[tuple[str, CaseFiles]], images: Path, labels: Pa
             tuple(str(images / f"{name}_{channel:04d}{ending}") for channel in range(len(case.images))),
             str(labels / f"{name}{ending}"),
         )
-        for link, path in zip(links.files, case.files, strict=True):
+        for link, path in zip(links.files, case.files, strict=False):  # endings may differ
             if os.path.exists(path):
                 os.symlink(os.path.abspath(path), link)
 

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from fednnunet.errors import CaseError
+from fednnunet.node.cut_files import is_cut
 from fednnunet.node.dataset import CaseFiles
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ def read_images(reader: BaseReaderWriter, case: CaseFiles, channels: int) -> Vol
     try:
         volume = _read(reader.read_images, case.images)
     except Exception as error:  # readers raise whatever they like
-        raise _fault(reader.read_images, case, case.images, error) from error
+        raise _fault(reader, reader.read_images, case, case.images, error) from error
     if len(volume.spacing) != 3 or not all(math.isfinite(size) and size > 0 for size in volume.spacing):
         told = ", ".join(f"{size:g}" for size in volume.spacing)
         raise CaseError(case.case, f"has the voxel size {told} mm", "correct it to three sizes", _origin(case))
@@ -89,7 +91,7 @@ def read_segmentation(reader: BaseReaderWriter, case: CaseFiles) -> Volume:
     try:
         return _read(read, (case.segmentation,))
     except Exception as error:  # as above
-        raise _fault(read, case, (case.segmentation,), error) from error
+        raise _fault(reader, read, case, (case.segmentation,), error) from error
 
 
 def unexpected_values(segmentation: npt.NDArray[Any], allowed: Collection[int]) -> list[float]:
@@ -141,6 +143,10 @@ def _read(read: Callable[[tuple[str, ...]], tuple[Any, Any]], paths: tuple[str, 
     remarks = io.StringIO()
     with contextlib.redirect_stdout(remarks):
         array, properties = read(paths)
+    if any(map(is_cut, paths)):
+        raise EOFError
+    if any(isinstance(size, str) for size in properties["spacing"]):
+        raise TypeError
     remark = remarks.getvalue().strip()
     kind = " ".join(remark.split()[:_WORDS_OF_A_KIND])
     if remark and kind not in _remarks:
@@ -150,16 +156,22 @@ def _read(read: Callable[[tuple[str, ...]], tuple[Any, Any]], paths: tuple[str, 
 
 
 def _fault(
-    read: Callable[[tuple[str, ...]], Any], case: CaseFiles, paths: tuple[str, ...], error: Exception
+    reader: BaseReaderWriter,
+    read: Callable[[tuple[str, ...]], Any],
+    case: CaseFiles,
+    paths: tuple[str, ...],
+    error: Exception,
 ) -> CaseError:
     """Say which of the files that could not be read is at fault, and why."""
-    for path in case.spacing_files:
+    for path in case.spacing_files if isinstance(reader, Tiff3DIO) else ():
         if os.path.isfile(path) and not _has_spacing(path):
             problem = "has a spacing file that nnU-Net cannot read"
             return CaseError(case.case, problem, 'write {"spacing": [Z, Y, X]} there, in mm, or remove it', path)
     for path in paths:
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             return CaseError(case.case, "has an empty file", "restore or remove it", path)
+        if is_cut(path):
+            return CaseError(case.case, "has a file that has been cut off", "restore or remove it", path)
     damaged = next((path for path in paths if len(paths) == 1 or not _is_readable(read, path)), None)
     if damaged is None:
         problem = f"has images of different shapes or voxel sizes ({type(error).__name__})"

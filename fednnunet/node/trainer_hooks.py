@@ -50,9 +50,9 @@ def check_hooks(trainer: "type[nnUNetTrainer]") -> None:
             where = f"{owner.__name__} in {_file(owner, method)}"
             raise FednnUNetError(
                 f"Trainer {trainer.__name__} overrides {method} ({where}), which a federation never calls, because "
-                "its rounds are that loop: move what it changes into the hooks that are called, such as "
-                "on_train_start, train_step or on_epoch_end, or train another trainer with -tr; "
-                "how long is trained, --rounds says."
+                "its rounds are that loop: move what it does into hooks that are called, such as on_train_start, "
+                "train_step or on_epoch_end, and give the coordinator the length with --rounds, or name another "
+                "trainer with -tr."
             )
 
 

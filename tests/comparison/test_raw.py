@@ -1,9 +1,15 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from fednnunet.comparison.raw import check_alike, find_sources, free_id, link_dataset, pool
 from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import labelled_cases
 
 DESCRIPTION = {"channel_names": {"0": "MRI", "1": "CT"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".png"}
 
@@ -101,6 +107,52 @@ def test_files_that_dataset_json_lists_are_found_from_everywhere(raw, tmp_path):
     }
     assert texts(pooled / "imagesTr") == {"Dataset001_A_p1_0000.png": "scan", "Dataset001_A_p1_0001.png": "other"}
     assert not (pooled / "splits_final.json").exists()
+
+
+def test_spacing_files_are_linked_with_their_cases(raw, tmp_path):
+    folder = write(raw, "Dataset001_A", [], file_ending=".tif", channel_names={"0": "CT"})
+    spacing, listed = [5.0, 0.5, 0.25], {}
+    for case in ("x", "y"):
+        paths = [folder / "imagesTr" / f"{case}_0000.tif", folder / "labelsTr" / f"{case}.tif"]
+        for path in paths:
+            tifffile.imwrite(path, np.zeros((3, 4, 5), np.uint8), photometric="minisblack")
+            (path.parent / f"{case}.json").write_text(json.dumps({"spacing": spacing}))
+        listed[case] = {"images": [str(paths[0])], "label": str(paths[1])}
+    (folder / "labelsTr" / "y.json").unlink()
+    plain = json.loads((folder / "dataset.json").read_text())
+    for content in (plain, plain | {"dataset": listed}):
+        (folder / "dataset.json").write_text(json.dumps(content | {"numTraining": 2}))
+        sources = find_sources(["1"])
+        pooled, linked = tmp_path / "raw" / "Dataset999_Pooled", tmp_path / "raw" / "Dataset001_A"
+        pool(sources, {"Dataset001_A": None}, pooled)
+        link_dataset(sources[0], linked, None, ["x", "y"])
+        found = get_filenames_of_train_images_and_targets(str(pooled))
+        tested = labelled_cases(linked / "imagesTs", linked / "labelsTs", ".tif")[0]
+        cases = [(files["images"], files["label"]) for files in found.values()]
+        cases += [(list(case.images), case.segmentation) for case in tested]
+        assert len(cases) == 4
+        for images, label in cases:
+            assert Tiff3DIO().read_images(images)[1]["spacing"] == spacing
+            assert Tiff3DIO().read_seg(label)[1]["spacing"] == (spacing if Path(label).name[-5] == "x" else (1, 1, 1))
+
+
+def test_listed_files_may_have_endings_of_their_own(raw, tmp_path):
+    folder = write(raw, "Dataset001_A", [])
+    for name in ("scan.PNG", "truth.PNG"):
+        (raw / name).write_text(name)
+    listed = {"p1": {"images": ["../scan.PNG", "../scan.PNG"], "label": "../truth.PNG"}}
+    (folder / "dataset.json").write_text(json.dumps({**DESCRIPTION, "numTraining": 1, "dataset": listed}))
+    pooled = tmp_path / "raw" / "Dataset999_Pooled"
+    pool(find_sources(["1"]), {"Dataset001_A": None}, pooled)
+    found = get_filenames_of_train_images_and_targets(str(pooled))
+    assert found == {"Dataset001_A_p1": {"images": [str(raw / "scan.PNG")] * 2, "label": str(raw / "truth.PNG")}}
+
+
+def test_labelled_test_cases_are_found_whatever_their_channels_are_called(raw):
+    folder = write(raw, "Dataset001_A", ["x"], ["z", "unlabelled"])
+    (folder / "labelsTs" / "unlabelled.png").unlink()
+    (folder / "imagesTs" / "z_0000.png").rename(folder / "imagesTs" / "z_0002.png")
+    assert find_sources(["1"])[0].test_cases == ["z"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from skimage import io
 
 from fednnunet.background import Stopped, Tracker
@@ -131,6 +132,7 @@ def _with(value: float, part: str) -> Callable[[Case], Case]:
         (_with(float("-inf"), "images"), SITK, "has NaN or infinite voxels"),
         (lambda case: case, Extraction("SimpleITKIO", 2, 300, (0, 1)), "has 1 channels, dataset.json names 2"),
         (lambda case: _case(segmentation=case.segmentation[:, :2]), SITK, "segmentation of another shape"),
+        (_with(2, "segmentation"), SITK, "has 2 in its segmentation, but dataset.json has the labels 0, 1"),
     ],
 )
 def test_what_is_wrong_with_a_case_is_told_outside_without_its_name(
@@ -166,6 +168,21 @@ def test_images_that_are_not_float32_are_refused(tmp_path: Path, monkeypatch: py
         measure_files(CaseFiles("a", ("a",), "b"), SITK)
 
 
+def test_spacing_files_belong_to_what_was_measured(tmp_path: Path) -> None:
+    case = CaseFiles("a", (str(tmp_path / "a_0000.tif"),), str(tmp_path / "labels.tif"))
+    extraction = Extraction("Tiff3DIO", 1, 300, (0, 1))
+    for path in case.files[:2]:
+        tifffile.imwrite(path, np.ones((3, 8, 8), np.uint8), photometric="minisblack")
+    states = [identity([case], extraction)]
+    assert measure_files(case, extraction).spacing.tolist() == [1, 1, 1]
+    for name in ("a.json", "labels.json"):
+        for spacing in ([5.0, 0.5, 0.5], [5.0, 0.25, 0.125]):
+            (tmp_path / name).write_text(json.dumps({"spacing": spacing}))
+            states.append(identity([case], extraction))
+    assert len(set(states)) == len(states) == 5
+    assert measure_files(case, extraction).spacing.tolist() == [5.0, 0.25, 0.125]
+
+
 def test_a_kept_measurement_is_used_for_the_same_files_only(tmp_path: Path) -> None:
     files = [_write(_case(), tmp_path, f"case{index}") for index in range(2)]
     measurement, kept = measure_site(files, SITK, 1, Tracker()), tmp_path / "kept.npz"
@@ -176,6 +193,7 @@ def test_a_kept_measurement_is_used_for_the_same_files_only(tmp_path: Path) -> N
     assert again is not None
     _assert_equal(again, measurement)
     assert identity(files, Extraction("SimpleITKIO", 1, 301, (0, 1))) != state
+    assert identity(files, Extraction("SimpleITKIO", 1, 300, (0, 1, 2))) != state
     assert identity(files[:1], SITK) != state
     _write(_case(images=np.ones((1, 4, 8, 8), np.float32)), tmp_path, "case0")
     assert identity(files, SITK) != state

@@ -1,7 +1,10 @@
 """What of a trainer is honoured: everything that stock nnU-Net calls in a training, or the trainer is refused."""
 
 import ast
+import importlib
 import inspect
+import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 
 from fednnunet.channel.messages import Schedule
 from fednnunet.errors import FednnUNetError
-from fednnunet.node import kept_states, rounds
+from fednnunet.node import kept_states, rounds, trainer_hooks
 from fednnunet.node.trainer_hooks import (
     NEVER_CALLED,
     changed_number,
@@ -24,7 +27,7 @@ from fednnunet.node.trainer_hooks import (
 
 TRAINERS = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
 REFUSED = {"nnUNetTrainerBenchmark_5epochs", "nnUNetTrainerBenchmark_5epochs_noDataLoading"}
-ACCEPTED = 73
+ACCEPTED = 74
 SCHEDULE = Schedule(rounds=6, local_epochs=2, iterations_per_epoch=3, val_iterations_per_epoch=4)
 
 
@@ -41,9 +44,7 @@ def test_a_federated_round_calls_every_method_that_the_loop_of_nnunet_calls() ->
     from nnunetv2.run import run_training
 
     stock = _called_on(ast.parse(inspect.getsource(run_training)), "nnunet_trainer")
-    stock |= _called_on(
-        ast.parse(inspect.cleandoc("class A:\n" + inspect.getsource(nnUNetTrainer.run_training))), "self"
-    )
+    stock |= _called_on(ast.parse(textwrap.dedent(inspect.getsource(nnUNetTrainer.run_training))), "self")
     ours = set[str]()
     for module in (rounds, kept_states):
         ours |= _called_on(ast.parse(inspect.getsource(module)), "trainer", "self._trainer")
@@ -114,21 +115,22 @@ def test_a_mixin_that_nnunets_own_method_hides_changes_nothing() -> None:
     check_hooks(_After)
 
 
-def test_the_file_of_a_trainer_that_nnunet_finds_elsewhere_is_named(
+def test_the_file_of_a_trainer_is_named_and_its_own_folds_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fednnunet.node.trainer_hooks import find_trainer
-
     source = "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n\n\n"
     source += "class MyStopping(nnUNetTrainer):\n    def run_training(self):\n        pass\n\n"
     source += "    def do_split(self):\n        return [], []\n"
     (tmp_path / "stopping.py").write_text(source)
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = importlib.import_module("stopping").MyStopping
+    del sys.modules["stopping"]  # as nnU-Net does with what it finds in nnUNet_extTrainer
     with pytest.raises(FednnUNetError, match=f"MyStopping in {tmp_path / 'stopping.py'}"):
-        check_hooks(find_trainer("MyStopping"))
-    assert not reads_splits("MyStopping")
+        check_hooks(trainer)
+    for found, expected in ((trainer, False), (nnUNetTrainer_5epochs, True)):
+        monkeypatch.setattr(trainer_hooks, "find_trainer", lambda _, found=found: found)
+        assert reads_splits("Any") is expected
     assert reads_splits("nnUNetTrainer")
-    assert reads_splits("nnUNetTrainer_5epochs")
 
 
 def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
@@ -138,8 +140,6 @@ def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
     assert changed_number(trainer, SCHEDULE) is None  # type: ignore[arg-type]
     assert trainer.num_epochs == 12
     trainer.num_val_iterations_per_epoch = 5
-    with pytest.raises(
-        FednnUNetError, match=r"num_val_iterations_per_epoch to 5 .* coordinator has said 4: .*__init__"
-    ):
+    with pytest.raises(FednnUNetError, match=r"num_val_iterations_per_epoch to 5 .* has said 4: .*__init__"):
         check_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
     assert changed_number(trainer, SCHEDULE) == "num_val_iterations_per_epoch to 5 from 4"  # type: ignore[arg-type]
