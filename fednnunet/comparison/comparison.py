@@ -31,6 +31,7 @@ from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.splits import Splits
+from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, check_split, find_trainer
 from fednnunet.node.trainer_search import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class _Comparison:
         self._splits = {source.name: self._splits_of(source) for source in self._sites}
         if arguments.fold == "all":
             check_numbers(self._splits)
-        check_trainer(arguments.tr)  # now, not after hours of preprocessing
+        _check_trainer(arguments.tr)  # now, not after hours of preprocessing
         untested = self._without_test_cases()
         self._shares = self._deal()
         number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])
@@ -269,6 +270,16 @@ class _Comparison:
             "the cases and folds": digest(data)[:12],
             **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
         }
+
+
+def _check_trainer(name: str) -> None:
+    """Refuse a trainer that is not there, that rounds cannot use, or that does not take the folds given to it."""
+    check_trainer(name)
+    if name == DEFAULT_TRAINER:
+        return  # looking for it would import torch, which takes seconds
+    trainer = find_trainer(name)
+    check_hooks(trainer)
+    check_split(trainer)
 
 
 def _held_out_fold(arguments: argparse.Namespace) -> int | None:
