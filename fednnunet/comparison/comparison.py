@@ -34,6 +34,7 @@ from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.folders import check_readable
 from fednnunet.node.hello import check_classes, check_device
 from fednnunet.node.splits import Splits
+from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, check_split, find_trainer
 from fednnunet.node.trainer_search import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class _Comparison:
         plans_alone = all(method.plans == "own" for method in arguments.methods)
         check_classes(argparse.Namespace(**vars(arguments), task="plan_and_preprocess"), plans_alone)
         check_device(arguments.device)
-        check_trainer(arguments.tr)
+        _check_trainer(arguments.tr)
         untested = self._without_test_cases()
         self._shares = self._deal()
         number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])
@@ -278,6 +279,16 @@ class _Comparison:
             "the cases and folds": digest(data)[:12],
             **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
         }
+
+
+def _check_trainer(name: str) -> None:
+    """Refuse a trainer that is not there, that rounds cannot use, or that does not take the folds given to it."""
+    check_trainer(name)
+    if name == DEFAULT_TRAINER:
+        return  # looking for it would import torch, which takes seconds
+    trainer = find_trainer(name)
+    check_hooks(trainer)
+    check_split(trainer)
 
 
 def _held_out_fold(arguments: argparse.Namespace) -> int | None:

@@ -12,7 +12,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from fednnunet.comparison.splits import union
 from fednnunet.errors import FednnUNetError
-from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset, labelled_cases
+from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, check_channels, find_dataset, labelled_cases
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_raw_dataset_json
 from fednnunet.node.splits import SPLITS, Splits
 
@@ -54,7 +54,9 @@ class Source:
     def test_cases(self) -> list[str]:
         """Identifiers of the labelled test cases, in ``imagesTs`` and ``labelsTs``."""
         images, labels = self.dataset.raw / "imagesTs", self.dataset.raw / "labelsTs"
-        return [case.case for case in labelled_cases(images, labels, self.content.file_ending)[0]]
+        cases, _ = labelled_cases(images, labels, self.content.file_ending)
+        check_channels(cases, len(self.content.channels))
+        return [case.case for case in cases]
 
 
 def find_sources(ids: Sequence[str]) -> list[Source]:
@@ -126,18 +128,20 @@ def link_dataset(source: Source, folder: Path, splits: Splits | None, held_out: 
                 (temporary / entry.name).symlink_to(entry.absolute())
         content = dict(source.content.content)
         if held_out is not None:
-            tested = [(case.case, case) for case in source.cases if case.case in held_out]
+            tested = [case for case in source.cases if case.case in held_out]
             _check_endings(tested, source.content.file_ending)
             _link_cases(tested, temporary / "imagesTs", temporary / "labelsTs", source.content.file_ending)
         if "dataset" in content:  # paths there may lead out of the folder, so they become absolute
-            content["dataset"] = _listed([(case.case, case) for case in source.cases])
+            content["dataset"] = _listed({case.case: case for case in source.cases})
         _write(content, temporary / DATASET_JSON)
         if splits is not None:
             _write(splits, temporary / SPLITS)
 
 
 def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder: Path) -> None:
-    """Make one raw dataset of links to all cases, named ``SITE_CASE``; it replaces the one that is there.
+    """Make one raw dataset of all cases, named ``SITE_CASE``; it replaces the one that is there.
+
+    Its ``dataset.json`` lists the users' files where they are, so that a reader finds beside them what it needs.
 
     Parameters
     ----------
@@ -149,13 +153,11 @@ def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder:
         The new dataset's folder.
     """
     with _new_folder(folder) as temporary:
-        first, ending = sources[0].content.content, sources[0].content.file_ending
-        cases = [(pooled_name(source.name, case.case), case) for source in sources for case in source.cases]
-        _link_cases(cases, temporary / "imagesTr", temporary / "labelsTr", ending)
+        first = sources[0].content.content
+        cases = {pooled_name(source.name, case.case): case for source in sources for case in source.cases}
         content = {key: first[key] for key in _POOLED if key in first}
-        if any(source.content.cases is not None for source in sources):  # the files may have endings of their own
-            content["dataset"] = _listed(cases)
-        _write({**content, "numTraining": sum(len(source.cases) for source in sources)}, temporary / DATASET_JSON)
+        content |= {"numTraining": len(cases), "dataset": _listed(cases)}
+        _write(content, temporary / DATASET_JSON)
         pooled = union({source.name: _renamed(source.name, splits[source.name]) for source in sources})
         if pooled is not None:
             _write(pooled, temporary / SPLITS)
@@ -183,19 +185,19 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     temporary.rename(folder)
 
 
-def _listed(cases: Sequence[tuple[str, CaseFiles]]) -> dict[str, dict[str, Any]]:
+def _listed(cases: Mapping[str, CaseFiles]) -> dict[str, dict[str, Any]]:
     """Return what a ``dataset.json`` lists of cases, under these names."""
     return {
         name: {
             "images": [os.path.abspath(path) for path in case.images],
             "label": os.path.abspath(case.segmentation),
         }
-        for name, case in cases
+        for name, case in cases.items()
     }
 
 
-def _check_endings(cases: Sequence[tuple[str, CaseFiles]], ending: str) -> None:
-    for _, case in cases:
+def _check_endings(cases: Sequence[CaseFiles], ending: str) -> None:
+    for case in cases:
         for path in (*case.images, case.segmentation):
             if not path.lower().endswith(ending.lower()):
                 raise FednnUNetError(
@@ -204,19 +206,27 @@ def _check_endings(cases: Sequence[tuple[str, CaseFiles]], ending: str) -> None:
                 )
 
 
-def _link_cases(cases: Sequence[tuple[str, CaseFiles]], images: Path, labels: Path, ending: str) -> None:
-    """Fill two new folders with links to all files of cases, under new names."""
+def _link_cases(cases: Sequence[CaseFiles], images: Path, labels: Path, ending: str) -> None:
+    """Fill two new folders with links to all files of cases, named as nnU-Net wants."""
     images.mkdir()
     labels.mkdir()
-    for name, case in cases:
-        links = CaseFiles(
-            name,
-            tuple(str(images / f"{name}_{channel:04d}{ending}") for channel in range(len(case.images))),
-            str(labels / f"{name}{ending}"),
-        )
-        for link, path in zip(links.files, case.files, strict=False):  # endings may differ
-            if os.path.exists(path):
-                os.symlink(os.path.abspath(path), link)
+    for case in cases:
+        of_images, of_segmentation = case.stems(ending)
+        named = {stem: images / case.case for _, stem in of_images[:1]}
+        for channel, (image, (stem, _)) in enumerate(zip(case.images, of_images, strict=True)):
+            named[stem] = images / f"{case.case}_{channel:04d}"
+            Path(f"{named[stem]}{ending}").symlink_to(os.path.abspath(image))
+        (labels / f"{case.case}{ending}").symlink_to(os.path.abspath(case.segmentation))
+        _link_companions(case, named)
+        _link_companions(case, {of_segmentation: labels / case.case})
+
+
+def _link_companions(case: CaseFiles, named: Mapping[str, Path]) -> None:
+    """Link what stands beside files whose names begin in one way beside links whose names begin in another way."""
+    for path in case.companions:
+        stem = max((stem for stem in named if path.startswith(f"{stem}.")), key=len, default=None)
+        if stem is not None:
+            Path(f"{named[stem]}{path.removeprefix(stem)}").symlink_to(os.path.abspath(path))
 
 
 def _write(content: Any, path: Path) -> None:

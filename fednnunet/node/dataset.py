@@ -3,8 +3,8 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,25 @@ def find_dataset(id_or_name: str) -> SiteDataset:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where the images (one per channel, or one with all) and the segmentation of a case are."""
+    """The files of a case.
+
+    Attributes
+    ----------
+    case
+        Identifier.
+    images
+        One for each channel, or one with all.
+    segmentation
+        The labels.
+    companions
+        What else is named like these and stands beside them, for a reader may take it into account: nnU-Net's
+        ``Tiff3DIO`` finds spacings in ``CASE.json``, and other formats keep header and voxels apart.
+    """
 
     case: str
     images: tuple[str, ...]
     segmentation: str
+    companions: tuple[str, ...] = ()
 
     @property
     def spacing_files(self) -> tuple[str, ...]:
@@ -107,7 +121,17 @@ class CaseFiles:
     @property
     def files(self) -> tuple[str, ...]:
         """All files that belong to it."""
-        return (*self.images, self.segmentation, *self.spacing_files)
+        return tuple(dict.fromkeys((*self.images, self.segmentation, *self.spacing_files, *self.companions)))
+
+    def stems(self, ending: str) -> tuple[list[tuple[str, str]], str]:
+        """Return what the names of files that belong to a case begin with, before a dot.
+
+        Returns
+        -------
+        For each image its own name and, without the channel, that of all; the name of the segmentation.
+        """
+        images = [_stem(image, ending) for image in self.images]
+        return [(stem, stem[: -len("_0000")]) for stem in images], _stem(self.segmentation, ending)
 
 
 def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: str, channels: int) -> list[CaseFiles]:
@@ -149,7 +173,7 @@ def case_files(dataset: SiteDataset, listed: Mapping[str, Any] | None, ending: s
         more = "" if len(missing) == 1 else f", nor {len(missing) - 1} other files of its cases"
         raise FednnUNetError(f"Site {dataset.name} has no {missing[0]}{more}: put it there, or remove the case.")
     check_channels(cases, channels)
-    return cases
+    return _with_companions(cases, ending)
 
 
 def check_channels(cases: Sequence[CaseFiles], channels: int) -> None:
@@ -168,6 +192,40 @@ def check_channels(cases: Sequence[CaseFiles], channels: int) -> None:
             problem = f"has {len(case.images)} of {channels} image files, one for each channel that dataset.json names"
             remedy = "complete it, or remove it" if len(case.images) < channels else "name all channels there"
             raise CaseError(case.case, problem, remedy, f"{case.images[0]} …")
+
+
+def _with_companions(cases: Sequence[CaseFiles], ending: str) -> list[CaseFiles]:
+    """Return the cases with what stands beside their files; of two cases, ``a`` and ``a.b``, ``a.b.json`` is b's."""
+    own = {path for case in cases for path in (*case.images, case.segmentation)}
+    stems = [_stems(case, ending) for case in cases]
+    found: dict[str, list[str]] = {stem: [] for of_case in stems for stem in of_case}
+    for folder in sorted({os.path.dirname(stem) for stem in found}):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            path = os.path.join(folder, name)
+            stem = next((stem for stem in _beginnings(path) if stem in found), None)
+            if stem is not None and path not in own:
+                found[stem].append(path)
+    return [
+        replace(case, companions=tuple(path for stem in of_case for path in found[stem]))
+        for case, of_case in zip(cases, stems, strict=True)
+    ]
+
+
+def _stem(path: str, ending: str) -> str:
+    return path[: -len(ending)] if path.lower().endswith(ending.lower()) else os.path.splitext(path)[0]
+
+
+def _stems(case: CaseFiles, ending: str) -> list[str]:
+    images, segmentation = case.stems(ending)
+    return list(dict.fromkeys([*(stem for both in images for stem in both), segmentation]))
+
+
+def _beginnings(path: str) -> Iterable[str]:
+    """Give what stands before each dot of a file's name, the longest first."""
+    stem, dot, _ = path.rpartition(".")
+    while dot and os.path.dirname(path) == os.path.dirname(stem):
+        yield stem
+        stem, dot, _ = stem.rpartition(".")
 
 
 def _check_names(images: Path, ending: str) -> None:

@@ -123,6 +123,9 @@ def measure_files(files: CaseFiles, extraction: Extraction) -> CaseMeasurement:
 def _check(case: str, images: np.ndarray, segmentation: np.ndarray) -> None:
     if images.dtype != np.float32:
         raise CaseError(case, f"is read as {images.dtype}, not as float32", "use one of nnU-Net's own readers")
+    if len(segmentation) != 1:
+        problem = f"has a segmentation with {len(segmentation)} channels"
+        raise CaseError(case, problem, "save it with one, the number of the label, not as a colour image")
     if images.shape[1:] != segmentation.shape[1:]:
         raise CaseError(case, "has a segmentation of another shape than its image", "correct labelsTr")
     if not np.isfinite(images).all():

@@ -68,8 +68,9 @@ class FederatedRounds:
             dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
         )
         if not arguments.val:
-            check_hooks(type(self._trainer))
-        self._trainer.disable_checkpointing = arguments.disable_checkpointing
+            check_hooks(type(self._trainer), vars(self._trainer))
+        if arguments.disable_checkpointing:  # else the trainer may have done that
+            self._trainer.disable_checkpointing = True
         self._labels = read_labels(self._trainer.dataset_json)
         _check_label_manager(self._labels, self._trainer.label_manager)
         self._states = KeptStates(Path(self._trainer.output_folder))
@@ -209,7 +210,7 @@ class FederatedRounds:
             If the state cannot be written.
         """
         due = round_number % self._schedule.save_every == 0 or round_number == self._schedule.rounds
-        keeps = due and not self._arguments.disable_checkpointing
+        keeps = due and not self._trainer.disable_checkpointing
 
         def keep(tracker: Tracker) -> bool:
             return self._states.keep_arrays(round_number, self._trainer, rounding_error)

@@ -7,6 +7,7 @@ epochs: they are that loop. Whatever else a trainer overrides takes effect.
 import contextlib
 import inspect
 import io
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from fednnunet.channel.messages import Schedule
@@ -36,8 +37,15 @@ def find_trainer(name: str) -> "type[nnUNetTrainer]":
     return found
 
 
-def check_hooks(trainer: "type[nnUNetTrainer]") -> None:
+def check_hooks(trainer: "type[nnUNetTrainer]", attributes: Collection[str] = ()) -> None:
     """Refuse a trainer that overrides what federated rounds never call: it would train otherwise than its user thinks.
+
+    Parameters
+    ----------
+    trainer
+        Its class.
+    attributes
+        Names of those that the trainer itself has, once there is one.
 
     Raises
     ------
@@ -46,8 +54,8 @@ def check_hooks(trainer: "type[nnUNetTrainer]") -> None:
     """
     for method in NEVER_CALLED:
         owner = overriding_class(trainer, method)
-        if owner is not None:
-            where = f"{owner.__name__} in {_file(owner, method)}"
+        if owner is not None or method in attributes:
+            where = "in __init__" if owner is None else f"{owner.__name__} in {_file(owner, method)}"
             raise FednnUNetError(
                 f"Trainer {trainer.__name__} overrides {method} ({where}), which a federation never calls, because "
                 "its rounds are that loop: move what it does into hooks that are called, such as on_train_start, "
@@ -57,11 +65,33 @@ def check_hooks(trainer: "type[nnUNetTrainer]") -> None:
 
 
 def overriding_class(trainer: "type[nnUNetTrainer]", method: str) -> type | None:
-    """Return the class of which a trainer has a method, ``None`` if it has nnU-Net's own."""
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    """Return the class of which a trainer has a method, ``None`` if it has nnU-Net's own.
+
+    That is nnU-Net's own class too, where a module of the user's has put a method of its own there.
+    """
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
 
     owner = next(each for each in trainer.__mro__ if method in vars(each))
-    return None if owner is nnUNetTrainer else owner
+    code = getattr(vars(owner)[method], "__code__", None)
+    is_stock = owner is nnunet.nnUNetTrainer and code is not None and code.co_filename == nnunet.__file__
+    return None if is_stock else owner
+
+
+def check_split(trainer: "type[nnUNetTrainer]") -> None:
+    """Refuse a trainer that deals the cases itself, where those that test its models must not train them.
+
+    Raises
+    ------
+    FednnUNetError
+        Names trainer, file and remedy.
+    """
+    owner = overriding_class(trainer, "do_split")
+    if owner is not None:
+        raise FednnUNetError(
+            f"Trainer {trainer.__name__} overrides do_split ({owner.__name__} in {_file(owner, 'do_split')}), so cases "
+            "on which its models are to be tested might train them: compare with a trainer that takes the folds of "
+            "splits_final.json, as nnU-Net's do."
+        )
 
 
 def reads_splits(name: str) -> bool:
@@ -81,7 +111,7 @@ def reads_splits(name: str) -> bool:
 
 
 def check_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
-    """Refuse a trainer that has replaced the numbers that the coordinator has set.
+    """Refuse a trainer that has replaced the numbers that the coordinator has set, or would begin in the middle.
 
     Raises
     ------
@@ -96,6 +126,11 @@ def check_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
                 f"on_train_start), but the coordinator has said {wanted}: set it in __init__, from where the "
                 f"coordinator takes it, or give the coordinator {_FLAGS[name]} to match"
             )
+    if trainer.current_epoch != 0:
+        raise FednnUNetError(
+            f"trainer {type(trainer).__name__} would begin with epoch {trainer.current_epoch}, but a federation begins "
+            "with epoch 0: leave current_epoch alone, and give the coordinator fewer --rounds"
+        )
 
 
 def set_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:

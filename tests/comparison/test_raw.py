@@ -3,12 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from fednnunet.comparison.raw import check_alike, find_sources, free_id, link_dataset, pool
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.node.dataset import labelled_cases
 
 DESCRIPTION = {"channel_names": {"0": "MRI", "1": "CT"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".png"}
@@ -40,6 +42,12 @@ def write(raw, name, cases, test_cases=(), **changes):
 
 def texts(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def read_listed(cases):
+    return {
+        case: [Path(path).read_text() for path in (*files["images"], files["label"])] for case, files in cases.items()
+    }
 
 
 def test_a_linked_dataset_has_the_users_files_and_a_split_of_its_own(raw, tmp_path):
@@ -77,19 +85,15 @@ def test_cases_are_pooled_under_names_with_their_site(raw, tmp_path):
     names = {"Dataset001_A_x": ("Dataset001_A", "x")} | {
         f"Dataset002_A_x_{case}": ("Dataset002_A_x", case) for case in "xy"
     }
-    assert texts(pooled / "imagesTr") == {
-        f"{name}_{channel:04d}.png": f"{site} {case} {channel}"
+    content = json.loads((pooled / "dataset.json").read_text())
+    assert read_listed(content.pop("dataset")) == {
+        name: [*(f"{site} {case} {channel}" for channel in range(2)), f"{site} {case} labels"]
         for name, (site, case) in names.items()
-        for channel in range(2)
     }
-    assert texts(pooled / "labelsTr") == {
-        f"{name}.png": f"{site} {case} labels" for name, (site, case) in names.items()
-    }
-    assert json.loads((pooled / "dataset.json").read_text()) == {**DESCRIPTION, "numTraining": 3}
+    assert content == {**DESCRIPTION, "numTraining": 3}
     assert json.loads((pooled / "splits_final.json").read_text()) == [
         {"train": ["Dataset001_A_x", "Dataset002_A_x_y"], "val": ["Dataset002_A_x_x"]}
     ]
-    assert all(path.is_symlink() for kind in ("images", "labels") for path in (pooled / f"{kind}Tr").iterdir())
 
 
 def test_files_that_dataset_json_lists_are_found_from_everywhere(raw, tmp_path):
@@ -105,7 +109,8 @@ def test_files_that_dataset_json_lists_are_found_from_everywhere(raw, tmp_path):
     assert json.loads((linked / "dataset.json").read_text())["dataset"] == {
         "p1": {"images": [str(raw / "scan.png"), str(raw / "other.png")], "label": str(raw / "truth.png")}
     }
-    assert texts(pooled / "imagesTr") == {"Dataset001_A_p1_0000.png": "scan", "Dataset001_A_p1_0001.png": "other"}
+    content = json.loads((pooled / "dataset.json").read_text())
+    assert read_listed(content["dataset"]) == {"Dataset001_A_p1": ["scan", "other", "truth"]}
     assert not (pooled / "splits_final.json").exists()
 
 
@@ -134,6 +139,32 @@ def test_spacing_files_are_linked_with_their_cases(raw, tmp_path):
         for images, label in cases:
             assert Tiff3DIO().read_images(images)[1]["spacing"] == spacing
             assert Tiff3DIO().read_seg(label)[1]["spacing"] == (spacing if Path(label).name[-5] == "x" else (1, 1, 1))
+
+
+def test_headers_and_voxels_in_files_of_their_own_stay_together(raw, tmp_path):
+    folder = write(raw, "Dataset001_A", [], channel_names={"0": "CT"}, file_ending=".mhd",
+                   overwrite_image_reader_writer="SimpleITKIO", numTraining=2)  # fmt: skip
+    for number, case in enumerate(("x", "x.y"), 1):
+        image = sitk.GetImageFromArray(np.full((3, 4, 5), number, np.uint8))
+        for path in (folder / "imagesTr" / f"{case}_0000.mhd", folder / "labelsTr" / f"{case}.mhd"):
+            sitk.WriteImage(image, str(path))
+            assert path.with_suffix(".raw").exists()
+    (source,) = find_sources(["1"])
+    linked, pooled = tmp_path / "raw" / "Dataset001_A", tmp_path / "raw" / "Dataset999_Pooled"
+    link_dataset(source, linked, None, ["x", "x.y"])
+    pool([source], {"Dataset001_A": None}, pooled)
+    cases = get_filenames_of_train_images_and_targets(str(pooled))
+    for number, case in enumerate(("x", "x.y"), 1):
+        tested = {"images": [str(linked / f"imagesTs/{case}_0000.mhd")], "label": str(linked / f"labelsTs/{case}.mhd")}
+        for files in (tested, cases[f"Dataset001_A_{case}"]):
+            assert (SimpleITKIO().read_images(files["images"])[0] == number).all()
+            assert (SimpleITKIO().read_seg(files["label"])[0] == number).all()
+
+
+def test_a_test_case_that_lacks_a_channel_is_told(raw):
+    (write(raw, "Dataset001_A", ["x"], ["y", "z"]) / "imagesTs" / "z_0001.png").unlink()
+    with pytest.raises(CaseError, match="case z has 1 of 2 image files"):
+        find_sources(["1"])[0].test_cases  # noqa: B018
 
 
 def test_listed_files_may_have_endings_of_their_own(raw, tmp_path):

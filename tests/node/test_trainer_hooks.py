@@ -21,6 +21,7 @@ from fednnunet.node.trainer_hooks import (
     changed_number,
     check_hooks,
     check_schedule,
+    check_split,
     reads_splits,
     set_schedule,
 )
@@ -134,7 +135,7 @@ def test_the_file_of_a_trainer_is_named_and_its_own_folds_are_seen(
 
 
 def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
-    trainer = SimpleNamespace()
+    trainer = SimpleNamespace(current_epoch=0)
     set_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
     check_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
     assert changed_number(trainer, SCHEDULE) is None  # type: ignore[arg-type]
@@ -143,3 +144,29 @@ def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
     with pytest.raises(FednnUNetError, match=r"num_val_iterations_per_epoch to 5 .* has said 4: .*__init__"):
         check_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
     assert changed_number(trainer, SCHEDULE) == "num_val_iterations_per_epoch to 5 from 4"  # type: ignore[arg-type]
+
+
+def test_a_training_that_would_begin_in_its_middle_is_told() -> None:
+    trainer = SimpleNamespace(current_epoch=5)
+    set_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
+    with pytest.raises(FednnUNetError, match=r"would begin with epoch 5, .* fewer --rounds"):
+        check_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
+
+
+def test_a_loop_put_into_a_trainer_or_into_nnunets_own_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_hooks(nnUNetTrainer_5epochs, {"num_epochs"})
+    with pytest.raises(FednnUNetError, match=r"overrides run_training \(in __init__\)"):
+        check_hooks(nnUNetTrainer_5epochs, {"num_epochs", "run_training"})
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda self: None)
+    with pytest.raises(FednnUNetError, match=rf"overrides run_training \(nnUNetTrainer in {__file__}\)"):
+        check_hooks(nnUNetTrainer_5epochs)
+
+
+def test_a_trainer_with_folds_of_its_own_is_not_compared() -> None:
+    class Dealing(nnUNetTrainer):
+        def do_split(self) -> tuple[list[str], list[str]]:
+            return [], []
+
+    check_split(nnUNetTrainer_5epochs)
+    with pytest.raises(FednnUNetError, match=rf"Dealing overrides do_split \(Dealing in {__file__}\)"):
+        check_split(Dealing)
