@@ -354,6 +354,10 @@ def _simulate(arguments: argparse.Namespace) -> int:
         check_fold(arguments.fold)
     _check_trackers(arguments)
 
+    from fednnunet.report.dashboard import check_dashboard
+
+    check_dashboard(arguments.dashboard)
+
     from fednnunet.launcher.simulation import run_simulation
 
     return run_simulation(arguments)
