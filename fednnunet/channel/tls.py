@@ -152,8 +152,12 @@ def proxy_for(host: str) -> urllib.parse.SplitResult | None:
     bare = host.strip("[]").lower()
     if not url or is_loopback(host) or any(_exempts(entry, bare) for entry in _exempt_hosts()):
         return None
-    proxy = urllib.parse.urlsplit(url)
-    return proxy if proxy.scheme == "http" else None
+    try:
+        proxy = urllib.parse.urlsplit(url)
+        usable = proxy.scheme == "http" and proxy.hostname and proxy.port != 0
+    except ValueError:  # no address, or no port
+        return None
+    return proxy if usable else None
 
 
 def without_password(proxy: urllib.parse.SplitResult) -> str:

@@ -332,6 +332,10 @@ def _simulate(arguments: argparse.Namespace) -> int:
     _check_trackers(arguments)
     _given_plans(arguments)
 
+    from fednnunet.report.dashboard import check_dashboard
+
+    check_dashboard(arguments.dashboard)
+
     from fednnunet.launcher.simulation import run_simulation
 
     return run_simulation(arguments)

@@ -9,8 +9,8 @@ _CONFIGURATION = re.compile(r"[23]d(_\w*)?")
 
 
 def split_words(text: str) -> list[str]:
-    """Return the values in one word of a command line, which spaces or commas separate."""
-    return [word for word in re.split(r"[\s,;]+", text) if word]
+    """Return the values in one word of a command line, which spaces or commas separate; quotes in it do not count."""
+    return [word for word in re.split(r"[\s,;'\"]+", text) if word]
 
 
 def parse_with_sites(
@@ -50,7 +50,9 @@ def parse_with_sites(
     arguments.configuration, arguments.fold = [*rest, None, None][:2]
     missing = [name.upper() for name in ("configuration", "fold") if name in required and not getattr(arguments, name)]
     if missing:
-        parser.error(f"no {' and no '.join(missing)} given after the datasets {' '.join(ids)}")
+        parser.error(
+            f"no {' and no '.join(missing)} given after the datasets {' '.join(ids)}: CONFIGURATION comes before FOLD"
+        )
     return arguments
 
 

@@ -23,6 +23,8 @@ _HELLOS = {"train": training_hello, "evaluate": evaluation_hello}
 def check_sites(arguments: argparse.Namespace, nodes: Sequence[Sequence[str]]) -> None:
     """Let each site introduce itself to nobody: what is wrong at one of them is told before anything begins.
 
+    A training that shall go on without some sites (``--min_clients``) begins without them, too.
+
     Parameters
     ----------
     arguments
@@ -39,7 +41,8 @@ def check_sites(arguments: argparse.Namespace, nodes: Sequence[Sequence[str]]) -
         check_planned(arguments.pl, arguments.c)
     parsed = [parse_client(words) for words in nodes]
     problems = {find_dataset(node.dataset).name: problem for node in parsed if (problem := _problem_of(node))}
-    if not problems:
+    quorum = arguments.min_clients if arguments.task == "train" else None
+    if len(nodes) - len(problems) >= (quorum or len(nodes)):
         return
     (_, first), *others = problems.items()
     also = f" Not ready either: {', '.join(name for name, problem in others if problem != first)}."

@@ -92,6 +92,7 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
         If something is missing or wrong at the site.
     """
     check_flags(arguments)
+    check_device_name(arguments.device)
     check_folders(arguments.task)
     training = read_training(arguments)
     check_device(arguments.device)
@@ -122,6 +123,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     """
     if not 0 < arguments.step_size <= 1:
         raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
+    check_device_name(arguments.device)
     check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
     content = read_raw_dataset_json(dataset)
@@ -129,6 +131,8 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     plans = read_model(arguments, dataset, content)
     record = None if arguments.m is not None else read_record(dataset, arguments.p)
     check_device(arguments.device)
+    if cases and arguments.m is None:
+        check_trainer(arguments.tr)  # nnU-Net looks for it to predict
     site = arguments.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
@@ -197,6 +201,20 @@ def _check_class_exists(name: str, flag: str) -> None:
         raise FednnUNetError(f"nnU-Net has no class '{name}': correct {flag}.")
 
 
+def check_device_name(device: str) -> None:
+    """Refuse a device that nnU-Net does not know.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the device.
+    """
+    if device not in {"cuda", "cpu", "mps"}:
+        number = device.removeprefix("cuda:")
+        which = f", and name the GPU with CUDA_VISIBLE_DEVICES={number}" if number.isdecimal() else ""
+        raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps{which}.")
+
+
 def check_device(device: str) -> None:
     """Refuse a device that nnU-Net does not know, or that this machine does not have.
 
@@ -205,8 +223,7 @@ def check_device(device: str) -> None:
     FednnUNetError
         Names the device.
     """
-    if device not in {"cuda", "cpu", "mps"}:
-        raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps.")
+    check_device_name(device)
     if device == "cpu":
         return  # torch takes seconds to import
     import torch

@@ -118,8 +118,9 @@ def test_which_proxy_is_taken_depends_on_names_and_endings(monkeypatch: pytest.M
     monkeypatch.setenv("no_proxy", "10.0.0.0/8")
     assert proxy_for("10.1.2.3") is None
     assert proxy_for("11.1.2.3") is not None
-    monkeypatch.setenv("grpc_proxy", "socks5://other:1080")
-    assert proxy_for("11.1.2.3") is None
+    for url in ("socks5://other:1080", "other:3129", "http://[::1", "http://other:port"):
+        monkeypatch.setenv("grpc_proxy", url)
+        assert proxy_for("11.1.2.3") is None
     monkeypatch.setenv("grpc_proxy", "")
     assert proxy_for("11.1.2.3") is None
 

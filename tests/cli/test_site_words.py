@@ -17,6 +17,7 @@ _IDS = ["301", "302", "303"]
         ["301,", "302,", "303", "3d_fullres", "--rounds", "3", "all"],
         ["301 302", "303", "--rounds", "3", "3d_fullres", "all"],
         ["301", ",", "302;303", "3d_fullres", "all"],
+        ["'301", '302"', "303'", "3d_fullres", "all"],
     ],
 )
 def test_datasets_are_understood_however_they_are_separated(words: list[str]) -> None:
@@ -51,6 +52,7 @@ def test_lists_of_other_flags_take_commas() -> None:
     [
         (["301", "302", "3d_fullres"], "no FOLD given after the datasets 301 302"),
         (["301", "302", "303"], "no CONFIGURATION and no FOLD given after the datasets 301 302 303"),
+        (["301", "302", "0", "3d_fullres"], "CONFIGURATION comes before FOLD"),
         (["2d", "0", "1"], "no dataset given"),
         ([" ", "2d", "0"], "no dataset given"),
         (["301 302", "2d", "0", "1"], "'1' is too much after CONFIGURATION 2d and FOLD 0"),

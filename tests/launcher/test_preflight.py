@@ -6,7 +6,7 @@ import pytest
 
 from fednnunet.cli.commands import run_main
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
-from fednnunet.launcher import simulation
+from fednnunet.launcher import preflight, simulation
 
 _CPU = ["-device", "cpu"]
 
@@ -58,6 +58,21 @@ def test_the_other_sites_that_are_not_ready_are_named(hospitals: Path, capsys: p
     assert "Dataset901_HospitalA" in err
     assert "4 training cases" in err
     assert "Not ready either: Dataset902_HospitalB." in err
+
+
+def test_a_training_that_can_do_without_a_site_begins_without_it(
+    hospitals: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_ready_at(*sites: str) -> None:
+        monkeypatch.setattr(preflight, "_problem_of", lambda node: "ill" if node.dataset in sites else None)
+
+    words = ["train", "901 902", "2d", "0", *_CPU]
+    not_ready_at("902")
+    assert run_main([*words, "--min_clients", "1"]) == 0
+    assert run_main(words) == 1
+    not_ready_at("901", "902")
+    assert run_main([*words, "--min_clients", "1"]) == 1
+    assert capsys.readouterr().err == "Error: ill\n" * 2
 
 
 def test_a_folder_that_is_not_there_is_told_rather_than_a_dataset(

@@ -41,7 +41,16 @@ def test_a_folder_that_is_not_there_or_cannot_be_made_is_told(folders: Path, mon
         check_folders("plan_and_preprocess")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root can make none")
+def test_a_folder_that_nobody_can_make_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", "/proc/nobody/preprocessed")
+    with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but nothing can be written into /proc"):
+        check_folders("plan_and_preprocess")
+
+
 def test_a_folder_that_may_not_be_written_is_told(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, _: path != folders)  # tests may be run by root, who may do all
+    monkeypatch.setattr(
+        os, "access", lambda path, _: path != folders / "preprocessed"
+    )  # tests may be run by root, who may do all
     with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but nothing can be written into"):
         check_folders("extract_fingerprint")

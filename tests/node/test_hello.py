@@ -288,7 +288,8 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
             "correct -pretrained_weights",
         ),
         ("train 901 2d 0 --val_best --disable_checkpointing -device cpu", _nothing, "--val_best needs", "drop one"),
-        ("train 901 2d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
+        ("train 901 4d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
+        ("train 901 2d 0 -device cuda:1", _nothing, "'cuda:1' is no device", "CUDA_VISIBLE_DEVICES=1"),
     ],
 )
 def test_what_is_wrong_at_a_site_is_told_before_it_connects(
