@@ -10,14 +10,14 @@ background, so where an object touches the border of the image, its surface is t
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fednnunet.labels import Key, Labels, members
+from fednnunet.labels import Key, Labels, members, read_labels
 
 METRICS = ("dice", "hd95", "assd", "nsd")
 """The metrics, in the order in which tables show them."""
@@ -49,6 +49,22 @@ class Scores:
     hd95: float | None = None
     assd: float | None = None
     nsd: float | None = None
+
+
+def foreground(labels: Labels | Mapping[str, Any]) -> dict[str, Key]:
+    """Return what is scored, by name: nnU-Net's ``foreground_labels`` or ``foreground_regions``.
+
+    Parameters
+    ----------
+    labels
+        As they were read, or as they stand in a ``dataset.json`` without regions.
+
+    Raises
+    ------
+    FednnUNetError
+        If nnU-Net cannot work with them.
+    """
+    return (labels if isinstance(labels, Labels) else read_labels({"labels": labels})).foreground
 
 
 def score_case(
@@ -87,7 +103,7 @@ def score_case(
     counts = np.ones(truth.shape, bool) if labels.ignore is None else truth != labels.ignore
     return {
         name: score(_mask(truth, key) & counts, _mask(prediction, key) & counts, spacing, nsd_tolerance)
-        for name, key in labels.foreground.items()
+        for name, key in foreground(labels).items()
     }
 
 
