@@ -205,7 +205,7 @@ def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> P
 
 def _number(name: str) -> tuple[int, str]:
     """Return the id in the name of a site, to sort by and as a word; names without one come last."""
-    found = re.fullmatch(r"(?:Dataset|site )0*([0-9]+)(?:_.*)?", name)
+    found = re.fullmatch(r"Dataset0*([0-9]+)(?:_.*)?", name)
     return (int(found[1]), found[1]) if found else (sys.maxsize, name)
 
 

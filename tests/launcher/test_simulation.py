@@ -205,13 +205,14 @@ def test_a_run_says_what_runs_where_and_leaves_a_log_for_each(tmp_path, monkeypa
     assert (logs / "server.log").read_text().endswith(" None\n")
 
 
-def test_a_training_has_one_folder_however_its_sites_are_spelled(tmp_path):
-    for name in ("Dataset007_Lung", "Dataset511_Liver"):
+def test_a_training_has_one_folder_however_its_sites_are_spelled(tmp_path, monkeypatch):
+    for name in ("Dataset007_Lung", "Dataset511_Liver", *(f"Dataset{number}_X" for number in (512, *range(100, 400)))):
         (tmp_path / "raw" / name).mkdir(parents=True)
-    environment = {"nnUNet_results": str(tmp_path), "nnUNet_raw": str(tmp_path / "raw")}
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
 
     def folder(sites, configuration="2d", *flags):
-        return simulation._run_dir(parsed("train", sites, configuration, "0", *flags), environment)
+        arguments = parsed("train", sites, configuration, "0", *flags)
+        return simulation._run_dir(arguments, {"nnUNet_results": str(tmp_path)})
 
     expected = tmp_path / "fednnunet_runs" / "7+511__nnUNetTrainer__nnUNetPlans__2d"
     for spelling in ("7 511", "511 7", "007 Dataset511_Liver", "Dataset511_Liver Dataset007_Lung"):
