@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from fednnunet.errors import FednnUNetError
 
 _LONGEST_SHOWN = 200
+_LONGEST_NAME = 120
 _LONGEST_TOLD = 2000
 _BYTES_PER_VALUE = 16
 """A value that is read takes much more memory than its text, so texts of many tiny values are refused."""
@@ -107,8 +108,27 @@ def first_problem(error: ValidationError) -> str:
     return f"{cleaned(where, _LONGEST_SHOWN)}: {cleaned(first['msg'], _LONGEST_SHOWN)}"
 
 
+def check_name(name: str) -> None:
+    """Refuse what a user cannot call a site.
+
+    Raises
+    ------
+    FednnUNetError
+        Says what a name may have in it.
+    """
+    if not name or len(name) > _LONGEST_NAME or not _is_name(name):
+        raise FednnUNetError(
+            f"A site cannot be called '{cleaned(name, _LONGEST_SHOWN)}': name it with --site, in letters, digits, spaces "
+            f"and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME} in all, a dot not first."
+        )
+
+
+def _is_name(text: str) -> bool:
+    return text.strip() == text and not text.startswith(".") and all(_fits_name(char) for char in text)
+
+
 def _check_name(text: str) -> str:
-    if text.strip() != text or text.startswith(".") or not all(_fits_name(char) for char in text):
+    if not _is_name(text):
         raise PydanticCustomError(
             "name",
             "Input should have letters, digits, spaces and _-.,()'&+@# only, and neither begin with a dot"
@@ -143,7 +163,7 @@ def _check_json(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-Name = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_check_name)]
+Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_check_name)]
 """Name of a site, or of what stands in a folder: no path, nothing hidden."""
 
 Line = Annotated[str, Field(max_length=200), AfterValidator(printable_line)]
