@@ -118,8 +118,8 @@ def check_name(name: str) -> None:
     """
     if not name or len(name) > _LONGEST_NAME or not _is_name(name):
         raise FednnUNetError(
-            f"A site cannot be called '{cleaned(name, _LONGEST_SHOWN)}': name it with --site, in letters, digits, spaces "
-            f"and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME} in all, a dot not first."
+            f"A site cannot be called '{cleaned(name, _LONGEST_SHOWN)}': name it with --site, in letters, digits, "
+            f"spaces and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME} in all, a dot not first."
         )
 
 

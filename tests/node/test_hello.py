@@ -287,6 +287,7 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
             "no file none.pth",
             "correct -pretrained_weights",
         ),
+        ("plan_and_preprocess 901 --site [A]", _nothing, r"A site cannot be called '\[A\]'", "--site"),
         ("train 901 2d 0 --val_best --disable_checkpointing -device cpu", _nothing, "--val_best needs", "drop one"),
         ("train 901 4d 0 -device tpu", _nothing, "'tpu' is no device", "cuda, cpu or mps"),
         ("train 901 2d 0 -device cuda:1", _nothing, "'cuda:1' is no device", "CUDA_VISIBLE_DEVICES=1"),
