@@ -28,7 +28,7 @@ from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases, Start
 from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
@@ -37,6 +37,7 @@ from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
+from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
@@ -259,6 +260,32 @@ def test_malicious_coordinator_cannot_run_code(node: PlanningClient, tmp_path: P
     assert "network_class_name" in str(refused["failure"])
     assert _files(tmp_path) == before
     client.close()
+
+
+def test_malicious_coordinator_cannot_make_a_node_allocate_what_no_machine_has(
+    node: PlanningClient, tmp_path: Path
+) -> None:
+    arguments = argparse.Namespace(no_pp=False, c=["3d_fullres"], np=None, explicit_configurations=False)
+    client = PlanningClient(arguments, node.dataset, Hello.model_validate({**HELLO.model_dump(), **_PLANS_TOO}))
+    before = _files(tmp_path)
+    for number, (changes, key) in enumerate([
+        ({"spacing": [1e-9] * 3}, "spacing"),
+        ({"patch_size": [100_000] * 3}, "patch_size"),
+        ({"resampling_fn_data_kwargs": {"num_threads": 100_000}}, "num_threads"),
+    ]):  # fmt: skip
+        fullres = {**PLANS["configurations"]["3d_fullres"], **changes}
+        plans = {**PLANS, "configurations": {**PLANS["configurations"], "3d_fullres": fullres}}
+        common = {
+            "fingerprint": FINGERPRINT,
+            "plans": plans,
+            "record": _record() | {"plans_digest": plans_digest(plans)},
+        }
+        assert f"{key} " in str(_ask(client, "install", json.dumps(common), number)["failure"])
+        assert _files(tmp_path) == before
+    client.close()
+    schedule = '{"rounds": 10, "local_epochs": 1, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}'
+    with pytest.raises(FednnUNetError, match="completed 1000000"):
+        Start.from_json(f'{{"fold": 0, "schedule": {schedule}, "run": "a", "completed": 1000000}}')
 
 
 def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None:
