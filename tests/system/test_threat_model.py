@@ -4,8 +4,10 @@ What these tests show in one place is tested in depth where each mechanism has i
 """
 
 import argparse
+import contextlib
 import json
 import random
+import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from fednnunet.channel.audit import AuditLog, verify
 from fednnunet.channel.certificates import create_certificates
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
+from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
 from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases, Start
@@ -163,6 +166,19 @@ def test_outsider_with_many_connections_keeps_nobody_out(waiting: Consortium) ->
     finally:
         for stranger in strangers:
             stranger.__exit__()
+
+
+def test_outsider_with_idle_connections_does_not_use_up_descriptors(waiting: Consortium) -> None:
+    most_connections()  # this process opens as many itself
+    with contextlib.ExitStack() as idle:
+        for _ in range(1100):
+            idle.enter_context(socket.create_connection(("localhost", waiting.port)))
+        assert "start its node with --key" in turn_away(waiting, introduction_of(0), None)
+        process = Path(f"/proc/{waiting.server.pid}")
+        if process.is_dir():
+            (line,) = [line for line in (process / "limits").read_text().splitlines() if "open files" in line]
+            assert len(list((process / "fd").iterdir())) + RESERVE // 2 <= int(line.split()[3])
+    assert waiting.server.poll() is None
 
 
 def test_outsider_with_garbage_does_not_stop_the_coordinator(waiting: Consortium) -> None:
