@@ -5,6 +5,7 @@ What these tests show in one place is tested in depth where each mechanism has i
 
 import argparse
 import contextlib
+import io
 import json
 import random
 import socket
@@ -31,13 +32,14 @@ from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
 from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases, Start
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, RoundReport, SharedCases, Start
 from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
 from fednnunet.cli.trust import door, tls_files
 from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
+from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
 from fednnunet.fingerprint.plans import plans_digest
@@ -46,6 +48,8 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
+from fednnunet.report.formats import printable
+from fednnunet.table_cells import markdown_cell, write_csv
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
@@ -492,6 +496,16 @@ def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
     assert set(out_of_line(norms)) == {"C"}
     exchange.spread(_sites(nodes), 1)
     assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
+
+
+def test_malicious_site_cannot_put_formulas_or_markup_into_reports() -> None:
+    report = RoundReport(train_loss=0.5, val_loss=0.5, mean_dice=0.5, dice={"x": 0.5, "=cmd|' /C calc'!A0": 0.5})
+    assert set(of_own_labels(report, hello("A")).dice) <= set(hello("A").labels)
+    file = io.StringIO()
+    write_csv(file, [("=1+1", "-x", "ok", -1.0)])
+    assert file.getvalue().strip() == "'=1+1,'-x,ok,-1.0"
+    assert markdown_cell("a|[b](http://x)\n<script>") == r"a\|\[b\](http\://x) \<script\>"
+    assert str(printable("a\x1b[2J[red]")) == "a?[2J[red]"  # text, which rich does not read as markup
 
 
 def test_malicious_site_cannot_hide_the_end_of_its_log(node: PlanningClient, tmp_path: Path) -> None:

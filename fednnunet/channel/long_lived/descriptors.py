@@ -7,7 +7,8 @@ logger = logging.getLogger(__name__)
 RESERVE = 256
 """Descriptors that are for files, whatever connects."""
 
-_MOST_CONNECTIONS = 4096
+_MOST_CONNECTIONS = 8192
+"""Which take half a GiB of memory at most."""
 _FEWEST_CONNECTIONS = 64
 _ASSUMED_LIMIT = 1024
 
