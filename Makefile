@@ -4,7 +4,7 @@ PYTHON_OF_ENV = "$$(bash install.sh --print-python)"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types format docs audit clean
+.PHONY: help setup demo test lint types format docs audit lock clean
 
 help: ## show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -42,7 +42,18 @@ audit: ## look up known vulnerabilities of everything that is installed
 	bash install.sh
 	$(PYTHON_OF_ENV) -m venv .audit
 	.audit/bin/python -m pip install --quiet --upgrade pip-audit
-	.audit/bin/pip-audit --path "$$($(PYTHON_OF_ENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(PYTHON_OF_ENV) tools/audit.py list >.audit/installed.txt
+	rm -f .audit/found.json
+	.audit/bin/pip-audit --requirement .audit/installed.txt --no-deps --disable-pip --progress-spinner off \
+		--format json --output .audit/found.json || true # tools/audit.py tells what came of it
+	$(PYTHON_OF_ENV) tools/audit.py check .audit/found.json <.audit/installed.txt
+
+lock: ## write requirements.lock anew: the archives of constraints.txt on PyPI, with their hashes
+	$(PYTHON_OF_ENV) -m venv .audit
+	.audit/bin/python -m pip install --quiet --upgrade uv
+	echo setuptools | .audit/bin/uv pip compile --quiet --no-config --generate-hashes --universal \
+		--python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+		--constraints constraints.txt pyproject.toml - --output-file requirements.lock
 
 clean: ## remove caches and build leftovers (not .venv, not results)
 	rm -rf build dist *.egg-info .audit .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/cli

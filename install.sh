@@ -19,6 +19,9 @@ Options:
   --nnunet source    install nnU-Net from the git submodule nnUNet/, or fail
   --nnunet package   install nnU-Net from the package index
                      (default: from the submodule if it can be had, else the package)
+  --hashes           install no package archive but those whose SHA-256 is in
+                     requirements.lock (default for a release: a commit with a tag v*)
+  --no-hashes        install what the package server offers, such as a CPU build of PyTorch
   --print-python     print the Python interpreter that is used, and do nothing else
   -h, --help         show this help
 USAGE
@@ -38,7 +41,7 @@ bad_usage() {
 
 # Options -------------------------------------------------------------------------------------------------------------
 
-DEV=0 NNUNET=auto PRINT_PYTHON=0
+DEV=0 NNUNET=auto PRINT_PYTHON=0 HASHES=auto
 while [ $# -gt 0 ]; do
     case "$1" in
         --dev) DEV=1 ;;
@@ -48,6 +51,8 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --nnunet=*) NNUNET="${1#--nnunet=}" ;;
+        --hashes) HASHES=1 ;;
+        --no-hashes) HASHES=0 ;;
         --print-python) PRINT_PYTHON=1 ;;
         -h | --help)
             usage
@@ -233,7 +238,7 @@ PYTHON
 # The stamp file remembers what was installed, so that the next run need not ask pip. `stamp write` writes it; `stamp
 # check` succeeds if it fits these files, this folder, the wanted extra and the versions that are in the environment.
 stamp() {
-    "$PY" - "$1" "$ROOT" "$STAMP" "$DEV" <<'PYTHON' 2>/dev/null
+    "$PY" - "$1" "$ROOT" "$STAMP" "$DEV" "$HASHES" <<'PYTHON' 2>/dev/null
 import hashlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -241,7 +246,8 @@ from pathlib import Path
 
 action, root, stamp, dev = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 constraints = (root / "constraints.txt").read_bytes()
-digest = hashlib.sha256(b"\0".join([constraints, (root / "pyproject.toml").read_bytes(), bytes(root)])).hexdigest()
+files = [constraints, *((root / name).read_bytes() for name in ("pyproject.toml", "requirements.lock"))]
+digest = hashlib.sha256(b"\0".join([*files, bytes(root), sys.argv[5].encode()])).hexdigest()
 if action == "write":
     stamp.write_text(f"{digest} {dev}\n", encoding="utf-8")
     sys.exit()
@@ -265,7 +271,31 @@ for name in needed | set(pins):
 PYTHON
 }
 
+# Whether this is a release: what is checked out has a tag v*.
+is_release() { git describe --tags --exact-match --match 'v*' HEAD >/dev/null 2>&1; }
+
+if [ "$HASHES" = auto ]; then
+    HASHES=0
+    if [ "$DEV" = 0 ] && is_release; then HASHES=1; fi
+elif [ "$HASHES" = 1 ] && [ "$DEV" = 1 ]; then
+    bad_usage "requirements.lock has no development tools: --hashes and --dev exclude each other"
+fi
+
 pinned() { sed -n "s/^$1==//p" constraints.txt; }
+
+# Everything that comes from a package server, held against the hashes; nnU-Net's submodule is held against its commit.
+install_locked() {
+    say "Installing PyTorch $(pinned torch), nnU-Net $(pinned nnunetv2) and all else with the hashes of requirements.lock ..."
+    quietly "the package server does not offer what requirements.lock says (--no-hashes takes what it offers)." \
+        "$PY" -m pip install -qq --require-hashes -r requirements.lock
+    if [ "$1" = 1 ]; then
+        quietly "nnU-Net could not be installed from nnUNet/." \
+            "$PY" -m pip install -qq --no-deps --no-build-isolation -e ./nnUNet
+    fi
+    say "Installing FednnU-Net ..."
+    quietly "FednnU-Net could not be installed." "$PY" -m pip install -qq --no-deps --no-build-isolation -e .
+    stamp write || true
+}
 
 install_all() {
     local from_source=0
@@ -282,6 +312,10 @@ install_all() {
     fi
 
     rm -f -- "$STAMP"
+    if [ "$HASHES" = 1 ]; then
+        install_locked "$from_source"
+        return
+    fi
     say "Installing PyTorch $(pinned torch) ..."
     pip_install "PyTorch could not be installed." "torch==$(pinned torch)"
 

@@ -1,18 +1,47 @@
 """Reading files that people write, and writing files that are either as before or complete, whatever happens."""
 
+import errno
+import functools
 import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from fednnunet.errors import FednnUNetError
+
+Words = ParamSpec("Words")
+Result = TypeVar("Result")
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_WAIT_SECONDS, _PAUSE_SECONDS = 60.0, 0.25
+
+
+def when_files_can_be_opened(write: Callable[Words, Result]) -> Callable[Words, Result]:
+    """Decorate what writes files: where too many are open in process or machine, it is tried again for a minute.
+
+    Somebody else's connections may be why, and they come and go.
+    """
+
+    @functools.wraps(write)
+    def patient(*words: Words.args, **named: Words.kwargs) -> Result:
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                return write(*words, **named)
+            except Exception as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                if getattr(cause, "errno", None) not in _NO_DESCRIPTOR or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_SECONDS)
+
+    return patient
 
 
 @contextmanager
@@ -71,6 +100,7 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     return content
 
 
+@when_files_can_be_opened
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a JSON file so that a reader never sees half of it, and no half is left if the disk is full."""
     with replacing(path) as temporary:

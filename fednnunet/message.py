@@ -29,6 +29,11 @@ def cleaned(text: str, longest: int = _LONGEST_TOLD) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
+def is_readable(encoded: bytes, longest: int) -> bool:
+    """Return whether a JSON text is not longer than this, and has not more values than cost memory in proportion."""
+    return len(encoded) <= longest and sum(map(encoded.count, (b",", b"[", b"{"))) <= longest // _BYTES_PER_VALUE
+
+
 class Message(BaseModel):
     """Base of all messages: immutable, and strict about its fields."""
 
@@ -86,7 +91,7 @@ class Message(BaseModel):
             raise cls._refusal("it is empty, or no Unicode text")
         if len(encoded) > cls.longest_text:
             raise cls._refusal(f"it is longer than {cls.longest_text} bytes")
-        if sum(map(encoded.count, (b",", b"[", b"{"))) > cls.longest_text // _BYTES_PER_VALUE:
+        if not is_readable(encoded, cls.longest_text):
             raise cls._refusal("it has too many values")
         return encoded
 

@@ -92,3 +92,34 @@ def test_what_a_process_left_that_died_while_writing_does_not_matter(path: Path)
     write_json({"b": 1, "a": [2]}, path)
     assert list(json.loads(path.read_text()).items()) == [("b", 1), ("a", [2])]
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_file_is_written_once_there_is_a_descriptor_for_it(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(number, os.strerror(number))] * 3
+    monkeypatch.setattr("fednnunet.files._PAUSE_SECONDS", 0.0)
+
+    def save(content: dict[str, Any], path: str, sort_keys: bool) -> None:
+        if failures:
+            raise failures.pop()
+        Path(path).write_text(json.dumps(content))
+
+    monkeypatch.setattr("fednnunet.files.save_json", save)
+    write_json({"a": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert not failures
+
+
+def test_what_fails_for_another_reason_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def save(content: dict[str, Any], path: str, sort_keys: bool) -> None:
+        tried.append(path)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("fednnunet.files.save_json", save)
+    with pytest.raises(OSError, match="full"):
+        write_json({}, tmp_path / "a.json")
+    assert len(tried) == 1

@@ -15,10 +15,20 @@ from fednnunet.background import Background
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.identity import Challenge
-from fednnunet.channel.messages import Hello, RoundReport, ValidationReport, WorkReport
+from fednnunet.channel.messages import (
+    CommonPlans,
+    Hello,
+    PlanAlone,
+    Query,
+    RoundReport,
+    Sharing,
+    ValidationReport,
+    WorkReport,
+)
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.channel.question import identity
 from fednnunet.errors import FednnUNetError
+from fednnunet.message import WireMessage, is_readable
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +59,16 @@ _TOLD_ANYWAY = {"measure"}
 """Whether images are slices: a person agrees to the first numbers that leave, not to this."""
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
+_LONGEST_ANSWER = 1 << 28
 _QUESTIONS = {*_KIND_OF_ANSWER, "hand", "accept", "ping", "farewell", "fit", "evaluate"}
+
+_LONG_QUESTIONS: dict[str, type[WireMessage]] = {
+    "install": CommonPlans,
+    "plan_alone": PlanAlone,
+    "share": Sharing,
+    "fit": Query,
+}
+"""The questions that may be longer than others: no more than these is read of what somebody else has sent."""
 
 
 class SiteNode(Protocol):
@@ -169,7 +188,7 @@ class Gate:
         """Log what has come, and return the body of the question."""
         if self._is_closed:
             raise ConnectionError("the node is leaving")
-        body = _body(config)
+        body = _body(config, _LONG_QUESTIONS.get(question, WireMessage).longest_text)
         payload = [*_payload(config), *(array.tobytes() for array in arrays)]
         if question == "ping" or self._is_asked_again(question, config):
             self._log.count("in", "contact", payload)
@@ -296,10 +315,13 @@ def _payload(values: Mapping[str, Scalar]) -> list[bytes]:
     ]
 
 
-def _body(config: Reply) -> dict[str, object]:
-    """Return the body of a message, empty if there is none; the node will refuse what is malformed."""
+def _body(config: Reply, longest: int = _LONGEST_ANSWER) -> dict[str, object]:
+    """Return the body of a message, empty if there is none; the node will refuse what is malformed, or too long."""
+    text = str(config.get("body", "{}"))
+    if not is_readable(text.encode(errors="replace"), longest):
+        return {}
     try:
-        body = json.loads(str(config.get("body", "{}")))
+        body = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return dict(body) if isinstance(body, dict) else {}

@@ -18,6 +18,10 @@ MOST_SITES = 1000
 MOST_LABELS = 1000
 MOST_CASES = 100_000
 MOST_TENSORS = 20_000
+MOST_EPOCHS = 100_000
+"""Of a training; the logs of the epochs that a node has missed are filled up."""
+MOST_ITERATIONS = 10**8
+"""Of a training, on which the fastest GPU works for weeks; nnU-Net's own has 250 000."""
 MOST_LISTED = 4 * MOST_TENSORS
 """Entries of a state dict, which lists most of a U-Net's tensors three or four times."""
 
@@ -228,6 +232,19 @@ class Schedule(WireMessage):
     proximal_mu: Number = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
     save_every: Count = Field(default=1, description="rounds between two states that are kept on disk")
 
+    @model_validator(mode="after")
+    def _check_cost(self) -> Self:
+        iterations = self.epochs * (self.iterations_per_epoch + self.val_iterations_per_epoch)
+        if self.epochs > MOST_EPOCHS or iterations > MOST_ITERATIONS:
+            raise PydanticCustomError(
+                "cost",
+                "rounds {rounds}, local_epochs {local_epochs}, iterations_per_epoch {iterations_per_epoch}, "
+                f"val_iterations_per_epoch {{val_iterations_per_epoch}}: at most {MOST_EPOCHS} epochs and "
+                f"{MOST_ITERATIONS} iterations in all",
+                self.model_dump(),
+            )
+        return self
+
     @property
     def epochs(self) -> int:
         """Epochs of the whole federation, over which the learning rate decays."""
@@ -241,6 +258,16 @@ class Start(WireMessage):
     schedule: Schedule
     run: Name = Field(description="names this training: what a node has kept of another one is of no use")
     completed: _Round = Field(description="rounds that are done")
+
+    @model_validator(mode="after")
+    def _check_completed(self) -> Self:
+        if self.completed > self.schedule.rounds:
+            raise PydanticCustomError(
+                "completed",
+                "completed {completed} should be no more than rounds {rounds}",
+                {"completed": self.completed, "rounds": self.schedule.rounds},
+            )
+        return self
 
 
 class Ready(WireMessage):

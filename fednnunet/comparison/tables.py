@@ -1,6 +1,5 @@
 """The results of a comparison for people and programs: terminal, Markdown, CSV and JSON."""
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
 from fednnunet.comparison.scores import METRICS, Difference
 from fednnunet.files import replacing
 from fednnunet.report.formats import MISSING, duration, number, own_name
+from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
 
 BEST = "*"
 MEANING = (
@@ -127,7 +127,7 @@ def markdown(results: Results) -> str:
     lines = ["# Comparison", ""]
     for metric in TABLE_METRICS:
         lines += _markdown_table(
-            [metric.title, *headings(results, results.columns)],
+            [metric.title, *map(markdown_cell, headings(results, results.columns))],
             [
                 (method.title, *(f"**{text}**" if best else text for text, best in cells))
                 for method, cells in table_rows(results, metric)
@@ -137,13 +137,14 @@ def markdown(results: Results) -> str:
     if results.compared:
         lines += [f"## {DIFFERENCES_TITLE}", ""]
         titles = ["method", "test cases", *(metric.title for metric in TABLE_METRICS)]
-        lines += _markdown_table(titles, difference_rows(results))
+        rows = difference_rows(results)
+        lines += _markdown_table(titles, [(method, markdown_cell(name), *cells) for method, name, *cells in rows])
         lines += [DIFFERENCES_MEANING, ""]
-    lines += [line for note in notes(results) for line in (note, "")]
+    lines += [line for note in notes(results) for line in (markdown_cell(note), "")]
     if results.seconds:
         lines += ["## Time", ""]
         lines += _markdown_table(
-            ["step", "h:mm:ss"], [(name, duration(seconds)) for name, seconds in results.seconds.items()]
+            ["step", "h:mm:ss"], [(markdown_cell(name), duration(seconds)) for name, seconds in results.seconds.items()]
         )
     return "\n".join(lines)
 
@@ -215,8 +216,7 @@ def _interval(difference: Difference, metric: Metric) -> str:
 
 
 def _markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(titles) + " |", "|---" + "|--:" * (len(titles) - 1) + "|"]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+    return [markdown_row(titles), "|---" + "|--:" * (len(titles) - 1) + "|", *map(markdown_row, rows), ""]
 
 
 def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
@@ -261,7 +261,7 @@ def _cell(value: float | None) -> object:
 
 def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+        write_csv(file, rows)
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
+from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_each
 from fednnunet.coordinator.stage import Stage
 from fednnunet.errors import FednnUNetError
@@ -60,6 +61,8 @@ class EvaluationStage(Stage):
             left_out[failure.site] = failure.reason
         if not reports:
             raise FednnUNetError(f"No site could evaluate; {failures[0]}")
+        hellos = {site.name: site.hello for site in able}
+        reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
         checkpoint = str(facts.options.get("--checkpoint"))
         numbers = {site.hello.folds for site in sites if site.name in reports}
         event = SitesEvaluated(

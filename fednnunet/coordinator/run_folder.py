@@ -23,7 +23,7 @@ from fednnunet.channel.messages import RoundReport, Schedule
 from fednnunet.coordinator.common_model import CommonModel
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import replacing
+from fednnunet.files import replacing, when_files_can_be_opened
 from fednnunet.message import Message
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -147,6 +147,7 @@ class FoldFolder:
                 self.keep_model(0, model)
             self.describe(description)
 
+    @when_files_can_be_opened
     def describe(self, description: RunDescription) -> None:
         """Replace what was agreed."""
         with _told(), replacing(self.path / DESCRIPTION) as temporary:
@@ -161,6 +162,7 @@ class FoldFolder:
             logger.warning("%s cannot be read: %s", path, error)
             return None
 
+    @when_files_can_be_opened
     def keep_common_model(self, model: CommonModel) -> None:
         """Keep how the network is built."""
         with _told(), replacing(self.path / MODEL) as temporary:
@@ -172,6 +174,7 @@ class FoldFolder:
             name = f"{self.path.name}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
             self.path.rename(self.path.with_name(name))
 
+    @when_files_can_be_opened
     def keep_model(self, round_number: int, state: Mapping[str, np.ndarray]) -> None:
         """Keep the global model after a round, and forget those older than the one before."""
         with _told(), replacing(self._model(round_number)) as temporary, temporary.open("wb") as file:
@@ -222,6 +225,7 @@ class FoldFolder:
         history = self.history()
         return history[-1].round if history else 0
 
+    @when_files_can_be_opened
     def forget_after(self, rounds: int) -> None:
         """Forget later rounds than this one, and their models."""
         records = [record for record in self.history() if record.round <= rounds]
@@ -229,6 +233,7 @@ class FoldFolder:
             temporary.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
         self._remove([number for number in self._models() if number > rounds])
 
+    @when_files_can_be_opened
     def append(self, record: RoundRecord) -> None:
         """Add a complete round to the history."""
         with _told(), (self.path / HISTORY).open("a", encoding="utf-8") as file:

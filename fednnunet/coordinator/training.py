@@ -26,6 +26,7 @@ from fednnunet.coordinator.attendance import Attendance
 from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
 from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.model_export import export_model
+from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_all, each
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
@@ -200,7 +201,8 @@ class TrainingStage(Stage):
         for proxy, result in results:
             assert isinstance(proxy, Site)
             try:
-                reports[proxy.name] = RoundReport.from_json(str(result.metrics.get("body")))
+                report = RoundReport.from_json(str(result.metrics.get("body")))
+                reports[proxy.name] = of_own_labels(report, proxy.hello)
                 self._attendance.has_model(proxy, server_round)
             except FednnUNetError as error:
                 self._attendance.leave_out([SiteFailure(proxy.name, str(error))], server_round)
@@ -247,6 +249,8 @@ class TrainingStage(Stage):
         else:
             reports = self._finish()
             self._folder.describe(self._description.model_copy(update={"finished": True}))
+        hellos = {site.name: site.hello for site in self._roster.sites}
+        reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
         self._sink.emit(FoldValidated(fold=str(self._fold), sites=reports))
 
     @property

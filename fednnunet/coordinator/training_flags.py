@@ -30,7 +30,7 @@ class ScheduleFlags:
             If a number is left to the trainers and they do not agree.
         """
         epochs = _agreed("num_epochs", {site: offer.epochs for site, offer in offers.items()}, "--rounds", self.rounds)
-        return Schedule(
+        return Schedule.of(
             rounds=self.rounds or math.ceil(epochs / self.local_epochs),
             local_epochs=self.local_epochs,
             iterations_per_epoch=_agreed(

@@ -1,14 +1,14 @@
 """From the metrics of single cases to aggregates over cases, and over sites."""
 
-import csv
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fednnunet.evaluation.metrics import METRICS, Scores
 from fednnunet.files import replacing
+from fednnunet.table_cells import write_csv
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,15 @@ def pooled(sites: Iterable[Summary]) -> Summary:
 def write_cases(path: Path, cases: CaseScores) -> None:
     """Write a CSV file with one row for each case and label; a cell is empty where there is no value."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("case", "label", *METRICS))
-        for case, labels in cases.items():
-            for label, scores in labels.items():
-                values = (getattr(scores, metric) for metric in METRICS)
-                writer.writerow((case, label, *("" if value is None else repr(value) for value in values)))
+        write_csv(file, _rows(cases))
+
+
+def _rows(cases: CaseScores) -> Iterator[tuple[str, ...]]:
+    yield ("case", "label", *METRICS)
+    for case, labels in cases.items():
+        for label, scores in labels.items():
+            values = (getattr(scores, metric) for metric in METRICS)
+            yield (case, label, *("" if value is None else repr(value) for value in values))
 
 
 def _mean_over_labels(scores: Mapping[str, Scores], metric: str) -> float | None:

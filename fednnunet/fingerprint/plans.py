@@ -14,10 +14,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.plan_costs import network_finding, resampling_finding, threads_finding
 from fednnunet.message import Name, Number, first_problem
 
 _CLASS_OF_NETWORK = re.compile(r"dynamic_network_architectures\.architectures\.[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9_]*")
@@ -112,6 +114,8 @@ class NotOfAPlannerError(FednnUNetError):
 def check_plans(plans: Mapping[str, Any], plans_name: str | None = None, trusted: Collection[str] = ()) -> None:
     """Refuse plans that would make nnU-Net leave its folders, or run other code than that of a planner's choice.
 
+    So are those whose networks no machine could hold.
+
     Parameters
     ----------
     plans
@@ -134,11 +138,36 @@ def check_plans(plans: Mapping[str, Any], plans_name: str | None = None, trusted
             _validate(_Architecture, configuration["architecture"], f"{what}.architecture", trusted)
         else:
             _validate(_FormerArchitecture, configuration, what, trusted)
+        _refuse(what, network_finding(configuration) or threads_finding(configuration))
     if plans_name is not None and plans["plans_name"] != plans_name:
         raise FednnUNetError(
             f"The coordinator's plans are called {plans['plans_name']}, but this site was started with "
             f"-overwrite_plans_name {plans_name}: start the task again, with a coordinator that you trust."
         )
+
+
+def check_resampling(
+    plans: Mapping[str, Any], names: Collection[str], spacings: np.ndarray, shapes: np.ndarray
+) -> None:
+    """Refuse plans that would make more voxels of a site's cases than a machine could hold.
+
+    Parameters
+    ----------
+    plans
+        Plans that `check_plans` has taken.
+    names
+        Configurations that will be preprocessed.
+    spacings, shapes
+        Of the site's cases: shape ``(cases, 3)``, mm and voxels.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the key.
+    """
+    for name in names:
+        finding = resampling_finding(resolved(plans, name), plans["transpose_forward"], spacings, shapes)
+        _refuse(f"plans: configurations.{name}", finding)
 
 
 def check_fingerprint(fingerprint: Mapping[str, Any]) -> None:
@@ -217,6 +246,7 @@ _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,119}$")]
 _Size = Annotated[int, Field(ge=1, le=_LARGEST_INTEGER)]
 _Sizes = Annotated[list[_Size], Field(min_length=1, max_length=_MOST_ITEMS)]
 _Lengths = Annotated[list[Annotated[Number, Field(ge=0, le=_LARGEST_NUMBER)]], Field(min_length=2, max_length=3)]
+_Spacing = Annotated[list[Annotated[Number, Field(gt=0, le=_LARGEST_NUMBER)]], Field(min_length=2, max_length=3)]
 _Arguments = Annotated[dict[str, Any], AfterValidator(_check_value)]
 _Resampling = Annotated[str, _code("resampling_fn")]
 
@@ -266,7 +296,7 @@ class _Configuration(_Schema):
     batch_size: _Size
     patch_size: Annotated[_Sizes, Field(min_length=2, max_length=3)]
     median_image_size_in_voxels: _Lengths | None = None
-    spacing: _Lengths
+    spacing: _Spacing
     normalization_schemes: Annotated[
         list[Annotated[str, _code("normalization_schemes")]], Field(max_length=_MOST_CHANNELS)
     ]
@@ -359,3 +389,8 @@ def _validate(schema: type[_Schema], content: Mapping[str, Any], what: str, trus
     else:
         return
     raise NotOfAPlannerError(what, reason)
+
+
+def _refuse(what: str, finding: str | None) -> None:
+    if finding is not None:
+        raise NotOfAPlannerError(what, finding)

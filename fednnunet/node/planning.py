@@ -30,7 +30,14 @@ from fednnunet.files import read_json, read_json_object, write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
 from fednnunet.fingerprint.due import Due, QuestionsDue, exact_questions, shared_cases_questions
 from fednnunet.fingerprint.measurement import SiteMeasurement
-from fednnunet.fingerprint.plans import check_fingerprint, check_plans, data_digest, plans_digest, resolved
+from fednnunet.fingerprint.plans import (
+    check_fingerprint,
+    check_plans,
+    check_resampling,
+    data_digest,
+    plans_digest,
+    resolved,
+)
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
@@ -69,6 +76,7 @@ class PlanningClient(SiteClient):
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
         super().__init__(arguments, dataset, hello)
         self._fingerprinting: _Fingerprinting | None = None
+        self._measured_alone: SiteMeasurement | None = None
         self.answer("measure", self._measure)
         self.answer("cases", self._share_cases)
         self.answer("install", self._install)
@@ -116,6 +124,9 @@ class PlanningClient(SiteClient):
         check_common(common, self.hello)
         if common.plans is not None and not self.arguments.no_pp:
             check_configurations(self.arguments, common.plans, self.dataset)
+            measurement = self._own_measurement(tracker)
+            names = to_preprocess(self.arguments, common.plans)
+            check_resampling(common.plans, names, measurement.spacings, measurement.shapes)
         if common.fingerprint is not None:
             write_fingerprint(common.fingerprint, self.dataset)
         if common.plans is None or common.record is None:
@@ -130,11 +141,20 @@ class PlanningClient(SiteClient):
 
         It is the site's own, of which nothing is told: given plans do not depend on it.
         """
-        samples = samples_per_case(self.hello.cases)
-        measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+        measurement = self._own_measurement(tracker)
         check_dimensions(plans, self.arguments.c, is_two_dimensional=measurement.is_two_dimensional)
         if not (self.dataset.preprocessed / FINGERPRINT).is_file():
+            samples = samples_per_case(self.hello.cases)
             write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
+
+    def _own_measurement(self, tracker: Tracker) -> SiteMeasurement:
+        """Return what was measured for the federation, or else what is measured as if there were this site alone."""
+        if self._fingerprinting is not None:
+            return self._fingerprinting.measurement
+        if self._measured_alone is None:
+            samples = samples_per_case(self.hello.cases)
+            self._measured_alone = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+        return self._measured_alone
 
     def _plan_alone(self, body: str, tracker: Tracker) -> Installed:
         federation = PlanAlone.from_json(body)

@@ -1,6 +1,5 @@
 """The result of an evaluation: one table of sites, labels and metrics, as JSON, CSV, Markdown, and on a terminal."""
 
-import csv
 import io
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from fednnunet.folds import spelled
 from fednnunet.message import Message, Number
 from fednnunet.report.events import SitesEvaluated
 from fednnunet.report.formats import MISSING, own_name, printable
+from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -91,17 +91,14 @@ def markdown(evaluation: Evaluation) -> str:
             continue
         unit = f" at {evaluation.nsd_tolerance:g} mm" if metric == "nsd" else ""
         lines += [f"{_TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
-        lines += [
-            "| "
-            + " | ".join(_escaped(cell) for cell in (own_name("site", labels), *labels, own_name(OVERALL, labels)))
-            + " |"
-        ]
+        titles = (own_name("site", labels), *labels, own_name(OVERALL, labels))
+        lines.append(markdown_row(map(markdown_cell, titles)))
         lines += ["|---" + "|--:" * (len(labels) + 1) + "|"]
         for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
             cells = (_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall))
-            lines.append(f"| {_escaped(site)} | " + " | ".join(cells) + " |")
+            lines.append(markdown_row([markdown_cell(site), *cells]))
         lines.append("")
-    lines += [f"Without {_escaped(site)}: {reason}" for site, reason in evaluation.left_out.items()]
+    lines += [f"Without {markdown_cell(site)}: {markdown_cell(reason)}" for site, reason in evaluation.left_out.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -166,9 +163,13 @@ def _cell(summaries: MetricSummaries | None, metric: MetricName, full: bool) -> 
 
 def _csv(evaluation: Evaluation) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    write_csv(file, _csv_rows(evaluation), lineterminator="\n")
+    return file.getvalue()
+
+
+def _csv_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     fields = list(MetricSummary.model_fields)
-    writer.writerow(("site", "label", "metric", *fields))
+    yield ("site", "label", "metric", *fields)
     for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
         overall = own_name(OVERALL, evaluation.all_sites.labels)
         for label, summaries in (*report.labels.items(), (overall, report.overall)):
@@ -176,14 +177,9 @@ def _csv(evaluation: Evaluation) -> str:
                 summary = getattr(summaries, metric)
                 if summary is not None:
                     values = (getattr(summary, field) for field in fields)
-                    writer.writerow((site, label, metric, *("" if value is None else value for value in values)))
-    return file.getvalue()
+                    yield (site, label, metric, *("" if value is None else value for value in values))
 
 
 def _title(of: Evaluation | SitesEvaluated) -> str:
     which = "" if of.checkpoint == CHECKPOINT else f", {of.checkpoint}"
     return f"Test cases, {spelled(of.fold, of.folds)}{which}"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")

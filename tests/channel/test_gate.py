@@ -283,3 +283,19 @@ def test_malformed_questions_pass_to_the_node_which_refuses_them_and_are_logged(
     assert "failure" in site.gate.get_properties({"ask": "a question with the name of a patient", "body": "{}"})
     assert "patient" not in site.path.read_text()
     assert len(site.entries()) == 2 * len(bodies) + 2
+
+
+@pytest.mark.parametrize(("kind", "length"), [("start", 1 << 17), ("fetch", 1 << 20), ("share", 17 << 20)])
+def test_what_is_too_long_to_be_that_question_is_not_even_read(
+    kind: str, length: int, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make()
+    site.node.reply = {"failure": "malformed"}
+    read: list[int] = []
+    monkeypatch.setattr(json, "loads", lambda text: read.append(len(text)) or {})
+    site.gate.get_properties({"ask": kind, "body": '{"round": 1}', "id": "1"})
+    assert read.pop(0) == 12
+    read.clear()
+    for body in ('{"a": "' + length * "x" + '"}', '{"a": [' + "0," * (length // 2) + "0]}"):
+        site.gate.get_properties({"ask": kind, "body": body, "id": "2"})
+    assert max(read, default=0) < 100

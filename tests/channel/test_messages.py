@@ -215,3 +215,24 @@ def test_what_a_user_has_given_wrongly_is_told_in_one_sentence() -> None:
     assert PlannerOptions.of(planner="P", plans_name="mine").plans_name == "mine"
     with pytest.raises(FednnUNetError, match="plans_name"):
         PlannerOptions.of(planner="P", plans_name="../mine")
+
+
+@pytest.mark.parametrize(
+    ("completed", "changes", "sentence"),
+    [
+        (10**6, {"rounds": 10}, "completed 1000000"),
+        (10**6, {"rounds": 10**6}, "rounds 1000000.*100000 epochs"),
+        (0, {"rounds": 10**5, "local_epochs": 10}, "local_epochs 10,"),
+        (0, {"iterations_per_epoch": 10**9}, "iterations_per_epoch 1000000000"),
+        (0, {"rounds": 1000, "iterations_per_epoch": 10**6}, "iterations_per_epoch 1000000,"),
+        (0, {"val_iterations_per_epoch": 10**9}, "val_iterations_per_epoch 1000000000"),
+    ],
+)
+def test_a_start_of_a_training_that_would_never_end_is_refused_naming_key_and_value(
+    completed: int, changes: dict[str, int], sentence: str
+) -> None:
+    schedule = {"rounds": 1000, "local_epochs": 1, "iterations_per_epoch": 250, "val_iterations_per_epoch": 50}
+    start = {"fold": 0, "run": "a", "completed": 0, "schedule": schedule}
+    assert Start.from_json(json.dumps(start)).schedule.epochs == 1000
+    with pytest.raises(FednnUNetError, match=sentence):
+        Start.from_json(json.dumps({**start, "completed": completed, "schedule": {**schedule, **changes}}))

@@ -367,3 +367,21 @@ def test_an_old_model_that_cannot_be_removed_is_told_by_name(
     monkeypatch.setattr(Path, "unlink", keep_models)
     with pytest.raises(RunFolderError, match=r"Permission denied, .*model_00000[12].npz"):
         write(folder)
+
+
+def test_a_round_is_kept_once_there_are_descriptors_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = FoldFolder(tmp_path)
+    monkeypatch.setattr("fednnunet.files._PAUSE_SECONDS", 0.0)
+    failures, opened = [errno.EMFILE] * 3, Path.open
+
+    def open_(path: Path, *words: Any, **named: Any) -> Any:
+        if failures:
+            raise OSError(failures.pop(), "Too many open files", str(path))
+        return opened(path, *words, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+    folder.keep_model(1, _state(1.0))
+    failures += [errno.EMFILE] * 3
+    folder.append(_record(1))
+    assert [record.round for record in folder.history()] == [1]
+    _assert_same(folder.last_model(1)[1], _state(1.0))

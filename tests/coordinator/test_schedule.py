@@ -24,3 +24,8 @@ def test_the_coordinators_numbers_hold_whatever_the_trainers_would_do() -> None:
 def test_trainers_that_differ_are_refused_naming_the_flag() -> None:
     with pytest.raises(FednnUNetError, match=r"num_epochs.*--rounds"):
         ScheduleFlags(None, 1, None, None).schedule({"A": STOCK, "B": SHORT})
+
+
+def test_a_schedule_that_no_node_would_take_is_refused_at_the_coordinator() -> None:
+    with pytest.raises(FednnUNetError, match=r"rounds 1000000, .*correct it"):
+        ScheduleFlags(10**6, 1, None, None).schedule({"A": STOCK})

@@ -16,7 +16,7 @@ from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import PLANNERS
 from fednnunet.fingerprint.fingerprint import Fingerprint
-from fednnunet.fingerprint.plans import check_fingerprint, check_plans, plans_digest
+from fednnunet.fingerprint.plans import check_fingerprint, check_plans, check_resampling, plans_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient, check_common
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
@@ -248,6 +248,60 @@ def test_configurations_name_no_other_code_than_there_is_for_its_purpose(key: st
 )
 def test_a_key_that_nnunet_could_stumble_over_is_named(change: Change, key: str) -> None:
     _assert_refused(change, key)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_of_configuration([100_000] * 3, "patch_size"), r"3d_fullres .*patch_size \[100000, 100000, 100000\]"),
+        (_of_configuration([4096] * 3, "patch_size"), r"patch_size \[4096"),
+        (_of_configuration(100_000, "batch_size"), "batch_size 100000"),
+        (_of_network([100_000] * 4, "arch_kwargs", "features_per_stage"), "features_per_stage 100000"),
+        (_of_network(100_000, "arch_kwargs", "features_per_stage"), "features_per_stage 100000"),
+        (_of_network(100_000, "arch_kwargs", "kernel_sizes"), "kernel_sizes of 1e[+]15"),
+        (_of_network([[3, 3, 100_000]] * 4, "arch_kwargs", "kernel_sizes"), "kernel_sizes of 900000"),
+        (_of_network(100_000, "arch_kwargs", "n_conv_per_stage"), "n_conv_per_stage_decoder make 400007 layers"),
+        (_of_network(100_000, "arch_kwargs", "n_blocks_per_stage"), "n_blocks_per_stage"),
+        (_of_network(100_000, "arch_kwargs", "n_conv_per_stage_decoder"), "n_conv_per_stage_decoder"),
+        (_of_network(100_000, "arch_kwargs", "stem_channels"), "stem_channels has 100000"),
+        (_of_network({"d_model": 100_000}, "arch_kwargs", "nonlin_kwargs"), "nonlin_kwargs has 100000"),
+        (_of_network(9000, "arch_kwargs", "embed_dim"), "embed_dim 9000"),
+        (_of_configuration({"num_threads": 100_000}, "resampling_fn_data_kwargs"), "num_threads is 100000"),
+        (_of_configuration({"num_threads": 100_000}, "resampling_fn_probabilities_kwargs"), "num_threads is 100000"),
+        (_former(UNet_base_num_features=100_000, unet_max_num_features=100_000), "features_per_stage 100000"),
+        (_former(conv_kernel_sizes=[[3, 3, 3], [99_999] * 3]), "kernel_sizes"),
+        (_of_configuration([1.0, 0.0, 1.0], "spacing"), "spacing"),
+    ],
+)
+def test_plans_that_cost_more_than_any_machine_has_are_refused_naming_key_and_value(
+    change: Change, sentence: str
+) -> None:
+    _assert_refused(change, sentence)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "spacing", "voxels"),
+    [
+        ("3d_fullres", [1e-9] * 3, "e[+]3"),
+        ("2d", [1e-9] * 2, "e[+]2"),
+        ("3d_fullres", [0.01, 0.5, 0.5], "6.2e[+]10"),
+    ],
+)
+def test_a_spacing_is_refused_where_it_makes_too_many_voxels_of_the_sites_own_largest_case(
+    configuration: str, spacing: list[float], voxels: str
+) -> None:
+    plans = copy.deepcopy(PLANS)
+    spacings, shapes = np.array([[1.0, 0.5, 0.5], [1.1, 0.5, 0.5]]), np.array([[9, 9, 9], [700, 900, 900]], np.uint32)
+    check_resampling(plans, list(plans["configurations"]), spacings, shapes)
+    plans["configurations"][configuration]["spacing"] = spacing
+    check_plans(plans)
+    with pytest.raises(FednnUNetError, match=f"{configuration} .*: spacing .*{voxels}.*--asym"):
+        check_resampling(plans, [configuration], spacings, shapes)
+
+
+def test_images_that_are_as_large_as_the_sites_own_are_resampled() -> None:
+    huge = np.array([[20_000, 20_000, 20_000]], np.uint32)
+    check_resampling(PLANS, ["3d_fullres"], np.array([[1.0, 0.5, 0.5]]), huge)
 
 
 def _assert_refused(change: Change, key: str) -> None:

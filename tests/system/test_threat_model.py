@@ -4,8 +4,11 @@ What these tests show in one place is tested in depth where each mechanism has i
 """
 
 import argparse
+import contextlib
+import io
 import json
 import random
+import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -26,22 +29,27 @@ from fednnunet.channel.audit import AuditLog, verify
 from fednnunet.channel.certificates import create_certificates
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
+from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, RoundReport, SharedCases, Start
 from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
 from fednnunet.cli.trust import door, tls_files
 from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
+from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
+from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
+from fednnunet.report.formats import printable
+from fednnunet.table_cells import markdown_cell, write_csv
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
@@ -164,6 +172,19 @@ def test_outsider_with_many_connections_keeps_nobody_out(waiting: Consortium) ->
             stranger.__exit__()
 
 
+def test_outsider_with_idle_connections_does_not_use_up_descriptors(waiting: Consortium) -> None:
+    most_connections()  # this process opens as many itself
+    with contextlib.ExitStack() as idle:
+        for _ in range(1100):
+            idle.enter_context(socket.create_connection(("localhost", waiting.port)))
+        assert "start its node with --key" in turn_away(waiting, introduction_of(0), None)
+        process = Path(f"/proc/{waiting.server.pid}")
+        if process.is_dir():
+            (line,) = [line for line in (process / "limits").read_text().splitlines() if "open files" in line]
+            assert len(list((process / "fd").iterdir())) + RESERVE // 2 <= int(line.split()[3])
+    assert waiting.server.poll() is None
+
+
 def test_outsider_with_garbage_does_not_stop_the_coordinator(waiting: Consortium) -> None:
     for number in range(200):
         with waiting.stranger() as stranger:
@@ -259,6 +280,32 @@ def test_malicious_coordinator_cannot_run_code(node: PlanningClient, tmp_path: P
     assert "network_class_name" in str(refused["failure"])
     assert _files(tmp_path) == before
     client.close()
+
+
+def test_malicious_coordinator_cannot_make_a_node_allocate_what_no_machine_has(
+    node: PlanningClient, tmp_path: Path
+) -> None:
+    arguments = argparse.Namespace(no_pp=False, c=["3d_fullres"], np=None, explicit_configurations=False)
+    client = PlanningClient(arguments, node.dataset, Hello.model_validate({**HELLO.model_dump(), **_PLANS_TOO}))
+    before = _files(tmp_path)
+    for number, (changes, key) in enumerate([
+        ({"spacing": [1e-9] * 3}, "spacing"),
+        ({"patch_size": [100_000] * 3}, "patch_size"),
+        ({"resampling_fn_data_kwargs": {"num_threads": 100_000}}, "num_threads"),
+    ]):  # fmt: skip
+        fullres = {**PLANS["configurations"]["3d_fullres"], **changes}
+        plans = {**PLANS, "configurations": {**PLANS["configurations"], "3d_fullres": fullres}}
+        common = {
+            "fingerprint": FINGERPRINT,
+            "plans": plans,
+            "record": _record() | {"plans_digest": plans_digest(plans)},
+        }
+        assert f"{key} " in str(_ask(client, "install", json.dumps(common), number)["failure"])
+        assert _files(tmp_path) == before
+    client.close()
+    schedule = '{"rounds": 10, "local_epochs": 1, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}'
+    with pytest.raises(FednnUNetError, match="completed 1000000"):
+        Start.from_json(f'{{"fold": 0, "schedule": {schedule}, "run": "a", "completed": 1000000}}')
 
 
 def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None:
@@ -449,6 +496,16 @@ def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
     assert set(out_of_line(norms)) == {"C"}
     exchange.spread(_sites(nodes), 1)
     assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
+
+
+def test_malicious_site_cannot_put_formulas_or_markup_into_reports() -> None:
+    report = RoundReport(train_loss=0.5, val_loss=0.5, mean_dice=0.5, dice={"x": 0.5, "=cmd|' /C calc'!A0": 0.5})
+    assert set(of_own_labels(report, hello("A")).dice) <= set(hello("A").labels)
+    file = io.StringIO()
+    write_csv(file, [("=1+1", "-x", "ok", -1.0)])
+    assert file.getvalue().strip() == "'=1+1,'-x,ok,-1.0"
+    assert markdown_cell("a|[b](http://x)\n<script>") == r"a\|\[b\](http\://x) \<script\>"
+    assert str(printable("a\x1b[2J[red]")) == "a?[2J[red]"  # text, which rich does not read as markup
 
 
 def test_malicious_site_cannot_hide_the_end_of_its_log(node: PlanningClient, tmp_path: Path) -> None:

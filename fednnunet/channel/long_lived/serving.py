@@ -1,5 +1,6 @@
 """The coordinator's end of the channel."""
 
+import concurrent.futures
 import threading
 from collections.abc import Iterator
 
@@ -9,11 +10,19 @@ from flwr.proto.transport_pb2_grpc import add_FlowerServiceServicer_to_server
 from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
-from flwr.supercore.grpc import generic_create_grpc_server
 
+from fednnunet.channel.long_lived.descriptors import most_connections
 from fednnunet.channel.long_lived.flower import LONGEST_MESSAGE, silence
 
 _CLOSE_WITHIN_SECONDS = 1.0
+_IDLE_SECONDS = 20.0
+"""That a connection has for its handshake, and may be there without asking for anything."""
+_MOST_STREAMS = 1000
+"""Each takes a thread."""
+_STREAMS_PER_CONNECTION = 8
+"""A node has one at a time."""
+_KEEPALIVE_SECONDS = 210.0
+"""Shorter than the four minutes after which some networks forget a silent connection."""
 
 
 def serve(address: str, server: Server, tls: tuple[bytes, bytes] | None = None) -> None:
@@ -29,13 +38,27 @@ def serve(address: str, server: Server, tls: tuple[bytes, bytes] | None = None) 
         Certificate and private key, PEM; without them nothing is encrypted.
     """
     silence()
-    listener = generic_create_grpc_server(
-        servicer_and_add_fn=(_InTurn(server.client_manager()), add_FlowerServiceServicer_to_server),
-        server_address=address,
-        max_message_length=LONGEST_MESSAGE,
-        # the first of the three would be for certificates of nodes, which have keys instead
-        certificates=None if tls is None else (tls[0], *tls),
+    listener = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(_MOST_STREAMS, "fednnunet-stream"),
+        maximum_concurrent_rpcs=_MOST_STREAMS,
+        options=[
+            ("grpc.max_send_message_length", LONGEST_MESSAGE),
+            ("grpc.max_receive_message_length", LONGEST_MESSAGE),
+            ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+            ("grpc.keepalive_time_ms", round(1000 * _KEEPALIVE_SECONDS)),
+            ("grpc.http2.max_pings_without_data", 0),
+            # whoever connects and asks for nothing holds a descriptor, of which there are not many
+            ("grpc.max_allowed_incoming_connections", most_connections()),
+            ("grpc.server_handshake_timeout_ms", round(1000 * _IDLE_SECONDS)),
+            ("grpc.max_connection_idle_ms", round(1000 * _IDLE_SECONDS)),
+        ],
     )
+    add_FlowerServiceServicer_to_server(_InTurn(server.client_manager()), listener)
+    if tls is None:
+        listener.add_insecure_port(address)
+    else:
+        certificate, key = tls  # nodes have keys in place of certificates
+        listener.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
     listener.start()
     try:
         server.fit(num_rounds=0, timeout=None)

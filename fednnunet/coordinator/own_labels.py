@@ -1,0 +1,32 @@
+"""Figures are of the labels with which a site has introduced itself: any other name is not taken into any report."""
+
+import logging
+from typing import TypeVar
+
+from fednnunet.channel.messages import EvaluationReport, Hello, RoundReport, ValidationReport
+from fednnunet.message import cleaned
+
+logger = logging.getLogger(__name__)
+
+Report = TypeVar("Report", RoundReport, ValidationReport, EvaluationReport)
+
+_LONGEST_SHOWN = 100
+
+
+def of_own_labels(report: Report, hello: Hello) -> Report:
+    """Return what a site tells of its labels, without what it tells of others.
+
+    Otherwise, it could fill tables, and the memory of whoever keeps them, with new names in every round.
+    """
+    field = "labels" if isinstance(report, EvaluationReport) else "dice"
+    figures = getattr(report, field)
+    own = {name: value for name, value in figures.items() if name in hello.labels}
+    if len(own) == len(figures):
+        return report
+    other = next(name for name in figures if name not in hello.labels)
+    logger.warning(
+        "Site %s tells figures of %s, which is not among the labels that it has introduced: they are left out.",
+        hello.site,
+        cleaned(other, _LONGEST_SHOWN),
+    )
+    return report.model_copy(update={field: own})

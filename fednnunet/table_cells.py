@@ -1,0 +1,38 @@
+"""Names and texts of other sites as cells of tables in files, which a spreadsheet or browser could take for more."""
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from fednnunet.message import cleaned
+
+_BEGINS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet calculate a cell, the last four in the width of an ideograph."""
+_MEANS_SOMETHING = re.compile(r"([\\|`*~<>\[\]&@]|(?<=www)\.|:(?=//))", re.IGNORECASE)
+"""What makes code, emphasis, links, HTML or cells of Markdown; an underscore within a word makes nothing."""
+
+
+def write_csv(file: TextIO, rows: Iterable[Sequence[object]], lineterminator: str = "\r\n") -> None:
+    """Write rows of a CSV file; a text that a spreadsheet would calculate gets an apostrophe before it."""
+    csv.writer(file, lineterminator=lineterminator).writerows([_csv_cell(cell) for cell in row] for row in rows)
+
+
+def markdown_cell(text: str) -> str:
+    """Return a text as it may stand in a cell, or a line, of Markdown: it is shown as it is, in one line."""
+    return _MEANS_SOMETHING.sub(r"\\\1", cleaned(text))
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a row of a table of Markdown, of cells that are Markdown already."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def _csv_cell(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.lstrip(" ").startswith(_BEGINS_FORMULA) or _is_number(cell):
+        return cell
+    return "'" + cell
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) is not None

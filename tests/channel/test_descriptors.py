@@ -1,0 +1,95 @@
+"""Connections of strangers take no more descriptors than there are for them, and do not keep them."""
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.server import Server
+from flwr.server.client_manager import SimpleClientManager
+from flwr.server.history import History
+
+from fednnunet.channel.address import find_free_port, join_address
+from fednnunet.channel.long_lived import serving
+from fednnunet.channel.long_lived.descriptors import RESERVE
+
+HOST = "127.0.0.1"
+
+
+class _Waiting(Server):
+    """A coordinator that does nothing until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__(client_manager=SimpleClientManager())
+        self.is_open, self.may_end = threading.Event(), threading.Event()
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        self.is_open.set()
+        self.may_end.wait(60)
+        return History(), 0.0
+
+    def disconnect_all_clients(self, timeout: float | None) -> None:
+        pass
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def _ended(connections: list[socket.socket]) -> int:
+    """Return how many of the connections the other end has closed."""
+    ended = 0
+    for one in connections:
+        try:
+            while one.recv(1 << 10):
+                pass
+            ended += 1
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended += 1
+    return ended
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted in /proc")
+def test_idle_connections_are_no_more_than_there_is_room_for_and_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 20
+    monkeypatch.setattr(serving, "most_connections", lambda: most)
+    monkeypatch.setattr(serving, "_IDLE_SECONDS", 3.0)
+    port, coordinator = find_free_port(HOST), _Waiting()
+    thread = threading.Thread(target=serving.serve, args=(join_address(HOST, port), coordinator), daemon=True)
+    thread.start()
+    assert coordinator.is_open.wait(60)
+    before = len(os.listdir("/proc/self/fd"))
+    connections = [socket.create_connection((HOST, port)) for _ in range(100)]
+    for one in connections:
+        one.setblocking(False)
+    assert _until(lambda: _ended(connections) >= len(connections) - most)
+    assert len(os.listdir("/proc/self/fd")) - before - len(connections) <= most + 5
+    assert _until(lambda: _ended(connections) == len(connections))
+    coordinator.may_end.set()
+    thread.join(30)
+    for one in connections:
+        one.close()
+
+
+@pytest.mark.parametrize(("soft", "hard", "expected"), [(256, 2048, 2048 - RESERVE), (256, 320, 64)])
+def test_the_soft_limit_is_raised_and_connections_stay_below_it(soft: int, hard: int, expected: int) -> None:
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "from fednnunet.channel.long_lived.descriptors import most_connections\n"
+        "print(most_connections(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:
+        pytest.skip("this machine allows fewer files")
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(expected), str(hard), str(hard)]
