@@ -140,8 +140,11 @@ class Gate:
         question = str(config.get("ask"))
         kind = _KIND_OF_ANSWER.get(question, "contact")
         body = self._take(question, config, [])
-        shapes = {"data": _length(body)} if question == "fetch" else {}
-        return self._release(question, kind, body, shapes, self._node.get_properties(config))
+        reply = self._node.get_properties(config)
+        if kind == "update" and "body" in reply:
+            body = _body(reply)  # what leaves is what the node says it is, not what was asked for
+        shapes = {"data": _length(body)} if kind == "update" else {}
+        return self._release(question, kind, body, shapes, reply)
 
     def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
         """Let a round's work in, and what came of it out."""

@@ -76,6 +76,8 @@ class FederatedRounds:
         self._is_validated = False
         """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
+        self.is_untrained = False
+        """Whether the network is as it was built: nothing that this site has learned is in its weights."""
 
     def offer(self) -> TrainingOffer:
         """Return what the trainer would do if nobody told it otherwise."""
@@ -108,7 +110,7 @@ class FederatedRounds:
         self._run = start.run
         restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
         if restored:
-            self._is_validated = True
+            self.is_untrained, self._is_validated = False, True
             self.end_epoch()
         elif not self._arguments.val:
             self._catch_up(start.completed * start.schedule.local_epochs)
@@ -127,6 +129,7 @@ class FederatedRounds:
             maybe_load_checkpoint(trainer, False, arguments.val)
         if not arguments.val:
             trainer.on_train_start()
+        self.is_untrained = not arguments.val  # which has loaded what was trained before
         self.layout = layout_of(trainer.network.state_dict())
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
@@ -187,6 +190,7 @@ class FederatedRounds:
         """
         if self._proximal is not None:
             self._proximal.remember()
+        self.is_untrained = False
         epochs = self._schedule.local_epochs
         tracker.total, tracker.done = epochs * self._schedule.iterations_per_epoch, 0
         for epoch in range(epochs):
@@ -248,6 +252,7 @@ class FederatedRounds:
             trainer.on_train_end()
             self._trained = True
         if arguments.val_best:
+            self.is_untrained = False
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         trainer.perform_actual_validation(arguments.npz)
         self._states.clear()

@@ -169,12 +169,17 @@ class TrainingClient(SiteClient):
         if unknown:
             raise FednnUNetError(f"the coordinator wants to share {unknown[0]}, which the network does not have")
         groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
+        self._global_round = self._held_round = None  # this model has neither taken nor trained anything yet
         self._shared = SiteModel(self.hello.site, groups, ENCODINGS[sharing.encoding])
-        self._shared.hold(self._rounds.weights(self._shared.layout))
+        if self._rounds.is_untrained:
+            self._shared.hold(self._rounds.weights(self._shared.layout))
         return Shared(digests=[group.digest for group in groups])
 
     def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
+        # what a person has agreed to, and what the audit log says, hangs on the round: 0 is a model that knows nothing
+        if part.round == 0 and not self._rounds.is_untrained:
+            raise FednnUNetError("the coordinator asks for an untrained model, but this node's is trained")
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
         return part, self._model.send(part.group, part.start, part.stop, part.round)

@@ -265,6 +265,17 @@ def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(ma
     assert "9 cases" in summary
 
 
+def test_what_an_update_is_the_node_says_not_the_question(make: Any) -> None:
+    person = _Person(True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
+    site.node.reply = {"body": ModelPart(round=0, group=0, start=0, stop=1).to_json(), "data": b"none"}
+    assert "data" in site.ask("fetch", 1, round=0, group=0, start=0, stop=1)
+    person.answer = False
+    site.node.reply = {"body": ModelPart(round=3, group=0, start=0, stop=1).to_json(), "data": b"much"}
+    assert "update.confirm" in str(site.ask("fetch", 2, round=0, group=0, start=0, stop=1)["failure"])
+    assert [entry.round for entry in site.entries() if entry.kind == "update"] == [0, 3]
+
+
 def test_what_a_person_does_not_agree_to_never_leaves(make: Any) -> None:
     person = _Person(False)
     site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)

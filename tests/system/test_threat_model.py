@@ -46,6 +46,7 @@ from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
+from tests.node.training_node import TrainingNode
 from tests.pooled import generate_federation, measure
 from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
 from tests.system.strangers import garbage
@@ -268,6 +269,25 @@ def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None
         refused = _ask(client, "offer", json.dumps({"fold": fold}), number)
         assert f"for fold {fold}, for which this node was not started" in str(refused["failure"])
     client.close()
+
+
+def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingNode(tmp_path, monkeypatch, {"case_1": {"organ"}})
+    log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
+    approver = Approver(tmp_path / "waits", terminal=False)
+    policy = Policy.model_validate({"update": {"confirm": True}})
+    gate = training.door = Gate(training.client, policy, log, approver)
+    training.begin()
+    training.fit(1)
+    for again in (lambda: None, training.share, lambda: training.start() and training.share()):
+        again()
+        assert "asks for an untrained model" in str(training.fetch(0)["failure"])
+    assert not (tmp_path / "waits").exists()  # nobody was asked for anything by that name
+    gate.close()
+    log.close()
+    training.client.close()
 
 
 def test_malicious_coordinator_gets_nothing_that_the_policy_forbids(node: PlanningClient, tmp_path: Path) -> None:
