@@ -16,6 +16,7 @@ from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Hello, RoundReport, ValidationReport, WorkReport
+from fednnunet.channel.paths import without_paths
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.channel.question import identity
 from fednnunet.errors import FednnUNetError
@@ -211,6 +212,7 @@ class Gate:
         if "pending" in reply:
             return self._send("contact", reply, {}, None)
         if "failure" in reply:
+            reply = {"failure": without_paths(str(reply["failure"]))}
             if self._policy.failure.allow:
                 return self._send("failure", reply, {}, _round(body))
             return self._withhold("failure", "failure.allow", reply, body)

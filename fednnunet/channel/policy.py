@@ -27,10 +27,15 @@ KINDS: dict[Kind, str] = {
 }
 
 
-class Rule(Message):
+class Allowance(Message):
     """Whether messages of a kind may leave."""
 
     allow: bool = True
+
+
+class Rule(Allowance):
+    """Whether, and after whose yes, messages of a kind may leave."""
+
     confirm: bool = False
     """Whether a person has to agree to the first one."""
 
@@ -61,13 +66,14 @@ class Policy(Message):
     model: Rule = Rule()
     update: UpdateRule = UpdateRule()
     metrics: StatisticsRule = StatisticsRule()
-    failure: Rule = Rule()
+    failure: Allowance = Allowance()
     max_bytes: ByteSize | None = None
 
     def rule(self, kind: Kind) -> Rule:
         """Return the rule for messages of a kind."""
-        if kind in ("introduction", "contact"):
-            return Rule(confirm=kind == "introduction" and self.introduction_confirm)
+        if kind in ("introduction", "contact", "failure"):
+            allow = kind != "failure" or self.failure.allow
+            return Rule(allow=allow, confirm=kind == "introduction" and self.introduction_confirm)
         rule: Rule = getattr(self, kind)
         return rule
 

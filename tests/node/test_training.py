@@ -59,3 +59,11 @@ def test_weights_that_are_held_after_sharing_anew_are_those_of_no_round(node: Tr
     assert "data" in node.fetch(1)
     node.share()
     assert "data" not in node.fetch(1)
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"error": 3}', '{"words": "good bye"}'])
+def test_a_farewell_that_cannot_be_read_is_one(node: TrainingNode, body: str) -> None:
+    assert "malformed" in str(node.ask("farewell", body)["failure"])
+    assert node.client.has_left
+    assert node.client.farewell is not None
+    assert node.client.farewell.error is not None

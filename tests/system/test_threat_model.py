@@ -39,6 +39,7 @@ from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
@@ -216,6 +217,20 @@ def test_curious_coordinator_sees_no_image_no_label_and_no_name_of_a_case(
         told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=id(what)))
         assert "failure" in told
         assert "Mr_X" not in told
+
+
+def test_curious_coordinator_sees_no_path_of_a_site(node: PlanningClient, tmp_path: Path) -> None:
+    gate, log = _gate(node, tmp_path)
+    broken = node.dataset.raw / "dataset.json"
+    broken.write_text("{")
+    node.dataset = SiteDataset(node.dataset.name)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fednnunet.node.planning.measure", lambda *words: read_raw_dataset_json(words[1]))
+        told = str(_ask(gate, "measure", Measure(cases=100).to_json())["failure"])
+    assert str(broken) in str(node.failure)  # who runs the node reads it
+    assert "dataset.json" in told
+    assert "/" not in told
+    log.close()
 
 
 def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: PlanningClient) -> None:
