@@ -37,6 +37,8 @@ from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
+from fednnunet.evaluation.metrics import Scores
+from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
@@ -231,6 +233,18 @@ def test_curious_coordinator_sees_no_path_of_a_site(node: PlanningClient, tmp_pa
     assert "dataset.json" in told
     assert "/" not in told
     log.close()
+
+
+def test_curious_coordinator_cannot_subtract_figures_to_a_patient() -> None:
+    """Of twelve cases one lacks a label: with it, the sums over labels and over all would give that one's Dice."""
+    cases = {
+        str(case): {"organ": Scores(dice=0.5 + case / 100), "cyst": Scores(dice=0.2 + case / 50) if case else Scores()}
+        for case in range(12)
+    }
+    labels = ("organ", "cyst")
+    of_labels, overall = summarize_cases(cases, labels, 5), summarize_overall(cases, labels, 5)
+    assert of_labels["cyst"]["dice"] == Summary()
+    assert overall["dice"] == of_labels["organ"]["dice"]  # nothing of the other label is in it
 
 
 def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: PlanningClient) -> None:
