@@ -46,6 +46,13 @@ class StatisticsRule(Rule):
     min_cases: int = Field(default=1, ge=1)
 
 
+class MetricsRule(StatisticsRule):
+    """Whether losses and metrics may leave."""
+
+    min_val_iterations: int = Field(default=1, ge=1)
+    """Batches below which a loss, or a pseudo Dice, says too much about each of them."""
+
+
 class UpdateRule(Rule):
     """Whether, and how many, updates may leave."""
 
@@ -65,7 +72,7 @@ class Policy(Message):
     layout: Rule = Rule()
     model: Rule = Rule()
     update: UpdateRule = UpdateRule()
-    metrics: StatisticsRule = StatisticsRule()
+    metrics: MetricsRule = MetricsRule()
     failure: Allowance = Allowance()
     max_bytes: ByteSize | None = None
 
@@ -138,7 +145,9 @@ max_rounds = 2000  # of all folds together, from the start of the node to its en
 # mean, standard deviation, median and number of cases of each metric, over the test cases of this site.
 [metrics]
 allow = true
-min_cases = 5      # in evaluate also: a label that fewer test cases have is not told of
+min_cases = 5      # validation or test cases behind each figure; a label that fewer have is not told of
+min_val_iterations = 10  # batches behind each loss and Dice of a round; fewer, which --val_iterations_per_epoch and
+                         # --iterations_per_epoch ask for, say too much about each
 
 # One sentence about what went wrong at the site. Where it is not allowed, the coordinator learns that something did.
 [failure]

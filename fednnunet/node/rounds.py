@@ -28,6 +28,7 @@ from fednnunet.channel.messages import (
     RoundReport,
     Schedule,
     Start,
+    Support,
     TrainingOffer,
     ValidationReport,
 )
@@ -40,6 +41,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
+from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, pack, unpack
 
@@ -73,6 +75,7 @@ class FederatedRounds:
         self._proximal: ProximalTerm | None = None
         self._ready: Ready | None = None
         self._run = ""
+        self._cases_with: Support | None = None
         self._is_validated = False
         """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
@@ -237,6 +240,7 @@ class FederatedRounds:
             val_loss=_number(log.get_value("val_losses", step=-1)),
             mean_dice=_number(log.get_value("mean_fg_dice", step=-1)),
             dice=_numbers(self._labels.from_outputs(log.get_value("dice_per_class_or_region", step=-1))),
+            support=self._support(),
         )
 
     def end_epoch(self) -> None:
@@ -262,6 +266,21 @@ class FederatedRounds:
         return ValidationReport(
             mean_dice=_number(summary["foreground_mean"]["Dice"]),
             dice=_numbers(self._labels.by_name(dice)),
+            support=support_in_summary(summary, self._labels),
+        )
+
+    def _support(self) -> Support:
+        """Return how many cases can be behind the figures of an epoch: no more than its batches have samples."""
+        trainer = self._trainer
+        if self._cases_with is None:
+            _, validation = trainer.do_split()
+            self._cases_with = support_of(Path(trainer.preprocessed_dataset_folder), list(validation), self._labels)
+        assert self._ready is not None
+        seen = trainer.num_val_iterations_per_epoch * trainer.batch_size
+        return Support(
+            training=min(self._ready.training_cases, trainer.num_iterations_per_epoch * trainer.batch_size),
+            validation=min(self._cases_with.validation or 0, seen),
+            labels={label: min(cases or 0, seen) for label, cases in self._cases_with.labels.items()},
         )
 
     def close(self) -> None:

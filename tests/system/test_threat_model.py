@@ -28,7 +28,7 @@ from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, SharedCases
+from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, RoundReport, SharedCases
 from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
@@ -49,7 +49,7 @@ from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
-from tests.node.training_node import TrainingNode
+from tests.node.training_node import SIZE, TrainingNode
 from tests.pooled import generate_federation, measure
 from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
 from tests.system.strangers import garbage
@@ -314,6 +314,33 @@ def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
         again()
         assert "asks for an untrained model" in str(training.fetch(0)["failure"])
     assert not (tmp_path / "waits").exists()  # nobody was asked for anything by that name
+    gate.close()
+    log.close()
+    training.client.close()
+
+
+def test_malicious_coordinator_cannot_ask_for_figures_as_often_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingNode(tmp_path, monkeypatch, {f"case_{n}": {"organ"} if n else {"lesion"} for n in range(6)})
+    log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
+    policy = Policy.model_validate({"metrics": {"min_cases": 5, "min_val_iterations": 10}})
+    gate = training.door = Gate(training.client, policy, log, Approver(tmp_path / "waits", terminal=False))
+    training.begin()
+    assert "has not trained" in str(training.evaluate(1)["failure"])
+    training.fit(1)
+    told = set()
+    for model in range(3):
+        training.hand(1, np.full(SIZE, model, np.float32).tobytes())
+        told.add(str(training.evaluate(1)["body"]))
+        told.add(str(training.ask("finish")["body"]))
+    assert len(told) == 2
+    assert (training.trainers[0].validations, training.trainers[0].full_validations) == (50, 1)
+    # one iteration of training is the loss of one batch
+    assert RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={}).to_json() in told
+    (full,) = (json.loads(text) for text in told if "train_loss" not in text)
+    assert full["dice"] == {"organ": 0.875, "lesion": None}  # which one patient has
+    assert full["mean_dice"] is None
     gate.close()
     log.close()
     training.client.close()
