@@ -25,8 +25,10 @@ from fednnunet.channel.messages import (
     ValidationReport,
     WorkReport,
 )
+from fednnunet.channel.paths import without_paths
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.channel.question import identity
+from fednnunet.channel.support import enough
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import WireMessage, is_readable
 
@@ -57,6 +59,7 @@ _WITHOUT_METRICS = {
 
 _TOLD_ANYWAY = {"measure"}
 """Whether images are slices: a person agrees to the first numbers that leave, not to this."""
+_ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
 _LONGEST_ANSWER = 1 << 28
@@ -119,6 +122,8 @@ class Gate:
         self._approvals: dict[str, Background[bool]] = {}
         self._last_question: str | None = None
         self._rounds = 0
+        self._iterations = 0
+        """Batches of which the losses and the Dice of a round are made, training's or validation's."""
         self._sent = 0
         self._is_closed = False
 
@@ -159,8 +164,13 @@ class Gate:
         question = str(config.get("ask"))
         kind = _KIND_OF_ANSWER.get(question, "contact")
         body = self._take(question, config, [])
-        shapes = {"data": _length(body)} if question == "fetch" else {}
-        return self._release(question, kind, body, shapes, self._node.get_properties(config))
+        reply = self._node.get_properties(config)
+        if kind == "update" and "body" in reply:
+            body = _body(reply)  # what leaves is what the node says it is, not what was asked for
+        if question == "start" and "body" in reply:
+            self._iterations = _fewest_iterations(body)
+        shapes = {"data": _length(body)} if kind == "update" else {}
+        return self._release(question, kind, body, shapes, reply)
 
     def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
         """Let a round's work in, and what came of it out."""
@@ -227,11 +237,14 @@ class Gate:
         if "pending" in reply:
             return self._send("contact", reply, {}, None)
         if "failure" in reply:
+            reply = {"failure": without_paths(str(reply["failure"]))}
             if self._policy.failure.allow:
                 return self._send("failure", reply, {}, _round(body))
             return self._withhold("failure", "failure.allow", reply, body)
+        rule = self._rule_against(kind, sum(map(len, [*_payload(reply), *data])))
+        if rule is None and question in _WITHOUT_METRICS:
+            reply, rule = self._counted(question, reply, body)
         payload = [*_payload(reply), *data]
-        rule = self._rule_against(kind, sum(map(len, payload)))
         if rule is None and self._policy.rule(kind).confirm and question not in _TOLD_ANYWAY:
             approval = self._approval(kind, body, shapes, payload)
             if not approval.wait(_ANSWER_WITHIN_SECONDS):
@@ -256,6 +269,20 @@ class Gate:
         if self._policy.max_bytes is not None and self._sent + size > self._policy.max_bytes:
             return "max_bytes"
         return None
+
+    def _counted(self, question: str, reply: Reply, body: Mapping[str, object]) -> tuple[Reply, str | None]:
+        """Return those of a report's figures that are made of enough cases; or the rule against all of them."""
+        rule, text = self._policy.metrics, str(reply["body"])
+        if question == "evaluate" and self._iterations < rule.min_val_iterations:
+            return reply, "metrics.min_val_iterations"
+        report = RoundReport.from_json(text) if question == "evaluate" else ValidationReport.from_json(text)
+        told = enough(report, rule.min_cases)
+        if told is None:
+            return reply, "metrics.min_cases"
+        if told == report:
+            return reply, None
+        self._log_withheld("metrics", "metrics.min_cases", reply, body)
+        return {**reply, "body": told.to_json(), "withheld": "metrics.min_cases"}, None
 
     def _approval(
         self, kind: Kind, body: Mapping[str, object], shapes: Mapping[str, Sequence[int]], payload: list[bytes]
@@ -341,6 +368,13 @@ def _length(body: Mapping[str, object]) -> list[int]:
     """Return the shape of a part of a model."""
     start, stop = body.get("start"), body.get("stop")
     return [stop - start] if isinstance(start, int) and isinstance(stop, int) else []
+
+
+def _fewest_iterations(start: Mapping[str, object]) -> int:
+    """Return of how many batches the figures of a round will be made, at least."""
+    schedule = start.get("schedule")
+    counts = [schedule.get(name) for name in _ITERATIONS] if isinstance(schedule, dict) else []
+    return min((count for count in counts if isinstance(count, int)), default=0)
 
 
 def _summary(

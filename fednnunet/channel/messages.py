@@ -355,6 +355,16 @@ class RoundRequest(WireMessage):
     round: int = Field(ge=1, le=10**6)
 
 
+class Support(WireMessage):
+    """How many cases are behind the figures of a report; ``None`` where that is not told either."""
+
+    training: Count | None = Field(default=None, description="behind the loss of training")
+    validation: int | None = Field(default=None, ge=0, le=10**9)
+    labels: dict[Line, Annotated[int, Field(ge=0, le=10**9)] | None] = Field(
+        default_factory=dict, max_length=MOST_LABELS, description="validation cases that have a label or region"
+    )
+
+
 class RoundReport(WireMessage):
     """A site's view of one round; Dice is nnU-Net's pseudo Dice of the global model, per label or region."""
 
@@ -364,6 +374,7 @@ class RoundReport(WireMessage):
     val_loss: Score
     mean_dice: Score
     dice: _Scores
+    support: Support | None = None
 
 
 class ValidationReport(WireMessage):
@@ -373,6 +384,7 @@ class ValidationReport(WireMessage):
 
     mean_dice: Score
     dice: _Scores
+    support: Support | None = None
 
 
 class EvaluationRequest(WireMessage):

@@ -27,10 +27,15 @@ KINDS: dict[Kind, str] = {
 }
 
 
-class Rule(Message):
+class Allowance(Message):
     """Whether messages of a kind may leave."""
 
     allow: bool = True
+
+
+class Rule(Allowance):
+    """Whether, and after whose yes, messages of a kind may leave."""
+
     confirm: bool = False
     """Whether a person has to agree to the first one."""
 
@@ -39,6 +44,13 @@ class StatisticsRule(Rule):
     """Whether statistics may leave."""
 
     min_cases: int = Field(default=1, ge=1)
+
+
+class MetricsRule(StatisticsRule):
+    """Whether losses and metrics may leave."""
+
+    min_val_iterations: int = Field(default=1, ge=1)
+    """Batches below which a loss, or a pseudo Dice, says too much about each of them."""
 
 
 class UpdateRule(Rule):
@@ -60,14 +72,15 @@ class Policy(Message):
     layout: Rule = Rule()
     model: Rule = Rule()
     update: UpdateRule = UpdateRule()
-    metrics: StatisticsRule = StatisticsRule()
-    failure: Rule = Rule()
+    metrics: MetricsRule = MetricsRule()
+    failure: Allowance = Allowance()
     max_bytes: ByteSize | None = None
 
     def rule(self, kind: Kind) -> Rule:
         """Return the rule for messages of a kind."""
-        if kind in ("introduction", "contact"):
-            return Rule(confirm=kind == "introduction" and self.introduction_confirm)
+        if kind in ("introduction", "contact", "failure"):
+            allow = kind != "failure" or self.failure.allow
+            return Rule(allow=allow, confirm=kind == "introduction" and self.introduction_confirm)
         rule: Rule = getattr(self, kind)
         return rule
 
@@ -132,7 +145,9 @@ max_rounds = 2000  # of all folds together, from the start of the node to its en
 # mean, standard deviation, median and number of cases of each metric, over the test cases of this site.
 [metrics]
 allow = true
-min_cases = 5      # in evaluate also: a label that fewer test cases have is not told of
+min_cases = 5      # validation or test cases behind each figure; a label that fewer have is not told of
+min_val_iterations = 10  # batches behind each loss and Dice of a round; fewer, which --val_iterations_per_epoch and
+                         # --iterations_per_epoch ask for, say too much about each
 
 # One sentence about what went wrong at the site. Where it is not allowed, the coordinator learns that something did.
 [failure]

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Summary:
     cases: int | None = None
 
 
+_DIGITS: dict[str, int] = {"dice": 4, "hd95": 2, "assd": 2, "nsd": 4}
+"""Decimals that a site tells: what a table needs, and not what the value of one case could be computed from."""
+
 CaseScores = Mapping[str, Mapping[str, Scores]]
 """The metrics of each label of each case."""
 
@@ -42,10 +46,13 @@ def summarize(values: Iterable[float | None], min_cases: int = 1) -> Summary:
     values
         The metric of each case; ``None`` for a case that has no value, and does not count.
     min_cases
-        Values without which nothing is told, not even how many there are.
+        Values without which nothing is told, not even how many there are. As many cases have to lack one, if any
+        does: else what is told of all cases and what is told of these would differ by a few patients.
     """
-    there = [value for value in values if value is not None]
-    if len(there) < max(1, min_cases):
+    of_cases = list(values)
+    there = [value for value in of_cases if value is not None]
+    missing = len(of_cases) - len(there)
+    if len(there) < max(1, min_cases) or 0 < missing < min_cases:
         return Summary()
     std = statistics.stdev(there) if len(there) > 1 else None
     return Summary(statistics.fmean(there), std, statistics.median(there), len(there))
@@ -72,12 +79,29 @@ def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1
     }
 
 
-def summarize_overall(cases: CaseScores, min_cases: int = 1) -> dict[str, Summary]:
-    """Return the summaries of all metrics where a case counts with the mean over those of its labels with a value."""
-    return {
-        metric: summarize((_mean_over_labels(scores, metric) for scores in cases.values()), min_cases)
-        for metric in METRICS
-    }
+def summarize_overall(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, Summary]:
+    """Return the summaries of all metrics where a case counts with the mean over those of its labels with a value.
+
+    It is over labels of which the metric is told. Cases that have the same ones of these make up a sum that the figures
+    of overall and labels together may give away, so it is told only if there are none, or `min_cases`, of each sort.
+
+    Parameters
+    ----------
+    cases, labels, min_cases
+        See `summarize_cases`.
+    """
+    return {metric: _overall(cases, list(labels), metric, min_cases) for metric in METRICS}
+
+
+def rounded(summary: Summary, metric: str, min_cases: int) -> Summary:
+    """Return a summary with no more digits than a table needs, unless it may be told of single cases anyway."""
+    if min_cases <= 1:
+        return summary
+    digits = _DIGITS[metric]
+    mean, std, median = (
+        None if value is None else round(value, digits) for value in (summary.mean, summary.std, summary.median)
+    )
+    return Summary(mean, std, median, summary.cases)
 
 
 def pooled(sites: Iterable[Summary]) -> Summary:
@@ -111,7 +135,12 @@ def _rows(cases: CaseScores) -> Iterator[tuple[str, ...]]:
             yield (case, label, *("" if value is None else repr(value) for value in values))
 
 
-def _mean_over_labels(scores: Mapping[str, Scores], metric: str) -> float | None:
-    values = [getattr(of_label, metric) for of_label in scores.values()]
-    there = [value for value in values if value is not None]
-    return statistics.fmean(there) if there else None
+def _overall(cases: CaseScores, labels: list[str], metric: str, min_cases: int) -> Summary:
+    table = {label: [getattr(scores[label], metric) for scores in cases.values()] for label in labels}
+    told = [values for values in table.values() if summarize(values, min_cases) != Summary()]
+    rows = [tuple(row) for row in zip(*told, strict=True)]
+    sorts = Counter(tuple(value is None for value in row) for row in rows)
+    if any(number < min_cases for number in sorts.values()):
+        return Summary()
+    there = ([value for value in row if value is not None] for row in rows)
+    return summarize((statistics.fmean(values) if values else None for values in there), min_cases)

@@ -13,7 +13,7 @@ from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hell
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
-from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall, write_cases
+from fednnunet.evaluation.summaries import Summary, rounded, summarize_cases, summarize_overall, write_cases
 from fednnunet.node.case_reading import read_images, read_segmentation
 from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
@@ -53,10 +53,11 @@ class EvaluationClient(SiteClient):
         write_cases(folder / TABLE, cases)
         logger.info("Predictions and the metrics of every case are in %s.", folder)
         fewest = self.arguments.min_cases
-        summaries = summarize_cases(cases, next(iter(cases.values())), fewest)
+        labels = list(next(iter(cases.values())))
+        summaries = summarize_cases(cases, labels, fewest)
         return EvaluationReport(
-            labels={label: _message(summary, request) for label, summary in summaries.items()},
-            overall=_message(summarize_overall(cases, fewest), request),
+            labels={label: _message(summary, request, fewest) for label, summary in summaries.items()},
+            overall=_message(summarize_overall(cases, labels, fewest), request, fewest),
         )
 
     def _evaluate(self, nsd_tolerance: float | None, tracker: Tracker) -> dict[str, dict[str, Scores]]:
@@ -102,8 +103,8 @@ def _tell_spacing(case: CaseFiles) -> bool:
     return not case.spacing_files or os.path.isfile(case.spacing_files[-1])
 
 
-def _message(summaries: Mapping[str, Summary], request: EvaluationRequest) -> MetricSummaries:
-    told = {metric: MetricSummary(**asdict(summary)) for metric, summary in summaries.items()}
+def _message(summaries: Mapping[str, Summary], request: EvaluationRequest, fewest: int) -> MetricSummaries:
+    told = {metric: MetricSummary(**asdict(rounded(summary, metric, fewest))) for metric, summary in summaries.items()}
     if request.nsd_tolerance is None:
         del told["nsd"]
     return MetricSummaries(**told)

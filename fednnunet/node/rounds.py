@@ -28,6 +28,7 @@ from fednnunet.channel.messages import (
     RoundReport,
     Schedule,
     Start,
+    Support,
     TrainingOffer,
     ValidationReport,
 )
@@ -40,6 +41,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.proximal import ProximalTerm
+from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, pack, unpack
@@ -77,10 +79,13 @@ class FederatedRounds:
         self._proximal: ProximalTerm | None = None
         self._ready: Ready | None = None
         self._run = ""
+        self._cases_with: Support | None = None
         self._is_validated = False
         """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
         self._has_told_change = False
+        self.is_untrained = False
+        """Whether the network is as it was built: nothing that this site has learned is in its weights."""
 
     def offer(self) -> TrainingOffer:
         """Return what the trainer would do if nobody told it otherwise."""
@@ -113,7 +118,7 @@ class FederatedRounds:
         self._run = start.run
         restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
         if restored:
-            self._is_validated = True
+            self.is_untrained, self._is_validated = False, True
             self.end_epoch()
         elif not self._arguments.val:
             self._catch_up(start.completed * start.schedule.local_epochs)
@@ -131,6 +136,7 @@ class FederatedRounds:
         if not arguments.val:
             trainer.on_train_start()
             check_schedule(trainer, schedule)
+        self.is_untrained = not arguments.val  # which has loaded what was trained before
         self.layout = layout_of(trainer.network.state_dict())
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
@@ -191,6 +197,7 @@ class FederatedRounds:
         """
         if self._proximal is not None:
             self._proximal.remember()
+        self.is_untrained = False
         epochs = self._schedule.local_epochs
         tracker.total, tracker.done = epochs * self._trainer.num_iterations_per_epoch, 0
         for epoch in range(epochs):
@@ -242,6 +249,7 @@ class FederatedRounds:
             val_loss=_number(log.get_value("val_losses", step=-1)),
             mean_dice=_number(log.get_value("mean_fg_dice", step=-1)),
             dice=_numbers(self._labels.from_outputs(log.get_value("dice_per_class_or_region", step=-1))),
+            support=self._support(),
         )
 
     def end_epoch(self) -> None:
@@ -272,6 +280,7 @@ class FederatedRounds:
             trainer.on_train_end()
             self._trained = True
         if arguments.val_best:
+            self.is_untrained = False
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         path = Path(trainer.output_folder) / "validation" / "summary.json"
         before = path.stat().st_mtime_ns if path.is_file() else None
@@ -287,6 +296,21 @@ class FederatedRounds:
         return ValidationReport(
             mean_dice=_number(summary["foreground_mean"]["Dice"]),
             dice=_numbers(self._labels.by_name(dice)),
+            support=support_in_summary(summary, self._labels),
+        )
+
+    def _support(self) -> Support:
+        """Return how many cases can be behind the figures of an epoch: no more than its batches have samples."""
+        trainer = self._trainer
+        if self._cases_with is None:
+            _, validation = trainer.do_split()
+            self._cases_with = support_of(Path(trainer.preprocessed_dataset_folder), list(validation), self._labels)
+        assert self._ready is not None
+        seen = trainer.num_val_iterations_per_epoch * trainer.batch_size
+        return Support(
+            training=min(self._ready.training_cases, trainer.num_iterations_per_epoch * trainer.batch_size),
+            validation=min(self._cases_with.validation or 0, seen),
+            labels={label: min(cases or 0, seen) for label, cases in self._cases_with.labels.items()},
         )
 
     def close(self) -> None:

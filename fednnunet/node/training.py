@@ -52,6 +52,10 @@ class TrainingClient(SiteClient):
         """The round whose update it holds."""
         self._is_spoiled = False
         """Whether the trainer has left a round in the middle."""
+        self._report: RoundReport | None = None
+        """What it has said of the round that it holds."""
+        self._validations: dict[Fold, ValidationReport] = {}
+        """What it has said of the folds that were not trained since."""
         self._restored_error: np.ndarray | None = None
         self._housekeeping: Background[None] | None = None
         self.answer("offer", self._offer)
@@ -82,6 +86,8 @@ class TrainingClient(SiteClient):
             if self._global_round != number - 1 or self._is_spoiled:
                 raise FednnUNetError(f"the coordinator asks for round {number}, for which this node is not ready")
             self._rounds.load(shared.weights, shared.layout)
+            self._report = None
+            self._validations.pop(self._rounds.fold, None)
             try:
                 self._rounds.train(tracker)
             except Stopped:
@@ -92,9 +98,17 @@ class TrainingClient(SiteClient):
         return [], self._ready.training_cases if self._ready is not None else 0
 
     def receive(self, body: str, tracker: Tracker) -> RoundReport:
-        """Validate the round's global model, all parts of which have arrived."""
+        """Validate the round's global model, all parts of which have arrived.
+
+        That is done, and told, once for each round that was trained: figures of other models, as many as the
+        coordinator likes, would say more than their averages.
+        """
         number = RoundRequest.from_json(body).round
         shared = self._model
+        if self._held_round != number:
+            raise FednnUNetError(f"the coordinator asks how good round {number} is, which this node has not trained")
+        if self._report is not None:
+            return self._report
         shared.accept()
         self._global_round = number
         self._rounds.load(shared.weights, shared.layout)
@@ -102,6 +116,7 @@ class TrainingClient(SiteClient):
         # nnU-Net's plot and checkpoints take seconds; the other sites need not wait for them
         rounds = self._rounds
         self._housekeeping = self.replies.afterwards(lambda _: rounds.end_epoch())
+        self._report = report
         return report
 
     def close(self) -> None:
@@ -151,13 +166,18 @@ class TrainingClient(SiteClient):
     def _start(self, body: str, tracker: Tracker) -> Ready:
         start = Start.from_json(body)
         self._after_housekeeping()
-        if self._rounds_of_fold is None or self._rounds.fold != start.fold:
+        if self._rounds_of_fold is None or self._rounds.fold != start.fold or not self._is_built_for(start):
             self._forget_fold()
             self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, self._own(start.fold))
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start
         return self._ready
+
+    def _is_built_for(self, start: Start) -> bool:
+        """Whether the trainer, if it is built, has the schedule that is asked for."""
+        built = start if self._started is None else self._started
+        return built.schedule.model_copy(update={"save_every": start.schedule.save_every}) == start.schedule
 
     def _describe(self, body: str, tracker: Tracker) -> ModelDescription:
         return self._rounds.describe(self.dataset)
@@ -169,12 +189,17 @@ class TrainingClient(SiteClient):
         if unknown:
             raise FednnUNetError(f"the coordinator wants to share {unknown[0]}, which the network does not have")
         groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
+        self._global_round = self._held_round = None  # this model has neither taken nor trained anything yet
         self._shared = SiteModel(self.hello.site, groups, ENCODINGS[sharing.encoding])
-        self._shared.hold(self._rounds.weights(self._shared.layout))
+        if self._rounds.is_untrained:
+            self._shared.hold(self._rounds.weights(self._shared.layout))
         return Shared(digests=[group.digest for group in groups])
 
     def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
+        # what a person has agreed to, and what the audit log says, hangs on the round: 0 is a model that knows nothing
+        if part.round == 0 and not self._rounds.is_untrained:
+            raise FednnUNetError("the coordinator asks for an untrained model, but this node's is trained")
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
         return part, self._model.send(part.group, part.start, part.stop, part.round)
@@ -194,6 +219,9 @@ class TrainingClient(SiteClient):
 
     def _finish(self, body: str, tracker: Tracker) -> ValidationReport:
         self._after_housekeeping()
-        if self._shared is not None:
-            self._rounds.load(self._shared.weights, self._shared.layout)
-        return self._rounds.finish()
+        fold = self._rounds.fold
+        if fold not in self._validations:
+            if self._shared is not None:
+                self._rounds.load(self._shared.weights, self._shared.layout)
+            self._validations[fold] = self._rounds.finish()
+        return self._validations[fold]

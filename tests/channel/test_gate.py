@@ -16,8 +16,8 @@ from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditEntry, AuditLog, verify
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import Challenge
-from fednnunet.channel.messages import Hello, ModelPart, RoundReport, ValidationReport
-from fednnunet.channel.policy import Policy, Rule, StatisticsRule, UpdateRule
+from fednnunet.channel.messages import Hello, ModelPart, RoundReport, Support, ValidationReport
+from fednnunet.channel.policy import MetricsRule, Policy, Rule, StatisticsRule, UpdateRule
 
 Reply = dict[str, Scalar]
 RUN = "ab" * 16
@@ -221,7 +221,7 @@ def test_no_more_bytes_leave_than_allowed(make: Any) -> None:
 
 
 def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
-    site = make(policy=Policy(metrics=StatisticsRule(allow=False)))
+    site = make(policy=Policy(metrics=MetricsRule(allow=False)))
     site.node.reply = {"body": RoundReport(train_loss=1, val_loss=2, mean_dice=0.5, dice={"1": 0.5}).to_json()}
     reply = site.gate.evaluate([], {"body": '{"round": 1}', "id": "1"})[2]
     report = RoundReport.from_json(str(reply["body"]))
@@ -232,9 +232,55 @@ def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
     assert [entry.decision for entry in site.entries() if entry.kind == "metrics"] == ["withheld: metrics.allow"] * 2
 
 
+def _report(training: int, validation: int, **labels: int) -> RoundReport:
+    dice = {label: 0.5 if cases else None for label, cases in labels.items()}
+    support = Support(training=training, validation=validation, labels=labels)
+    return RoundReport(train_loss=1, val_loss=2, mean_dice=0.5, dice=dice, support=support)
+
+
+def _round_with(site: _Site, report: RoundReport, iterations: int = 50, val_iterations: int = 50) -> Reply:
+    site.node.reply = {"body": "{}"}
+    site.ask("start", schedule={"iterations_per_epoch": iterations, "val_iterations_per_epoch": val_iterations})
+    site.node.reply = {"body": report.to_json()}
+    return site.gate.evaluate([], {"body": '{"round": 1}', "id": "1"})[2]
+
+
+def test_figures_count_the_cases_that_they_are_made_of_not_those_of_the_site(make: Any) -> None:
+    site = make(policy=Policy(metrics=MetricsRule(min_cases=5)), cases=100)
+    reply = _round_with(site, _report(4, 8, organ=8, lesion=2, cyst=0))
+    assert reply["withheld"] == "metrics.min_cases"
+    support = Support(training=None, validation=8, labels={"organ": 8, "lesion": None, "cyst": None})
+    assert RoundReport.from_json(str(reply["body"])) == RoundReport(
+        train_loss=None, val_loss=2, mean_dice=None, dice={"organ": 0.5, "lesion": None, "cyst": None}, support=support
+    )
+    reply = _round_with(site, _report(80, 8, organ=8, cyst=0))  # of a label that no case has there is no figure
+    assert "withheld" not in reply or RoundReport.from_json(str(reply["body"])).mean_dice == 0.5
+    reply = _round_with(site, _report(80, 4, organ=4))
+    assert RoundReport.from_json(str(reply["body"])) == RoundReport(
+        train_loss=None, val_loss=None, mean_dice=None, dice={}
+    )
+
+
+def test_the_full_validation_counts_the_cases_of_each_label_too(make: Any) -> None:
+    site = make(policy=Policy(metrics=MetricsRule(min_cases=5)), cases=100)
+    support = Support(validation=6, labels={"organ": 6, "lesion": 1})
+    site.node.reply = {
+        "body": ValidationReport(mean_dice=0.6, dice={"organ": 0.7, "lesion": 0.5}, support=support).to_json()
+    }
+    report = ValidationReport.from_json(str(site.ask("finish")["body"]))
+    assert (report.mean_dice, report.dice) == (None, {"organ": 0.7, "lesion": None})
+
+
+@pytest.mark.parametrize("counts", [(1, 50), (50, 1)])
+def test_the_loss_of_a_few_batches_is_not_told(make: Any, counts: tuple[int, int]) -> None:
+    site = make(policy=Policy(metrics=MetricsRule(min_val_iterations=10)))
+    assert _round_with(site, _report(80, 20, organ=20), *counts)["withheld"] == "metrics.min_val_iterations"
+    assert "withheld" not in _round_with(site, _report(80, 20, organ=20), 10, 10)
+
+
 @pytest.mark.parametrize("rule", ["allow", "min_cases"])
 def test_a_site_that_withholds_its_figures_leaves_the_evaluation(make: Any, rule: str) -> None:
-    rules = StatisticsRule(allow=False) if rule == "allow" else StatisticsRule(min_cases=10)
+    rules = MetricsRule(allow=False) if rule == "allow" else MetricsRule(min_cases=10)
     site = make("evaluate", Policy(metrics=rules), cases=9)
     site.node.reply = {"body": '{"secret": 0.5}'}
     reply = _without_log(site.ask("test"))
@@ -247,6 +293,12 @@ def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -
     site.node.reply = {"failure": "case 17 of Mr X"}
     reply = _without_log(site.ask("start"))
     assert reply == {"failure": "the site's policy does not let this out (rule failure.allow): ask the site"}
+
+
+def test_a_failure_leaves_without_the_paths_of_the_site(make: Any, tmp_path: Path) -> None:
+    site = make()
+    site.node.reply = {"failure": f"{tmp_path}/Mr X/dataset.json is no JSON: correct it"}
+    assert _without_log(site.ask("start")) == {"failure": "dataset.json is no JSON: correct it"}
 
 
 def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(make: Any) -> None:
@@ -263,6 +315,17 @@ def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(ma
     assert kind == "update"
     assert payload == b"body{}dataweights"
     assert "9 cases" in summary
+
+
+def test_what_an_update_is_the_node_says_not_the_question(make: Any) -> None:
+    person = _Person(True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
+    site.node.reply = {"body": ModelPart(round=0, group=0, start=0, stop=1).to_json(), "data": b"none"}
+    assert "data" in site.ask("fetch", 1, round=0, group=0, start=0, stop=1)
+    person.answer = False
+    site.node.reply = {"body": ModelPart(round=3, group=0, start=0, stop=1).to_json(), "data": b"much"}
+    assert "update.confirm" in str(site.ask("fetch", 2, round=0, group=0, start=0, stop=1)["failure"])
+    assert [entry.round for entry in site.entries() if entry.kind == "update"] == [0, 3]
 
 
 def test_what_a_person_does_not_agree_to_never_leaves(make: Any) -> None:

@@ -156,6 +156,26 @@ class _Asking(Server):
         pass
 
 
+class _Clinging(_Asking):
+    """Asks a node that has left again and again, and never hangs up."""
+
+    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+        proxy = self.connections.new.get(timeout=60)
+        while not self._all_is_said.wait(0.1):
+            with contextlib.suppress(GrpcBridgeClosed):
+                proxy.get_properties(GetPropertiesIns({"ask": "farewell"}), timeout=None, group_id=None)
+        return History(), 0.0
+
+
+def test_a_node_that_has_left_ends_though_the_coordinator_does_not_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fednnunet.channel.long_lived.joining._HUNG_UP_ON_WITHIN_SECONDS", 0.5)
+    port, node_has_ended = find_free_port(HOST), threading.Event()
+    _, thread = _join(port, contact_timeout=60.0)
+    threading.Thread(target=lambda: (thread.join(60), node_has_ended.set()), daemon=True).start()
+    serve(join_address(HOST, port), _Clinging(node_has_ended))
+    assert not thread.is_alive()
+
+
 class _Unable(_Node):
     """Cannot write its audit log any more, for example."""
 

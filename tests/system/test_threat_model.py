@@ -42,9 +42,12 @@ from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
+from fednnunet.evaluation.metrics import Scores
+from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
@@ -54,6 +57,7 @@ from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
+from tests.node.training_node import SIZE, TrainingNode
 from tests.pooled import generate_federation, measure
 from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
 from tests.system.strangers import garbage
@@ -238,6 +242,32 @@ def test_curious_coordinator_sees_no_image_no_label_and_no_name_of_a_case(
         assert "Mr_X" not in told
 
 
+def test_curious_coordinator_sees_no_path_of_a_site(node: PlanningClient, tmp_path: Path) -> None:
+    gate, log = _gate(node, tmp_path)
+    broken = node.dataset.raw / "dataset.json"
+    broken.write_text("{")
+    node.dataset = SiteDataset(node.dataset.name)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fednnunet.node.planning.measure", lambda *words: read_raw_dataset_json(words[1]))
+        told = str(_ask(gate, "measure", Measure(cases=100).to_json())["failure"])
+    assert str(broken) in str(node.failure)  # who runs the node reads it
+    assert "dataset.json" in told
+    assert "/" not in told
+    log.close()
+
+
+def test_curious_coordinator_cannot_subtract_figures_to_a_patient() -> None:
+    """Of twelve cases one lacks a label: with it, the sums over labels and over all would give that one's Dice."""
+    cases = {
+        str(case): {"organ": Scores(dice=0.5 + case / 100), "cyst": Scores(dice=0.2 + case / 50) if case else Scores()}
+        for case in range(12)
+    }
+    labels = ("organ", "cyst")
+    of_labels, overall = summarize_cases(cases, labels, 5), summarize_overall(cases, labels, 5)
+    assert of_labels["cyst"]["dice"] == Summary()
+    assert overall["dice"] == of_labels["organ"]["dice"]  # nothing of the other label is in it
+
+
 def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: PlanningClient) -> None:
     _ask(node, "measure", Measure(cases=100).to_json())
     follow = [Follow(quantity=Quantity("spacing", 0), bits=60, prefixes=[5])]
@@ -315,6 +345,52 @@ def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None
         refused = _ask(client, "offer", json.dumps({"fold": fold}), number)
         assert f"for fold {fold}, for which this node was not started" in str(refused["failure"])
     client.close()
+
+
+def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingNode(tmp_path, monkeypatch, {"case_1": {"organ"}})
+    log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
+    approver = Approver(tmp_path / "waits", terminal=False)
+    policy = Policy.model_validate({"update": {"confirm": True}})
+    gate = training.door = Gate(training.client, policy, log, approver)
+    training.begin()
+    training.fit(1)
+    for again in (lambda: None, training.share, lambda: training.start() and training.share()):
+        again()
+        assert "asks for an untrained model" in str(training.fetch(0)["failure"])
+    assert not (tmp_path / "waits").exists()  # nobody was asked for anything by that name
+    gate.close()
+    log.close()
+    training.client.close()
+
+
+def test_malicious_coordinator_cannot_ask_for_figures_as_often_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TrainingNode(tmp_path, monkeypatch, {f"case_{n}": {"organ"} if n else {"lesion"} for n in range(6)})
+    log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
+    policy = Policy.model_validate({"metrics": {"min_cases": 5, "min_val_iterations": 10}})
+    gate = training.door = Gate(training.client, policy, log, Approver(tmp_path / "waits", terminal=False))
+    training.begin()
+    assert "has not trained" in str(training.evaluate(1)["failure"])
+    training.fit(1)
+    told = set()
+    for model in range(3):
+        training.hand(1, np.full(SIZE, model, np.float32).tobytes())
+        told.add(str(training.evaluate(1)["body"]))
+        told.add(str(training.ask("finish")["body"]))
+    assert len(told) == 2
+    assert (training.trainers[0].validations, training.trainers[0].full_validations) == (50, 1)
+    # one iteration of training is the loss of one batch
+    assert RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={}).to_json() in told
+    (full,) = (json.loads(text) for text in told if "train_loss" not in text)
+    assert full["dice"] == {"organ": 0.875, "lesion": None}  # which one patient has
+    assert full["mean_dice"] is None
+    gate.close()
+    log.close()
+    training.client.close()
 
 
 def test_malicious_coordinator_gets_nothing_that_the_policy_forbids(node: PlanningClient, tmp_path: Path) -> None:

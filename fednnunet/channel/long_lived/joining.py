@@ -1,6 +1,7 @@
 """A node's end of the channel."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +47,8 @@ Reply = TypeVar("Reply")
 _LOOK_EVERY_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
+_HUNG_UP_ON_WITHIN_SECONDS = 10.0
+"""After a node's last answer; that may be long in coming through, and is asked for again."""
 _OK = Status(Code.OK, "")
 
 
@@ -143,7 +146,13 @@ class _Connection(Client):
         """Serve until the connection ends or nothing has come for too long, and return why."""
         # Flower's client cannot be told to stop; one whose connection is dead is left to itself
         threading.Thread(target=self._serve, name="fednnunet-connection", daemon=True).start()
+        leaves_at = math.inf
         while not self._is_over.wait(_LOOK_EVERY_SECONDS):
+            if self._node.has_left and not self._busy:  # the coordinator hangs up, which a faulty one may never do
+                leaves_at = min(leaves_at, time.monotonic() + _HUNG_UP_ON_WITHIN_SECONDS)
+            if time.monotonic() > leaves_at:
+                self._reason = "the node has nothing to do there any more"
+                self._is_over.set()
             if not self._busy and time.monotonic() - self._last_contact > contact_timeout:
                 self._reason = f"silent for {contact_timeout:g} s"
                 self._is_over.set()

@@ -1,0 +1,130 @@
+"""What a node that trains answers, and to which questions it does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fednnunet.channel.messages import RoundReport, Support, ValidationReport
+from tests.node.training_node import SIZE, UNTRAINED, Reply, TrainingNode
+
+CASES = {f"case_{number}": {"organ", "lesion"} for number in range(6)}
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainingNode]:
+    node = TrainingNode(tmp_path, monkeypatch, CASES)
+    yield node
+    node.client.close()
+
+
+def test_the_first_model_is_the_one_that_has_not_been_trained(node: TrainingNode) -> None:
+    node.start()
+    node.share()
+    assert np.frombuffer(bytes(node.fetch(0)["data"]), np.float32).tolist() == [UNTRAINED] * SIZE
+
+
+def test_trained_weights_are_no_model_of_round_0_however_they_are_asked_for(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    for again in (lambda: None, node.share, lambda: node.start() and node.share()):
+        again()
+        refused = node.fetch(0)
+        assert set(refused) == {"failure"}
+        assert "asks for an untrained model" in str(refused["failure"])
+
+
+def test_a_network_that_a_checkpoint_was_loaded_into_is_no_untrained_one(node: TrainingNode) -> None:
+    node.arguments.val = True
+    node.start()
+    node.share()
+    assert "data" not in node.fetch(0)
+
+
+def test_a_state_that_was_restored_is_no_untrained_network(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    node.hand(1, bytes(4 * SIZE))
+    node.client._rounds._schedule = node.client._rounds._schedule.model_copy(update={"save_every": 1})
+    assert "failure" not in node.evaluate(1)
+    node.client._forget_fold()  # as in a node that was started again
+    node.start(completed=1)
+    node.share()
+    assert "data" not in node.fetch(0)
+
+
+def test_weights_that_are_held_after_sharing_anew_are_those_of_no_round(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    assert "data" in node.fetch(1)
+    node.share()
+    assert "data" not in node.fetch(1)
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"error": 3}', '{"words": "good bye"}'])
+def test_a_farewell_that_cannot_be_read_is_one(node: TrainingNode, body: str) -> None:
+    assert "malformed" in str(node.ask("farewell", body)["failure"])
+    assert node.client.has_left
+    assert node.client.farewell is not None
+    assert node.client.farewell.error is not None
+
+
+def _report(reply: Reply) -> RoundReport:
+    return RoundReport.from_json(str(reply["body"]))
+
+
+def test_a_round_is_validated_and_told_of_once_whatever_model_it_is_asked_with(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    node.hand(1, bytes(4 * SIZE))
+    first = _report(node.evaluate(1))
+    (trainer,) = node.trainers
+    done = trainer.validations
+    node.hand(1, np.full(SIZE, 7, np.float32).tobytes())
+    assert _report(node.evaluate(1)) == first
+    assert trainer.validations == done == 50
+
+
+def test_a_round_that_was_not_trained_is_not_validated(node: TrainingNode) -> None:
+    node.begin()
+    assert "has not trained" in str(node.evaluate(1)["failure"])
+    node.fit(1)
+    assert "has not trained" in str(node.evaluate(2)["failure"])
+    assert node.trainers[0].validations == 0
+
+
+def test_the_full_validation_is_done_once_unless_the_fold_is_trained_again(node: TrainingNode) -> None:
+    node.begin(completed=30)
+    first = node.ask("finish")["body"]
+    node.start(completed=30, run="cd" * 16)
+    assert node.ask("finish")["body"] == first
+    assert "failure" not in node.ask("offer", '{"fold": 0}')
+    node.begin(completed=30)
+    assert node.ask("finish")["body"] == first
+    assert sum(trainer.full_validations for trainer in node.trainers) == 1
+    node.fit(31)
+    node.ask("finish")
+    assert sum(trainer.full_validations for trainer in node.trainers) == 2
+
+
+def test_another_schedule_is_not_taken_for_the_one_that_the_trainer_was_built_for(node: TrainingNode) -> None:
+    node.start(val_iterations=1)
+    node.start(val_iterations=50)
+    assert [trainer.num_val_iterations_per_epoch for trainer in node.trainers] == [1, 50]
+    node.start(completed=3, val_iterations=50)
+    assert len(node.trainers) == 2
+
+
+def test_reports_tell_how_many_cases_are_behind_each_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = TrainingNode(tmp_path, monkeypatch, CASES | {"case_0": {"organ"}})
+    node.begin()
+    node.fit(1)
+    node.hand(1, bytes(4 * SIZE))
+    assert _report(node.evaluate(1)).support == Support(training=2, validation=6, labels={"organ": 6, "lesion": 5})
+    full = ValidationReport.from_json(str(node.ask("finish")["body"]))
+    assert full.support == Support(validation=6, labels={"organ": 6, "lesion": 5})
+    node.start(val_iterations=1)  # two samples cannot be of more than two cases
+    node.share(), node.hand(0, bytes(4 * SIZE)), node.ask("accept", '{"round": 0}'), node.fit(1)
+    assert _report(node.evaluate(1)).support == Support(training=2, validation=2, labels={"organ": 2, "lesion": 2})
+    node.client.close()
