@@ -138,8 +138,6 @@ RECOVERY_FLAGS = (
          {"type": positive_int, "default": 1}),
     Flag("--min_clients", "sites without which no round is completed (default: all)",
          {"type": positive_int, "default": None}),
-    Flag("--round_timeout", "seconds that a site gets for a round, before it is left out (default: no limit)",
-         {"type": positive_float, "default": None}),
     Flag("--give_up_after", "seconds to wait for sites without which nothing goes on (default: for ever)",
          {"type": positive_float, "default": None}),
 )  # fmt: skip
@@ -198,6 +196,9 @@ PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.
              "file of nnU-Net's", {"type": Path, "default": None, "metavar": "FILE"})  # fmt: skip
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
                 "sent (default: fednnunet_runs/TASK in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
+ROUND_TIMEOUT = Flag("--round_timeout", "seconds that a site gets for each step of a round, before it is left out; a "
+                      "task that needs all sites ends then (default: no limit)",
+                      {"type": positive_float, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 
@@ -223,7 +224,7 @@ def server_flags(task: Task) -> tuple[Flag, ...]:
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
     own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
-    return (*own.get(task, ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+    return (*own.get(task, ()), *tracked, ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:

@@ -252,15 +252,20 @@ class Federation(Server):
         ]
 
     def _run(self, stage: Stage) -> None:
+        timeout = self._arguments.round_timeout  # for each of the steps between which sites do not wait for each other
+        self.roster.allow(timeout)
         parameters = stage.initialize_parameters(self.roster)
         for number in stage.rounds:
-            updates, failures = fit_all(stage.configure_fit(number, parameters, self.roster), stage.timeout)
+            self.roster.allow(timeout)
+            updates, failures = fit_all(stage.configure_fit(number, parameters, self.roster), timeout)
             _raise_unless_tolerated(stage, failures)
+            self.roster.allow(timeout)
             parameters, _ = stage.aggregate_fit(number, updates, failures)
-            reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), stage.timeout)
+            reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), timeout)
             _raise_unless_tolerated(stage, failures)
             stage.aggregate_evaluate(number, reports, failures)
             self._receipts.keep(self.roster.sites)
+        self.roster.allow(timeout)
         stage.conclude()
 
 

@@ -134,6 +134,11 @@ class Roster(SimpleClientManager):
         with self._changed:
             self._is_settled = True
 
+    def allow(self, seconds: float | None) -> None:
+        """Give every site this long for its answers to all that it is asked from now on; ``None`` for no limit."""
+        for site in self.sites:
+            site.allow(seconds)
+
     def dismiss(self, site: Site, reason: str) -> None:
         """Let a site's node go, which can be started again; its place stays its own."""
         threading.Thread(target=site.take_leave, args=(reason,), name="fednnunet-farewell", daemon=True).start()

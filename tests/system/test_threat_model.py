@@ -45,6 +45,7 @@ from fednnunet.node.training import TrainingClient
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
+from tests.coordinator.training_federation import Trainer, pending, run_training
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 from tests.pooled import generate_federation, measure
 from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
@@ -417,6 +418,15 @@ def test_malicious_site_cannot_crash_the_coordinator_with_an_update(damage: str)
     with pytest.raises(SiteFailure) as failure:
         exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
     assert failure.value.site == "B"
+
+
+@pytest.mark.parametrize("kind", ["fit", "hand", "evaluate", "finish"])
+def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str, tmp_path: Path) -> None:
+    nodes = [Trainer("A"), Trainer("B"), Trainer("C", **{kind: pending})]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "2", "--round_timeout", "1")
+    assert federation.error is None
+    assert {"A", "B"} <= set(events.rounds[0].sites)
+    assert {event.site for event in events.left_out} == {"C"}
 
 
 def test_malicious_site_cannot_fill_memory() -> None:
