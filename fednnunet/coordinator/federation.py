@@ -113,8 +113,7 @@ class Federation(Server):
         self.roster.close()
         if self._arguments.task == "train" and isinstance(self.error, Terminated | RunFolderError):
             return
-        stopped = isinstance(self.error, KeyboardInterrupt)
-        reason = "It was stopped by hand." if stopped else None if self.error is None else str(self.error)
+        reason = None if self.error is None else _as_told(self.error)
         sites = self.roster.sites
         own = {site.proxy.cid for site in sites if site.proxy is not None}
         others = [proxy for proxy in self.roster.all().copy().values() if proxy.cid not in own]
@@ -267,6 +266,13 @@ class Federation(Server):
             self._receipts.keep(self.roster.sites)
         self.roster.allow(timeout)
         stage.conclude()
+
+
+def _as_told(error: Exception | KeyboardInterrupt) -> str:
+    """Return what sites are told of an error; what is not for people may hold anything, another site's data too."""
+    if isinstance(error, KeyboardInterrupt):
+        return "It was stopped by hand."
+    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see what it says."
 
 
 def _raise_unless_tolerated(stage: Stage, failures: Sequence[SiteFailure]) -> None:

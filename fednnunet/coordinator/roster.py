@@ -1,6 +1,7 @@
 """The sites of a federation, and asking all of them at once."""
 
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message
+
+logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 AnyProxy = TypeVar("AnyProxy", bound=ClientProxy)
@@ -274,4 +277,8 @@ def _as_failure(proxy: ClientProxy, error: BaseException) -> SiteFailure:
     site = str(proxy.properties.get("site", proxy.cid))
     if isinstance(error, FednnUNetError):
         return SiteFailure(site, str(error))
-    return SiteFailure(site, f"{type(error).__name__}: {error}")
+    # what it says may hold anything, and all sites are told
+    logger.warning(
+        "What site %s was asked, or has answered, came to nothing: %s: %s", site, type(error).__name__, error
+    )
+    return SiteFailure(site, f"its answer could not be taken ({type(error).__name__}, see the coordinator's output)")

@@ -314,6 +314,9 @@ class TrainingStage(Stage):
         start = Start(fold=self._fold, schedule=schedule, run=run, completed=0)
         ready = ask_all(sites, "start", start, Ready)
         layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
+        for site in sites:
+            if ready[site.name].training_cases > site.hello.cases:
+                raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
         _check_layouts(layouts, self._roster.hellos[0].method)
         groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
         by_cases = self._averaging.weighting == "cases"

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, ReconnectIns, Scalar
@@ -141,7 +142,8 @@ def run_training(run_dir: Path, nodes: list[Trainer], *flags: str, sink: Any = N
     federation = Federation(parse_server(words), sink or events, Door(None, NO_CERTIFICATE))
     for node in nodes:
         node.join(federation)
-    federation.fit(0, None)
+    with mock.patch("fednnunet.coordinator.federation._LINGER_SECONDS", 0.0):  # for those who have been let go
+        federation.fit(0, None)
     federation.disconnect_all_clients(None)
     return federation, events
 

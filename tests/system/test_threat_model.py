@@ -37,6 +37,8 @@ from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
+from fednnunet.fingerprint.moments import VECTOR_LENGTH
+from fednnunet.fingerprint.plausibility import AnswersOfSite
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
@@ -418,6 +420,18 @@ def test_malicious_site_cannot_crash_the_coordinator_with_an_update(damage: str)
     with pytest.raises(SiteFailure) as failure:
         exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
     assert failure.value.site == "B"
+
+
+def test_malicious_site_with_numbers_that_cannot_be_is_named(tmp_path: Path) -> None:
+    report = '{"train_loss": 1e308, "val_loss": 1e308, "mean_dice": 1e200, "dice": {}}'
+    nodes = [Trainer("A"), Trainer("B"), Trainer("C", evaluate=lambda _: {"body": report})]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "2")
+    assert federation.error is None
+    assert [event.site for event in events.left_out] == ["C"]
+    honest = np.zeros(VECTOR_LENGTH, np.int64)
+    AnswersOfSite(5, 1, 100).check(MomentsQuestion(), honest)
+    with pytest.raises(FednnUNetError, match="voxels"):
+        AnswersOfSite(5, 1, 100).check(MomentsQuestion(), honest + (1 << 40))
 
 
 @pytest.mark.parametrize("kind", ["fit", "hand", "evaluate", "finish"])
