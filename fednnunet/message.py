@@ -181,10 +181,10 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
-Score = Annotated[
-    Number | None,
-    BeforeValidator(lambda value: None if isinstance(value, float) and not math.isfinite(value) else value),
-]
+NONE_IF_NOT_FINITE = BeforeValidator(
+    lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
+)
+Score = Annotated[Number | None, NONE_IF_NOT_FINITE]
 """A number, or none where there is none; NaN and infinities count as none."""
 
 JsonObject = Annotated[

@@ -5,12 +5,12 @@ Every message is JSON made by one of these classes; unknown fields and wrong typ
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import FailFast, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
 from fednnunet.folds import FOLDS_OF_NNUNET, MOST_FOLDS, Fold, parse_folds
-from fednnunet.message import Count, JsonObject, Line, Name, Number, Score, Told, WireMessage
+from fednnunet.message import NONE_IF_NOT_FINITE, Count, JsonObject, Line, Name, Number, Told, WireMessage
 from fednnunet.weights.encoding import EncodingName
 from fednnunet.weights.layout import MOST_ELEMENTS, Listing, TensorSpec
 
@@ -50,7 +50,23 @@ _Element = Annotated[int, Field(ge=0, le=1 << 40)]
 _TensorNames = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=MOST_TENSORS), FailFast()]
 _Sites = Annotated[list[Name], Field(min_length=1, max_length=MOST_SITES)]
 _Words = Annotated[dict[Line, Line], Field(max_length=100)]
-_Scores = Annotated[dict[Line, Score], Field(max_length=MOST_LABELS)]
+_Cases = Annotated[int, Field(ge=1, le=MOST_CASES)]
+_Epochs = Annotated[int, Field(ge=1, le=10**6)]
+
+LARGEST_LOSS = 1e9
+"""A loss beyond this is that of a network that learns nothing any more, as NaN is."""
+
+
+def _finite_loss(value: object) -> object:
+    return None if isinstance(value, int | float) and not abs(value) <= LARGEST_LOSS else value
+
+
+_Loss = Annotated[Number | None, BeforeValidator(_finite_loss)]
+_Fraction = Annotated[Annotated[Number, Field(ge=0, le=1)] | None, NONE_IF_NOT_FINITE]
+"""A Dice, or a normalised surface Dice."""
+_Metric = Annotated[Annotated[Number, Field(ge=0, le=1e9)] | None, NONE_IF_NOT_FINITE]
+"""Millimetres, or a fraction."""
+_Scores = Annotated[dict[Line, _Fraction], Field(max_length=MOST_LABELS)]
 
 
 class PlannerOptions(WireMessage):
@@ -76,7 +92,7 @@ class Hello(WireMessage):
     method: Method
     fold: Line | None = None
     cases: int = Field(
-        ge=0, le=10**9, description="training cases at the site; for evaluate, its test cases that have labels"
+        ge=0, le=MOST_CASES, description="training cases at the site; for evaluate, its test cases that have labels"
     )
     versions: _Words
     labels: dict[Line, _Label | _Labels] = Field(max_length=MOST_LABELS)
@@ -217,7 +233,7 @@ class FoldRequest(WireMessage):
 class TrainingOffer(WireMessage):
     """What a site's trainer would do if nobody told it otherwise."""
 
-    epochs: Count
+    epochs: _Epochs
     iterations_per_epoch: Count
     val_iterations_per_epoch: Count
 
@@ -278,7 +294,7 @@ class Ready(WireMessage):
     tensors: Annotated[list[TensorSpec], FailFast()] = Field(
         min_length=1, max_length=MOST_TENSORS, description="layout of the network"
     )
-    training_cases: Count
+    training_cases: _Cases
     pretrained: bool
     restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
     has_model: bool = Field(default=False, description="whether it has the global model, and need not be given it")
@@ -370,9 +386,9 @@ class RoundReport(WireMessage):
 
     longest_text: ClassVar[int] = 1 << 18
 
-    train_loss: Score
-    val_loss: Score
-    mean_dice: Score
+    train_loss: _Loss
+    val_loss: _Loss
+    mean_dice: _Fraction
     dice: _Scores
     support: Support | None = None
 
@@ -382,7 +398,7 @@ class ValidationReport(WireMessage):
 
     longest_text: ClassVar[int] = 1 << 18
 
-    mean_dice: Score
+    mean_dice: _Fraction
     dice: _Scores
     support: Support | None = None
 
@@ -398,10 +414,10 @@ class EvaluationRequest(WireMessage):
 class MetricSummary(WireMessage):
     """A metric over the test cases of a site; all ``None`` where too few cases have a value to be told."""
 
-    mean: Score = None
-    std: Score = None
-    median: Score = None
-    cases: Count | None = None
+    mean: _Metric = None
+    std: _Metric = None
+    median: _Metric = None
+    cases: Annotated[int, Field(ge=1, le=MOST_CASES * MOST_SITES)] | None = None
 
 
 class MetricSummaries(WireMessage):
@@ -411,6 +427,19 @@ class MetricSummaries(WireMessage):
     hd95: MetricSummary
     assd: MetricSummary
     nsd: MetricSummary | None = None
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> Self:
+        for summary in filter(None, (self.dice, self.nsd)):
+            if any(value is not None and value > 1 for value in (summary.mean, summary.std, summary.median)):
+                raise PydanticCustomError("fraction", "a Dice, or normalised surface Dice, should not be above 1")
+        return self
+
+    @property
+    def cases(self) -> int:
+        """The most cases over which any of them is told."""
+        summaries = (self.dice, self.hd95, self.assd, self.nsd)
+        return max(summary.cases or 0 for summary in summaries if summary is not None)
 
 
 class EvaluationReport(WireMessage):

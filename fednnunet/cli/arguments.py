@@ -150,8 +150,6 @@ RECOVERY_FLAGS = (
          {"type": positive_int, "default": 1}),
     Flag("--min_clients", "sites without which no round is completed (default: all)",
          {"type": positive_int, "default": None}),
-    Flag("--round_timeout", "seconds that a site gets for a round, before it is left out (default: no limit)",
-         {"type": positive_float, "default": None}),
     Flag("--give_up_after", "seconds to wait for sites without which nothing goes on (default: for ever)",
          {"type": positive_float, "default": None}),
 )  # fmt: skip
@@ -211,6 +209,9 @@ PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.
 _RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
                 "sent (default: one for each network and set of sites, in "
                 "fednnunet_runs in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
+ROUND_TIMEOUT = Flag("--round_timeout", "seconds that a site gets for each step of a round, before it is left out; a "
+                      "task that needs all sites ends then (default: no limit)",
+                      {"type": positive_float, "default": None})  # fmt: skip
 _PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
                       {"type": Path, "default": None})  # fmt: skip
 
@@ -236,7 +237,7 @@ def server_flags(task: Task) -> tuple[Flag, ...]:
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
     own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
-    return (*own.get(task, ()), *tracked, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+    return (*own.get(task, ()), *tracked, ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:

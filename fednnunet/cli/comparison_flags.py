@@ -8,6 +8,7 @@ from fednnunet.cli.arguments import (
     AVERAGING_FLAGS,
     FINGERPRINT,
     RECOVERY_FLAGS,
+    ROUND_TIMEOUT,
     SCHEDULE_FLAGS,
     client_flags,
     server_flags,
@@ -37,7 +38,8 @@ ANY_TRAINING_FLAGS = (
 COHORT_FLAGS = _named(AVERAGING_FLAGS, "--asym_cohorts")
 FEDERATED_TRAINING_FLAGS = (
     *_without(AVERAGING_FLAGS, "--asym_cohorts"),
-    *_named(RECOVERY_FLAGS, "--min_clients", "--round_timeout", "--give_up_after"),
+    *_named(RECOVERY_FLAGS, "--min_clients", "--give_up_after"),
+    ROUND_TIMEOUT,
 )
 """Of trainings in which several sites take part."""
 TESTING_FLAGS = (

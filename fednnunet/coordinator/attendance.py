@@ -40,6 +40,8 @@ class Attendance:
         self._has_taken_part: set[str] = set()
         self._dismissed: set[tuple[str, str]] = set()
         self._left_out: dict[str, str] = {}
+        self._late_since: dict[str, float] = {}
+        """When a site was late for the first time since the last round was complete."""
 
     def has_model(self, site: Site, round_number: int) -> None:
         """Take note that a site has the global model of a round."""
@@ -53,13 +55,16 @@ class Attendance:
             self._models.pop(failure.site, None)
             self._left_out[failure.site] = failure.reason
             self._sink.emit(SiteLeftOut(site=failure.site, round=round_number, reason=failure.reason))
+            if isinstance(failure, SiteLate):
+                self._late_since.setdefault(failure.site, time.monotonic())
             site = self._roster.named(failure.site)
             if site is not None and not isinstance(failure, SiteLost | SiteLate):
                 self._dismissed.add((site.name, site.hello.instance))
                 self._roster.dismiss(site, f"This site has failed: {failure.reason}.")
 
     def take_left_out(self) -> dict[str, str]:
-        """Return who was left out since the last call, and why."""
+        """Return who was left out since the last call, and why: a round is complete."""
+        self._late_since.clear()
         left_out, self._left_out = self._left_out, {}
         return left_out
 
@@ -114,7 +119,7 @@ class Attendance:
         """Return what `present` returns, once that and `done` are as many as `needed`."""
         began, told = time.monotonic(), None
         while True:
-            sites = present()
+            sites = [site for site in present() if not self._is_given_up(self._late_since.get(site.name))]
             if len({site.name for site in sites}.union(done)) >= needed:
                 if told is not None:
                     self._sink.emit(SitesAwaited(sites=[], present=len(sites) + len(done), needed=needed))
@@ -125,9 +130,14 @@ class Attendance:
             if missing != told:
                 told = missing
                 self._sink.emit(SitesAwaited(sites=missing, present=len(sites) + len(done), needed=needed))
-            if self._give_up_after is not None and time.monotonic() - began > self._give_up_after:
+            if self._is_given_up(min([began, *map(self._late_since.__getitem__, self._late_since.keys() & missing)])):
                 raise FednnUNetError(
                     f"{', '.join(missing)} did not come back within --give_up_after {self._give_up_after:g} s: "
                     "start the coordinator again with --c when they can."
                 )
             self._roster.wait_for_change(_LOOK_EVERY_SECONDS)
+
+    def _is_given_up(self, since: float | None) -> bool:
+        """Return whether nobody waits any longer for a site that has been missing, or late, since then."""
+        waited = 0.0 if since is None else time.monotonic() - since
+        return self._give_up_after is not None and waited > self._give_up_after

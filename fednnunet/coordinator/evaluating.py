@@ -7,7 +7,7 @@ from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_each
 from fednnunet.coordinator.stage import Stage
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.report.evaluations import write_evaluation
 from fednnunet.report.events import EventSink, SitesEvaluated, StageStarted, tell_progress
 
@@ -56,6 +56,10 @@ class EvaluationStage(Stage):
             )
         self._sink.emit(StageStarted(title="predicting test cases"))
         reports, failures = ask_each(able, "test", self._request, EvaluationReport, tell_progress(self._sink))
+        for site in able:
+            if site.name in reports and not _can_be(reports[site.name], site.hello.cases):
+                del reports[site.name]
+                failures.append(SiteFailure(site.name, f"it tells of more than its {site.hello.cases} cases"))
         for failure in failures:
             logger.warning("Without site %s: %s.", failure.site, failure.reason)
             left_out[failure.site] = failure.reason
@@ -76,3 +80,8 @@ class EvaluationStage(Stage):
             files = write_evaluation(self._run_dir, event, self._request.nsd_tolerance)
             logger.info("The results are in %s.", files)
         self._sink.emit(event)
+
+
+def _can_be(report: EvaluationReport, cases: int) -> bool:
+    """Return whether a report can be one over this many cases."""
+    return all(summaries.cases <= cases for summaries in (*report.labels.values(), report.overall))

@@ -129,8 +129,7 @@ class Federation(Server):
         self.roster.close()
         if self._arguments.task == "train" and isinstance(self.error, Terminated | RunFolderError):
             return
-        stopped = isinstance(self.error, KeyboardInterrupt)
-        reason = "It was stopped by hand." if stopped else None if self.error is None else str(self.error)
+        reason = None if self.error is None else _as_told(self.error)
         sites = self.roster.sites
         own = {site.proxy.cid for site in sites if site.proxy is not None}
         others = [proxy for proxy in self.roster.all().copy().values() if proxy.cid not in own]
@@ -282,16 +281,28 @@ class Federation(Server):
         ]
 
     def _run(self, stage: Stage) -> None:
+        timeout = self._arguments.round_timeout  # for each of the steps between which sites do not wait for each other
+        self.roster.allow(timeout)
         parameters = stage.initialize_parameters(self.roster)
         for number in stage.rounds:
-            updates, failures = fit_all(stage.configure_fit(number, parameters, self.roster), stage.timeout)
+            self.roster.allow(timeout)
+            updates, failures = fit_all(stage.configure_fit(number, parameters, self.roster), timeout)
             _raise_unless_tolerated(stage, failures)
+            self.roster.allow(timeout)
             parameters, _ = stage.aggregate_fit(number, updates, failures)
-            reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), stage.timeout)
+            reports, failures = evaluate_all(stage.configure_evaluate(number, parameters, self.roster), timeout)
             _raise_unless_tolerated(stage, failures)
             stage.aggregate_evaluate(number, reports, failures)
             self._receipts.keep(self.roster.sites)
+        self.roster.allow(timeout)
         stage.conclude()
+
+
+def _as_told(error: Exception | KeyboardInterrupt) -> str:
+    """Return what sites are told of an error; what is not for people may hold anything, another site's data too."""
+    if isinstance(error, KeyboardInterrupt):
+        return "It was stopped by hand."
+    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see what it says."
 
 
 def _raise_unless_tolerated(stage: Stage, failures: Sequence[SiteFailure]) -> None:

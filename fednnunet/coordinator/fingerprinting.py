@@ -21,10 +21,12 @@ from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.coordinator.preflight import check_dimensions
 from fednnunet.coordinator.roster import Roster, ask_all
+from fednnunet.coordinator.site import Site
 from fednnunet.coordinator.stage import NOTHING, Stage
-from fednnunet.errors import SiteFailure
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
+from fednnunet.fingerprint.plausibility import AnswersOfSite, check_cases
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.report.events import EventSink, FingerprintFound, StageStarted, tell_progress
@@ -59,6 +61,7 @@ class FingerprintStage(Stage):
         self._fingerprint: Fingerprint | None = None
         self._answered_bytes: dict[str, int] = {}
         self._questions = 0
+        self._answers: dict[str, AnswersOfSite] = {}
 
     @property
     def rounds(self) -> Iterator[int]:
@@ -77,14 +80,12 @@ class FingerprintStage(Stage):
         self._sink.emit(StageStarted(title="common fingerprint"))
         if facts.fingerprint == "shared-cases":
             shared = ask_all(sites, "cases", None, SharedCases)
-            for site in sites:
-                if len(shared[site.name].shapes) != site.hello.cases:
-                    raise SiteFailure(site.name, f"it tells of other than its {site.hello.cases} cases")
-            spacings = np.concatenate([np.array(cases.spacings, np.float64) for cases in shared.values()])
-            shapes = np.concatenate([np.array(cases.shapes, np.int64) for cases in shared.values()])
+            checked = [_checked(site, shared[site.name]) for site in sites]
+            spacings, shapes = (np.concatenate(parts) for parts in zip(*checked, strict=True))
             self._protocol = shared_cases_fingerprint(spacings, shapes, len(facts.channels), samples)
         else:
             self._protocol = exact_fingerprint(self._cases, len(facts.channels), samples, self._planner.target_spacing)
+        self._answers = {site.name: AnswersOfSite(site.hello.cases, len(facts.channels), samples) for site in sites}
         self._query = Query(question=next(self._protocol))
         return NOTHING
 
@@ -106,12 +107,22 @@ class FingerprintStage(Stage):
         for proxy, result in results:
             size = sum(len(tensor) for tensor in result.parameters.tensors)
             self._answered_bytes[_name(proxy)] = self._answered_bytes.get(_name(proxy), 0) + size
-        total = sum_of_answers([_answer(_name(proxy), result.parameters) for proxy, result in results])
+        total = sum_of_answers([self._answer(_name(proxy), result.parameters) for proxy, result in results])
         try:
             self._query = Query(question=self._protocol.send(total))
         except StopIteration as end:
             self._query, self._fingerprint = None, end.value
         return NOTHING, {}
+
+    def _answer(self, site: str, parameters: Parameters) -> np.ndarray:
+        """Return what a site has answered, if that can be true."""
+        assert self._query is not None, "an answer without a question"
+        answer = _vector(site, parameters)
+        try:
+            self._answers[site].check(self._query.question, answer)
+        except FednnUNetError as error:
+            raise SiteFailure(site, str(error)) from error
+        return answer
 
     def conclude(self) -> None:
         """Plan, hand fingerprint and plans to every site, and let it preprocess."""
@@ -140,7 +151,19 @@ def _name(proxy: ClientProxy) -> str:
     return str(proxy.properties["site"])
 
 
-def _answer(site: str, parameters: Parameters) -> np.ndarray:
+def _checked(site: Site, shared: SharedCases) -> tuple[np.ndarray, np.ndarray]:
+    """Return spacings and shapes of a site's cases, if these can be true."""
+    spacings, shapes = np.array(shared.spacings, np.float64), np.array(shared.shapes, np.int64)
+    if len(shapes) != site.hello.cases:
+        raise SiteFailure(site.name, f"it tells of other than its {site.hello.cases} cases")
+    try:
+        check_cases(spacings, shapes)
+    except FednnUNetError as error:
+        raise SiteFailure(site.name, str(error)) from error
+    return spacings, shapes
+
+
+def _vector(site: str, parameters: Parameters) -> np.ndarray:
     """Return the vector that a site has answered; its length is checked before memory is taken for it."""
     tensors = parameters.tensors
     try:

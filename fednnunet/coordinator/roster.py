@@ -1,6 +1,7 @@
 """The sites of a federation, and asking all of them at once."""
 
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message
+
+logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 AnyProxy = TypeVar("AnyProxy", bound=ClientProxy)
@@ -133,6 +136,11 @@ class Roster(SimpleClientManager):
         """From now on, keep the place of a site whose connection has ended."""
         with self._changed:
             self._is_settled = True
+
+    def allow(self, seconds: float | None) -> None:
+        """Give every site this long for its answers to all that it is asked from now on; ``None`` for no limit."""
+        for site in self.sites:
+            site.allow(seconds)
 
     def dismiss(self, site: Site, reason: str) -> None:
         """Let a site's node go, which can be started again; its place stays its own."""
@@ -269,4 +277,8 @@ def _as_failure(proxy: ClientProxy, error: BaseException) -> SiteFailure:
     site = str(proxy.properties.get("site", proxy.cid))
     if isinstance(error, FednnUNetError):
         return SiteFailure(site, str(error))
-    return SiteFailure(site, f"{type(error).__name__}: {error}")
+    # what it says may hold anything, and all sites are told
+    logger.warning(
+        "What site %s was asked, or has answered, came to nothing: %s: %s", site, type(error).__name__, error
+    )
+    return SiteFailure(site, f"its answer could not be taken ({type(error).__name__}, see the coordinator's output)")

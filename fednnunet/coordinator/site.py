@@ -37,6 +37,9 @@ OnProgress = Callable[[WorkReport], None]
 RETURN_WITHIN_SECONDS = 20.0
 """How long a question waits for a connection that broke to be replaced."""
 
+ASK_EVERY_SECONDS = 0.25
+"""How often a question is asked at most: nodes take a second to say that they are still at work, but nobody must."""
+
 _FAREWELL_SECONDS = 10.0
 _LOG_ENTRY = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
 
@@ -78,6 +81,7 @@ class Site(ClientProxy):
         self._node = 1
         self._spoken_to = 1
         self._is_closed = False
+        self._allowance = _Allowance(None)
 
     @property
     def name(self) -> str:
@@ -103,6 +107,19 @@ class Site(ClientProxy):
         """Speak to the node that there is now."""
         with self._changed:
             self._spoken_to = self._node
+
+    def allow(self, seconds: float | None) -> None:
+        """Give the site this long for its answers to all that it is asked from now on; ``None`` for no limit.
+
+        Only the time counts that it takes for its own answers, not that of others. Once it is used up, questions raise
+        `SiteLate`. So do those that are still asked for what came before.
+        """
+        self._allowance = _Allowance(seconds)
+
+    def hurry(self, seconds: float | None) -> None:
+        """Give the site this long more for what it is being asked, if it was allowed more, or any time."""
+        if seconds is not None:
+            self._allowance.shorten(seconds)
 
     def connect(self, proxy: ClientProxy, hello: Hello) -> None:
         """Replace the connection by a new one."""
@@ -182,6 +199,8 @@ class Site(ClientProxy):
             If the node reports a failure or answers something else.
         SiteLost
             If it cannot be reached any more.
+        SiteLate
+            If it takes longer than it is allowed.
         """
         message, _ = self.ask_with_data(kind, body, answer, question=question, progress=progress)
         return message
@@ -218,7 +237,7 @@ class Site(ClientProxy):
         def send(proxy: ClientProxy, config: dict[str, Scalar]) -> GetPropertiesRes:
             return proxy.get_properties(GetPropertiesIns(config), self._contact_timeout, group_id)
 
-        return self._until_answered(ins.config, send, lambda reply: reply.properties, timeout)
+        return self._until_answered(ins.config, send, lambda reply: reply.properties)
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         """Let the site do a round's work; `SiteLate` if it takes more than `timeout` seconds."""
@@ -226,8 +245,9 @@ class Site(ClientProxy):
         def send(proxy: ClientProxy, config: dict[str, Scalar]) -> FitRes:
             return proxy.fit(FitIns(ins.parameters, config), self._contact_timeout, group_id)
 
+        self.allow(timeout)
         with self.meter.training.running():
-            return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
+            return self._until_answered(ins.config, send, lambda reply: reply.metrics)
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         """Hand a round's result to the site; `SiteLate` if it takes more than `timeout` seconds."""
@@ -235,8 +255,9 @@ class Site(ClientProxy):
         def send(proxy: ClientProxy, config: dict[str, Scalar]) -> EvaluateRes:
             return proxy.evaluate(EvaluateIns(ins.parameters, config), self._contact_timeout, group_id)
 
+        self.allow(timeout)
         with self.meter.validating.running():
-            return self._until_answered(ins.config, send, lambda reply: reply.metrics, timeout)
+            return self._until_answered(ins.config, send, lambda reply: reply.metrics)
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         """Not used: weights are fetched part by part."""
@@ -262,13 +283,12 @@ class Site(ClientProxy):
         config: dict[str, Scalar],
         send: Callable[[ClientProxy, dict[str, Scalar]], Reply],
         told: Callable[[Reply], dict[str, Scalar]],
-        timeout: float | None = None,
         progress: OnProgress | None = None,
     ) -> Reply:
-        deadline = None if timeout is None else time.monotonic() + timeout
         asked = {"id": uuid4().hex, **config}
-        waits = False
+        allowance, waits = self._allowance, False
         while True:
+            began = time.monotonic()
             proxy = self._connection()
             try:
                 with self._line:
@@ -280,12 +300,13 @@ class Site(ClientProxy):
                 raise
             except Exception as error:  # whatever is not our own error comes out of the channel
                 self._lose(proxy, error)
-                self._check_in_time(deadline, timeout)
+                self._spend(allowance, began)
                 continue
             self._heard(answer)
             if "failure" in answer:
                 raise FednnUNetError(cleaned(str(answer["failure"])))
             if "pending" not in answer:
+                allowance.spend(began)
                 return reply
             report = WorkReport.from_json(str(answer["pending"]))
             if report.waits_for_approval and not waits:
@@ -293,7 +314,9 @@ class Site(ClientProxy):
                 logger.info("Site %s waits until a person there agrees to what would be sent.", self.name)
             if progress is not None:
                 progress(report)
-            self._check_in_time(deadline, timeout)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed, began + ASK_EVERY_SECONDS - time.monotonic())
+            self._spend(allowance, began)
 
     def _heard(self, answer: dict[str, Scalar]) -> None:
         """Take note of an answer."""
@@ -307,9 +330,11 @@ class Site(ClientProxy):
                 "Site %s withholds its metrics (rule %s of its policy).", self.name, cleaned(str(answer["withheld"]))
             )
 
-    def _check_in_time(self, deadline: float | None, timeout: float | None) -> None:
-        if deadline is not None and time.monotonic() > deadline:
-            raise SiteLate(self.name, f"it has not done its work within {timeout:g} s")
+    def _spend(self, allowance: "_Allowance", began: float) -> None:
+        """Take the time since `began` off what a site has left for its answer; raise `SiteLate` if that is nothing."""
+        allowance.spend(began)
+        if allowance.is_used_up or allowance is not self._allowance:
+            raise SiteLate(self.name, f"it has not done its work within {allowance.seconds or 0:g} s")
 
     def _connection(self) -> ClientProxy:
         """Return the connection, or wait for the next one."""
@@ -326,6 +351,26 @@ class Site(ClientProxy):
     def _lose(self, proxy: ClientProxy, error: Exception) -> None:
         logger.debug("The connection of site %s broke", self.name, exc_info=error)
         self.disconnect(proxy.cid)
+
+
+class _Allowance:
+    """Seconds that a site has for its answers, and what is left of them."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._spent = 0.0
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.seconds is not None and self._spent > self.seconds
+
+    def shorten(self, left: float) -> None:
+        """Leave this many seconds at most."""
+        self.seconds = self._spent + left if self.seconds is None else min(self.seconds, self._spent + left)
+
+    def spend(self, began: float) -> None:
+        """Count the time since `began`."""
+        self._spent += time.monotonic() - began
 
 
 def take_leave(proxy: ClientProxy, error: str | None) -> dict[str, Scalar]:

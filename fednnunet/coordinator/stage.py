@@ -20,8 +20,6 @@ class Stage(Strategy):
     """
 
     title: str
-    timeout: float | None = None
-    """Seconds that sites get for a round's work."""
     tolerates_failures = False
     """Whether `aggregate_fit` and `aggregate_evaluate` want to know of sites that fail; if not, they end the task."""
 

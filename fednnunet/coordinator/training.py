@@ -2,8 +2,9 @@
 
 import logging
 import math
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
@@ -94,7 +95,6 @@ class TrainingStage(Stage):
         sink: EventSink,
     ) -> None:
         self.title = f"fold {fold}"
-        self.timeout = recovery.round_timeout
         self._fold = fold
         self._flags = flags
         self._averaging = averaging
@@ -124,7 +124,7 @@ class TrainingStage(Stage):
         """Let every site prepare the fold, and give all that share a tensor the same one to start from."""
         if self._validation_only:
             self._attendance.wait_for_all()
-            self._agree()
+            self._description, *_ = self._agree()
             return NOTHING
         kept = self._kept()
         if self._recovery.resume and kept is not None:
@@ -163,6 +163,7 @@ class TrainingStage(Stage):
         self._attendance.leave_out(failures, server_round)
         present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
         while len(present) >= self._recovery.min_clients:
+            self._roster.allow(self._recovery.round_timeout)
             try:
                 with self._costs.exchanging(self._exchange):
                     self._norms = self._exchange.gather(present, server_round, self._description.sites)
@@ -170,6 +171,7 @@ class TrainingStage(Stage):
                 self._attendance.leave_out([failure], server_round)
                 present = [site for site in present if site.name != failure.site]
                 continue
+            self._roster.allow(self._recovery.round_timeout)
             with self._costs.exchanging(self._exchange):
                 self._attendees, lost = self._exchange.spread(present, server_round)
             self._attendance.leave_out(lost, server_round)
@@ -245,7 +247,9 @@ class TrainingStage(Stage):
             self._export()
         self._sink.emit(StageStarted(title=f"validating {self.title}"))
         if self._validation_only:
-            reports = ask_all(self._roster.sites, "finish", None, ValidationReport)
+            reports, failures = self._finish_at(self._roster.sites, {})
+            if len(reports) < self._recovery.min_clients:
+                raise failures[0]
         else:
             reports = self._finish()
             self._folder.describe(self._description.model_copy(update={"finished": True}))
@@ -291,6 +295,7 @@ class TrainingStage(Stage):
             logger.warning("There is no training of %s in %s yet: it begins now.", self.title, self._folder.path)
         self._attendance.wait_for_all()
         while True:
+            self._roster.allow(self._recovery.give_up_after)  # nothing begins without any one of them
             try:
                 self._description, layouts, preferred = self._agree()
                 groups = self._description.groups
@@ -316,6 +321,9 @@ class TrainingStage(Stage):
         start = Start(fold=self._fold, schedule=schedule, run=run, completed=0)
         ready = ask_all(sites, "start", start, Ready)
         layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
+        for site in sites:
+            if ready[site.name].training_cases > site.hello.cases:
+                raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
         _check_layouts(layouts, self._roster.hellos[0].method)
         groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
         by_cases = self._averaging.weighting == "cases"
@@ -359,6 +367,7 @@ class TrainingStage(Stage):
 
     def _prepare(self, site: Site) -> None:
         """Bring a site to where the training is."""
+        site.allow(self._recovery.round_timeout)
         description = self._description
         if site.name not in description.sites:
             names = ", ".join(description.sites)
@@ -366,7 +375,8 @@ class TrainingStage(Stage):
         if description.plans.get(site.name) != site.hello.plans_digest:
             raise FednnUNetError("its plans are not those with which the training began: restore them")
         start = Start(fold=self._fold, schedule=self._schedule, run=description.run, completed=self._completed)
-        ready = site.ask("start", start, Ready)
+        # a name of its own: a node that was late goes on with what it is doing when it is asked again
+        ready = site.ask("start", start, Ready, question=self._question(f"start {self._completed}"))
         tensors = set(ready.tensors)
         missing = [
             tensor.name
@@ -413,20 +423,39 @@ class TrainingStage(Stage):
     def _finish(self) -> dict[str, ValidationReport]:
         """Let sites finish; those that fail can come back as long as fewer than needed have finished."""
         reports: dict[str, ValidationReport] = {}
-
-        def finish(site: Site) -> ValidationReport:
-            return site.ask("finish", None, ValidationReport, question=self._question("finish"))
-
         while len(reports) < self._recovery.min_clients:
             sites = [
                 site
                 for site in self._attendance.muster(self._completed, self._prepare, reports)
                 if site.name not in reports
             ]
-            done, failures = each([(site, partial(finish, site)) for site in sites])
+            done, failures = self._finish_at(sites, reports)
             self._attendance.leave_out(failures, self._completed)
-            reports |= {site.name: report for site, report in done}
+            reports |= done
         return {name: reports[name] for name in sorted(reports)}
+
+    def _finish_at(
+        self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
+    ) -> tuple[dict[str, ValidationReport], list[SiteFailure]]:
+        """Let sites finish, which takes as long as it takes until enough have: others get no more than a round's time.
+
+        A full validation has another size at each site, and than a round.
+        """
+        finished, finishing = set(before), threading.Lock()
+
+        def finish(site: Site) -> ValidationReport:
+            report = site.ask("finish", None, ValidationReport, question=self._question("finish"))
+            with finishing:
+                finished.add(site.name)
+                if len(finished) >= self._recovery.min_clients:
+                    for other in sites:
+                        other.hurry(self._recovery.round_timeout)
+            return report
+
+        for site in sites:
+            site.allow(None)
+        done, failures = each([(site, partial(finish, site)) for site in sites])
+        return {site.name: report for site, report in done}, failures
 
 
 def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:

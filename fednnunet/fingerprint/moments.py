@@ -14,6 +14,8 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.distribution import Distribution
 
 _UNIT_EXPONENT = -149
+_LARGEST = ((1 << 24) - 1) << 253
+"""The largest finite float32, in units of 2**-149."""
 _LIMB_BITS = 32
 _SUM_LIMBS = 10
 _SQUARES_LIMBS = 19
@@ -72,6 +74,14 @@ class Moments:
         """Return the moments whose vector, or sum of vectors, this is."""
         number, *limbs = vector.tolist()
         return cls(number, _from_limbs(limbs[:_SUM_LIMBS]), _from_limbs(limbs[_SUM_LIMBS:]))
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there can be such finite numbers: none larger than there are, and the variance not negative."""
+        if self.number == 0:
+            return self.total == self.squares == 0
+        is_finite = abs(self.total) <= self.number * _LARGEST and self.squares <= self.number * _LARGEST**2
+        return is_finite and self.squares * self.number >= self.total**2
 
     @property
     def mean(self) -> float:

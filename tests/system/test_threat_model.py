@@ -44,7 +44,9 @@ from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
 from fednnunet.evaluation.metrics import Scores
 from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall
+from fednnunet.fingerprint.moments import VECTOR_LENGTH
 from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.fingerprint.plausibility import AnswersOfSite
 from fednnunet.fingerprint.questions import DigitsQuestion, Follow, MomentsQuestion, Quantity
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
@@ -56,6 +58,7 @@ from fednnunet.table_cells import markdown_cell, write_csv
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
+from tests.coordinator.training_federation import Trainer, pending, run_training
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 from tests.node.training_node import SIZE, TrainingNode
 from tests.pooled import generate_federation, measure
@@ -540,6 +543,27 @@ def test_malicious_site_cannot_crash_the_coordinator_with_an_update(damage: str)
     with pytest.raises(SiteFailure) as failure:
         exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
     assert failure.value.site == "B"
+
+
+def test_malicious_site_with_numbers_that_cannot_be_is_named(tmp_path: Path) -> None:
+    report = '{"train_loss": 1e308, "val_loss": 1e308, "mean_dice": 1e200, "dice": {}}'
+    nodes = [Trainer("A"), Trainer("B"), Trainer("C", evaluate=lambda _: {"body": report})]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "2")
+    assert federation.error is None
+    assert [event.site for event in events.left_out] == ["C"]
+    honest = np.zeros(VECTOR_LENGTH, np.int64)
+    AnswersOfSite(5, 1, 100).check(MomentsQuestion(), honest)
+    with pytest.raises(FednnUNetError, match="voxels"):
+        AnswersOfSite(5, 1, 100).check(MomentsQuestion(), honest + (1 << 40))
+
+
+@pytest.mark.parametrize("kind", ["fit", "hand", "evaluate", "finish"])
+def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str, tmp_path: Path) -> None:
+    nodes = [Trainer("A"), Trainer("B"), Trainer("C", **{kind: pending})]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "2", "--round_timeout", "1")
+    assert federation.error is None
+    assert {"A", "B"} <= set(events.rounds[0].sites)
+    assert {event.site for event in events.left_out} == {"C"}
 
 
 def test_malicious_site_cannot_fill_memory() -> None:
