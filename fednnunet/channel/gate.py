@@ -47,8 +47,14 @@ _WITHOUT_METRICS = {
 }
 """What is sent where metrics may not leave: training can go on without them; an evaluation cannot."""
 
+_OF_CASES: tuple[Kind, ...] = ("fingerprint", "cases")
+"""Of what two answers that differ by a patient tell that patient's numbers."""
 _TOLD_ANYWAY = {"measure"}
 """Whether images are slices: a person agrees to the first numbers that leave, not to this."""
+_DIFFERENCE = (
+    "CAREFUL: since this site last told of its cases, {} were added or removed. Whoever has both answers can compute "
+    "the numbers of these few patients, by subtracting one from the other."
+)
 _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
@@ -59,6 +65,10 @@ class SiteNode(Protocol):
     """A node, as the gate sees it."""
 
     hello: Hello
+    changed_cases: int | None
+
+    def tells_of_cases(self) -> None:
+        """Take note that sums over the cases, or a list of them, are about to leave the site."""
 
     @property
     def has_left(self) -> bool:
@@ -234,6 +244,8 @@ class Gate:
             if not _agreed(approval):
                 rule = f"{kind}.confirm"
         if rule is None:
+            if kind in _OF_CASES and question not in _TOLD_ANYWAY:
+                self._node.tells_of_cases()
             return self._send(kind, reply, shapes, _round(body), data)
         if kind == "metrics" and rule.startswith("metrics.") and question != "test":
             self._log_withheld(kind, rule, reply, body)
@@ -247,9 +259,18 @@ class Gate:
             return f"{kind}.allow"
         if isinstance(rule, StatisticsRule) and self._node.hello.cases < rule.min_cases:
             return f"{kind}.min_cases"
+        if self._few_changed(kind) and not rule.confirm:
+            return f"{kind}.min_cases"
         if self._policy.max_bytes is not None and self._sent + size > self._policy.max_bytes:
             return "max_bytes"
         return None
+
+    def _few_changed(self, kind: Kind) -> bool:
+        """Return whether an answer differs from an earlier one by so few cases that both together tell of these."""
+        rule, changed = self._policy.rule(kind), self._node.changed_cases
+        if kind not in _OF_CASES or not isinstance(rule, StatisticsRule) or changed is None:
+            return False
+        return 0 < changed < rule.min_cases
 
     def _counted(self, question: str, reply: Reply, body: Mapping[str, object]) -> tuple[Reply, str | None]:
         """Return those of a report's figures that are made of enough cases; or the rule against all of them."""
@@ -273,6 +294,8 @@ class Gate:
         matter = f"{kind} 0" if kind == "update" and _round(body) == 0 else kind
         if matter not in self._approvals:
             summary = _summary(kind, self._node.hello, _round(body), shapes, payload)
+            if self._few_changed(kind):
+                summary = f"{_DIFFERENCE.format(self._node.changed_cases)}\n{summary}"
             self._approvals[matter] = Background(lambda tracker: self._approver.ask(kind, summary, payload, tracker))
         return self._approvals[matter]
 

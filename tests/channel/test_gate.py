@@ -34,6 +34,11 @@ class _Node:
         self.arrays: NDArrays = []
         self.has_left = False
         self.rounds = 0
+        self.changed_cases: int | None = None
+        self.told_of_cases = 0
+
+    def tells_of_cases(self) -> None:
+        self.told_of_cases += 1
 
     def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
         return {"body": self.hello.to_json(), "data": b"proof"}
@@ -230,6 +235,28 @@ def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
     site.node.reply = {"body": ValidationReport(mean_dice=0.5, dice={"1": 0.5}).to_json()}
     assert ValidationReport.from_json(str(site.ask("finish")["body"])).dice == {}
     assert [entry.decision for entry in site.entries() if entry.kind == "metrics"] == ["withheld: metrics.allow"] * 2
+
+
+@pytest.mark.parametrize(("changed", "passes"), [(None, True), (0, True), (1, False), (4, False), (5, True)])
+def test_a_second_fingerprint_that_differs_by_a_few_patients_is_refused(
+    make: Any, changed: int | None, passes: bool
+) -> None:
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=5)))
+    site.node.arrays, site.node.changed_cases = [np.arange(3)], changed
+    arrays, _, reply = site.gate.fit([], {"body": "{}", "id": "1"})
+    assert bool(arrays) == passes
+    assert passes or "fingerprint.min_cases" in str(reply["failure"])
+    assert site.node.told_of_cases == int(passes)  # what was refused counts as not told
+
+
+def test_a_person_may_let_out_a_second_fingerprint_and_reads_what_that_gives_away(make: Any) -> None:
+    person = _Person(True)
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=5, confirm=True)), person=person)
+    site.node.arrays, site.node.changed_cases = [np.arange(3)], 1
+    while not (reply := site.gate.fit([], {"body": "{}", "id": "1"}))[0]:
+        assert "pending" in reply[2]
+    assert "1 were added or removed" in person.asked[0][1]
+    assert site.node.told_of_cases == 1
 
 
 def _report(training: int, validation: int, **labels: int) -> RoundReport:
