@@ -11,10 +11,11 @@ from typing import Protocol
 
 from flwr.common import NDArrays, Scalar
 
-from fednnunet.background import Background
+from fednnunet.background import Background, Tracker
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.identity import Challenge
+from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.messages import (
     CommonPlans,
     Hello,
@@ -22,12 +23,14 @@ from fednnunet.channel.messages import (
     Query,
     RoundReport,
     Sharing,
+    Task,
     ValidationReport,
     WorkReport,
 )
 from fednnunet.channel.paths import without_paths
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.channel.question import identity
+from fednnunet.channel.readable import answered, asked
 from fednnunet.channel.support import enough
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import WireMessage, is_readable
@@ -57,8 +60,22 @@ _WITHOUT_METRICS = {
 }
 """What is sent where metrics may not leave: training can go on without them; an evaluation cannot."""
 
+_KINDS_OF_TASK: dict[Task, tuple[Kind, ...]] = {
+    "extract_fingerprint": ("fingerprint", "cases", "plans"),
+    "plan_and_preprocess": ("fingerprint", "cases", "plans"),
+    "train": ("layout", "model", "update", "metrics"),
+    "evaluate": ("metrics",),
+}
+"""Of which kinds the messages of a task are."""
+
+_OF_CASES: tuple[Kind, ...] = ("fingerprint", "cases")
+"""Of what two answers that differ by a patient tell that patient's numbers."""
 _TOLD_ANYWAY = {"measure"}
 """Whether images are slices: a person agrees to the first numbers that leave, not to this."""
+_DIFFERENCE = (
+    "CAREFUL: since this site last told of its cases, {} were added or removed. Whoever has both answers can compute "
+    "the numbers of these few patients, by subtracting one from the other."
+)
 _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
@@ -78,6 +95,10 @@ class SiteNode(Protocol):
     """A node, as the gate sees it."""
 
     hello: Hello
+    changed_cases: int | None
+
+    def tells_of_cases(self) -> None:
+        """Take note that sums over the cases, or a list of them, are about to leave the site."""
 
     @property
     def has_left(self) -> bool:
@@ -112,9 +133,13 @@ class Gate:
         Where everything is written down before it is sent.
     approver
         Asks a person, where the policy wants that.
+    kept
+        What a person has agreed to before the node was started again.
     """
 
-    def __init__(self, node: SiteNode, policy: Policy, log: AuditLog, approver: Approver) -> None:
+    def __init__(
+        self, node: SiteNode, policy: Policy, log: AuditLog, approver: Approver, kept: KeptApprovals | None = None
+    ) -> None:
         self._node = node
         self._policy = policy
         self._log = log
@@ -122,7 +147,8 @@ class Gate:
         self._approvals: dict[str, Background[bool]] = {}
         self._last_question: str | None = None
         self._rounds = 0
-        self._iterations = 0
+        self._kept = kept
+        self._iterations = 1
         """Batches of which the losses and the Dice of a round are made, training's or validation's."""
         self._sent = 0
         self._is_closed = False
@@ -146,11 +172,26 @@ class Gate:
         FednnUNetError
             If the person does not agree.
         """
+        ahead = self._asked_ahead()
+        if ahead:
+            logger.warning("A person here will be asked for a yes to: %s. Stay near.", "; ".join(ahead))
         text = self._node.hello.to_json()
         if self._policy.rule("introduction").confirm and not self._approver.ask(
-            "introduction", _summary("introduction", self._node.hello, None, {}, [text.encode()]), [text.encode()]
+            "introduction", self._summary("introduction", None, answered(json.loads(text), None, [])), [text.encode()]
         ):
             raise FednnUNetError("The introduction of this site was not approved: the node does not connect.")
+
+    def _asked_ahead(self) -> list[str]:
+        """Return what will wait for a person's yes in this task, each with what it is."""
+        hello, matters = self._node.hello, []
+        if self._policy.introduction_confirm:
+            matters.append("introduction")
+        for kind in _KINDS_OF_TASK[hello.task]:
+            rule = self._policy.rule(kind)
+            if not rule.confirm or not rule.allow or (kind == "cases" and hello.fingerprint != "shared-cases"):
+                continue
+            matters += ["update before any training (one site only)", "update"] if kind == "update" else [kind]
+        return [f"{matter} ({KINDS[_kind_of(matter)]})" for matter in matters]
 
     def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
         """Return the introduction and its proof."""
@@ -184,7 +225,7 @@ class Gate:
         kind: Kind = "contact" if self._node.hello.task == "train" else "fingerprint"
         shapes = {f"answer {number}": list(array.shape) for number, array in enumerate(arrays)}
         payload = [array.tobytes() for array in arrays]
-        reply = self._release("fit", kind, body, shapes, reply, payload)
+        reply = self._release("fit", kind, body, shapes, reply, payload, arrays)
         is_sent = not {"failure", "pending"} & set(reply)
         return (arrays if is_sent else []), (weight if is_sent else 0), reply
 
@@ -232,6 +273,7 @@ class Gate:
         shapes: dict[str, list[int]],
         reply: Reply,
         data: Sequence[bytes] = (),
+        arrays: NDArrays | None = None,
     ) -> Reply:
         """Return the reply as it may leave."""
         if "pending" in reply:
@@ -246,13 +288,17 @@ class Gate:
             reply, rule = self._counted(question, reply, body)
         payload = [*_payload(reply), *data]
         if rule is None and self._policy.rule(kind).confirm and question not in _TOLD_ANYWAY:
-            approval = self._approval(kind, body, shapes, payload)
+            weights = reply.get("data")
+            lines = answered(_body(reply), weights if isinstance(weights, bytes) else None, arrays or [])
+            approval = self._approval(kind, body, [*asked(question, body), *lines], payload)
             if not approval.wait(_ANSWER_WITHIN_SECONDS):
                 pending = WorkReport(done=0, total=0, waits_for_approval=True)
                 return self._send("contact", {"pending": pending.to_json()}, {}, None)
             if not _agreed(approval):
                 rule = f"{kind}.confirm"
         if rule is None:
+            if kind in _OF_CASES and question not in _TOLD_ANYWAY:
+                self._node.tells_of_cases()
             return self._send(kind, reply, shapes, _round(body), data)
         if kind == "metrics" and rule.startswith("metrics.") and question != "test":
             self._log_withheld(kind, rule, reply, body)
@@ -266,9 +312,18 @@ class Gate:
             return f"{kind}.allow"
         if isinstance(rule, StatisticsRule) and self._node.hello.cases < rule.min_cases:
             return f"{kind}.min_cases"
+        if self._few_changed(kind) and not rule.confirm:
+            return f"{kind}.min_cases"
         if self._policy.max_bytes is not None and self._sent + size > self._policy.max_bytes:
             return "max_bytes"
         return None
+
+    def _few_changed(self, kind: Kind) -> bool:
+        """Return whether an answer differs from an earlier one by so few cases that both together tell of these."""
+        rule, changed = self._policy.rule(kind), self._node.changed_cases
+        if kind not in _OF_CASES or not isinstance(rule, StatisticsRule) or changed is None:
+            return False
+        return 0 < changed < rule.min_cases
 
     def _counted(self, question: str, reply: Reply, body: Mapping[str, object]) -> tuple[Reply, str | None]:
         """Return those of a report's figures that are made of enough cases; or the rule against all of them."""
@@ -285,15 +340,35 @@ class Gate:
         return {**reply, "body": told.to_json(), "withheld": "metrics.min_cases"}, None
 
     def _approval(
-        self, kind: Kind, body: Mapping[str, object], shapes: Mapping[str, Sequence[int]], payload: list[bytes]
+        self, kind: Kind, body: Mapping[str, object], lines: list[str], payload: list[bytes]
     ) -> Background[bool]:
         """Return the question to a person whether messages of a kind may leave, which is put once."""
-        # a model that has not been trained yet is another matter than one that has
-        matter = f"{kind} 0" if kind == "update" and _round(body) == 0 else kind
+        matter, run = _matter(kind, body), self._log.run or ""
+        if self._few_changed(kind):
+            lines = [_DIFFERENCE.format(self._node.changed_cases), *lines]
+            matter = f"{matter}, {self._node.changed_cases} cases changed"
         if matter not in self._approvals:
-            summary = _summary(kind, self._node.hello, _round(body), shapes, payload)
-            self._approvals[matter] = Background(lambda tracker: self._approver.ask(kind, summary, payload, tracker))
+            summary = self._summary(_matter(kind, body), _round(body), lines)
+
+            def ask(tracker: Tracker) -> bool:
+                if self._kept is not None and self._kept.has(run, matter):
+                    logger.info("%s: approved before in this run.", matter)
+                    return True
+                agreed = self._approver.ask(kind, summary, payload, tracker)
+                if agreed and self._kept is not None and run:
+                    self._kept.add(run, matter)
+                return agreed
+
+            self._approvals[matter] = Background(ask)
         return self._approvals[matter]
+
+    def _summary(self, matter: str, round_number: int | None, lines: Sequence[str]) -> str:
+        """Return what a person reads before it agrees."""
+        hello, kind = self._node.hello, _kind_of(matter)
+        of_round = "" if round_number is None else f" of round {round_number}"
+        first = f"The first message of kind '{kind}'{of_round} waits: {KINDS[kind]}."
+        whose = f"From {hello.site}, {hello.cases} cases, for the task {hello.task}."
+        return "\n".join([first, whose, *lines, _what_follows(matter, self._policy)])
 
     def _withhold(self, kind: Kind, rule: str, reply: Reply, body: Mapping[str, object]) -> Reply:
         self._log_withheld(kind, rule, reply, body)
@@ -374,20 +449,33 @@ def _fewest_iterations(start: Mapping[str, object]) -> int:
     """Return of how many batches the figures of a round will be made, at least."""
     schedule = start.get("schedule")
     counts = [schedule.get(name) for name in _ITERATIONS] if isinstance(schedule, dict) else []
-    return min((count for count in counts if isinstance(count, int)), default=0)
+    return min((count for count in counts if isinstance(count, int)), default=1)
 
 
-def _summary(
-    kind: Kind, hello: Hello, round_number: int | None, shapes: Mapping[str, Sequence[int]], payload: Sequence[bytes]
-) -> str:
-    """Return what a person reads before it agrees."""
-    of_round = "" if round_number is None else f" of round {round_number}"
-    lines = [
-        f"The first message of kind '{kind}'{of_round} waits: {KINDS[kind]}.",
-        f"From {hello.site}, {hello.cases} cases, for the task {hello.task}; {sum(map(len, payload))} bytes.",
-        *(f"{name}: array of shape {tuple(shape)}" for name, shape in shapes.items()),
-    ]
-    if kind == "update":
-        lines.append("This is the first part of the model; its other parts, and later rounds, follow without asking.")
-    text = b" ".join(part for part in payload if len(part) < 4000).decode(errors="replace")
-    return "\n".join([*lines, "".join(c if c.isprintable() else "?" for c in text)[:2000]])
+def _kind_of(matter: str) -> Kind:
+    kind: Kind = matter.split()[0]  # type: ignore[assignment]
+    return kind
+
+
+def _matter(kind: Kind, body: Mapping[str, object]) -> str:
+    """Return what a person agrees to: a model that has not been trained yet is another matter than one that has."""
+    return f"{kind} 0" if kind == "update" and _round(body) == 0 else kind
+
+
+def _what_follows(matter: str, policy: Policy) -> str:
+    """Return what a yes means for the messages that come after."""
+    if matter == "introduction":
+        return "It is said again whenever the node connects."
+    if matter == "update 0":
+        return (
+            "This is the first part of the model before any training here; its other parts follow without asking. "
+            "What training makes of it waits for another yes."
+        )
+    if matter == "update":
+        most = policy.update.max_rounds
+        rounds = "all later rounds" if most is None else f"all later rounds, {most} with this one,"
+        return (
+            "This is the first part of what training has made of the model; its other parts, and the updates of "
+            f"{rounds} of every fold that this node trains, follow without asking."
+        )
+    return "All later messages of this kind follow without asking until the node ends, or is started in another run."

@@ -13,6 +13,7 @@ from fednnunet.channel.certificates import check_server_certificate
 from fednnunet.channel.door import Door
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, read_key, read_sites
+from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.policy import Policy, read_policy
 from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
@@ -135,7 +136,8 @@ def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
     policy = Policy() if arguments.policy is None else read_policy(arguments.policy)
     path: Path = arguments.audit_log or _default_log(arguments, client.dataset)
     log = AuditLog(path, client.hello.site, client.hello.task)
-    gated = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")))
+    kept = KeptApprovals(path.with_name(path.stem + "_approved.json"), client.hello.task)
+    gated = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")), kept)
     try:
         yield gated
     finally:

@@ -35,7 +35,7 @@ from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, 
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
-from fednnunet.report.events import EventSink, Finished, SiteJoined
+from fednnunet.report.events import ApprovalAwaited, EventSink, Finished, SiteJoined
 from fednnunet.report.status import Contact
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,12 @@ class Federation(Server):
 
     def contacts(self) -> Mapping[str, Contact]:
         """Return which sites are connected."""
-        return {site.name: Contact(connected=site.is_connected, at=site.last_contact) for site in self.roster.sites}
+        return {
+            site.name: Contact(
+                connected=site.is_connected, at=site.last_contact, waits_for_approval=site.waits_for_approval
+            )
+            for site in self.roster.sites
+        }
 
     def _to_strangers(self, reason: str | None) -> str:
         """Return what nodes are told that have not been let in, which is nothing about the sites."""
@@ -204,6 +209,9 @@ class Federation(Server):
             self._refusals.warn(f"it left, or said nothing, while it was greeted ({type(error).__name__})")
             hang_up(proxy)
             return
+        site = self.roster.named(hello.site)
+        if site is not None:
+            site.on_approval = lambda waits: self._sink.emit(ApprovalAwaited(site=hello.site, waits=waits))
         if admitted and is_new:
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self.roster.places))
             if self._door.is_guarded:

@@ -73,6 +73,10 @@ class Site(ClientProxy):
         self.last_entry: tuple[int, str] | None = None
         """Number and SHA-256 of the last entry of the site's audit log, as it says."""
         self.meter = SiteMeter()
+        self.waits_for_approval = False
+        """Whether a person there has to agree to what it would send."""
+        self.on_approval: Callable[[bool], None] = lambda waits: None
+        """Is told when that begins, and when it is over."""
         self._withholds = False
         self._contact_timeout = contact_timeout
         self._changed = threading.Condition()
@@ -286,37 +290,43 @@ class Site(ClientProxy):
         progress: OnProgress | None = None,
     ) -> Reply:
         asked = {"id": uuid4().hex, **config}
-        allowance, waits = self._allowance, False
-        while True:
-            began = time.monotonic()
-            proxy = self._connection()
-            try:
-                with self._line:
-                    self.meter.count_question(asked)
-                    reply = send(proxy, asked)
-                    answer = told(reply)
-                    self.meter.count_answer(answer)
-            except FednnUNetError:
-                raise
-            except Exception as error:  # whatever is not our own error comes out of the channel
-                self._lose(proxy, error)
+        allowance = self._allowance
+        try:
+            while True:
+                began = time.monotonic()
+                proxy = self._connection()
+                try:
+                    with self._line:
+                        self.meter.count_question(asked)
+                        reply = send(proxy, asked)
+                        answer = told(reply)
+                        self.meter.count_answer(answer)
+                except FednnUNetError:
+                    raise
+                except Exception as error:  # whatever is not our own error comes out of the channel
+                    self._lose(proxy, error)
+                    self._spend(allowance, began)
+                    continue
+                self._heard(answer)
+                if "failure" in answer:
+                    raise FednnUNetError(cleaned(str(answer["failure"])))
+                if "pending" not in answer:
+                    allowance.spend(began)
+                    return reply
+                report = WorkReport.from_json(str(answer["pending"]))
+                self._wait_for_approval(report.waits_for_approval)
+                if progress is not None:
+                    progress(report)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_closed, began + ASK_EVERY_SECONDS - time.monotonic())
                 self._spend(allowance, began)
-                continue
-            self._heard(answer)
-            if "failure" in answer:
-                raise FednnUNetError(cleaned(str(answer["failure"])))
-            if "pending" not in answer:
-                allowance.spend(began)
-                return reply
-            report = WorkReport.from_json(str(answer["pending"]))
-            if report.waits_for_approval and not waits:
-                waits = True
-                logger.info("Site %s waits until a person there agrees to what would be sent.", self.name)
-            if progress is not None:
-                progress(report)
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closed, began + ASK_EVERY_SECONDS - time.monotonic())
-            self._spend(allowance, began)
+        finally:
+            self._wait_for_approval(False)
+
+    def _wait_for_approval(self, waits: bool) -> None:
+        if waits != self.waits_for_approval:
+            self.waits_for_approval = waits
+            self.on_approval(waits)
 
     def _heard(self, answer: dict[str, Scalar]) -> None:
         """Take note of an answer."""

@@ -5,6 +5,7 @@ does without.
 """
 
 import argparse
+import contextlib
 import inspect
 import shutil
 from collections.abc import Callable
@@ -41,6 +42,7 @@ from fednnunet.fingerprint.plans import (
 from fednnunet.fingerprint.protocol import fingerprint_of
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
+from fednnunet.node.answered import ANSWERED_CASES, AnsweredCases
 from fednnunet.node.dataset import SiteDataset, case_files
 from fednnunet.node.dataset_json import DATASET_JSON, read_raw_dataset_json
 from fednnunet.node.extraction import (
@@ -77,6 +79,7 @@ class PlanningClient(SiteClient):
         super().__init__(arguments, dataset, hello)
         self._fingerprinting: _Fingerprinting | None = None
         self._measured_alone: SiteMeasurement | None = None
+        self._answered: AnsweredCases | None = None
         self.answer("measure", self._measure)
         self.answer("cases", self._share_cases)
         self.answer("install", self._install)
@@ -87,6 +90,11 @@ class PlanningClient(SiteClient):
         question = Query.from_json(body).question
         self._measured.due.admit(question)
         return [self._measured.measurement.answer(question)], 1
+
+    def tells_of_cases(self) -> None:
+        """Remember the cases, against which those of a later run will be held."""
+        if self._answered is not None:
+            self._answered.remember()
 
     @property
     def _measured(self) -> _Fingerprinting:
@@ -109,6 +117,8 @@ class PlanningClient(SiteClient):
                 f"{self.hello.cases}: see that you trust who runs it"
             )
         measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), tracker)
+        self._answered = _answered_cases(self.dataset)
+        self.changed_cases = None if self._answered is None else self._answered.changed()
         questions = _QUESTIONS[mode](cases, len(self.hello.channels))
         self._fingerprinting = _Fingerprinting(measurement, QuestionsDue(questions))
         return Measured(is_two_dimensional=measurement.is_two_dimensional)
@@ -228,6 +238,14 @@ def measure(
         measurement = measure_site(cases, extraction, processes, tracker)
         save_measurement(measurement, kept, measured_on)
     return measurement
+
+
+def _answered_cases(dataset: SiteDataset) -> AnsweredCases | None:
+    with contextlib.suppress(FednnUNetError):  # measuring, which has just read the same, has told what is wrong
+        content = read_raw_dataset_json(dataset)
+        cases = case_files(dataset, content.cases, content.file_ending)
+        return AnsweredCases(dataset.preprocessed / ANSWERED_CASES, cases)
+    return None
 
 
 def _verify(dataset: SiteDataset, processes: int) -> None:

@@ -54,6 +54,8 @@ class SiteClient(NumPyClient):
         self.hello = hello
         self.farewell: Farewell | None = None
         self.failure: str | None = None
+        self.changed_cases: int | None = None
+        """Cases that were added or removed since the site told sums over the others, if it has told any."""
         self._answers: dict[str, Callable[[str, bytes, Tracker], tuple[Message, bytes]]] = {}
         self.replies: Replies[_Reply] = Replies()
 
@@ -73,6 +75,9 @@ class SiteClient(NumPyClient):
     def answer_at_once(self, kind: str, body: str) -> Message | None:
         """Return the answer to a question that must not disturb what is going on, ``None`` if it may."""
         return None
+
+    def tells_of_cases(self) -> None:
+        """Take note that sums over the cases, or a list of them, are about to leave the site."""
 
     def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
         """Say who this is, and prove it if there is a key: ``{"body": JSON, "data": PROOF}``."""

@@ -147,6 +147,14 @@ class SitesAwaited(Message):
     needed: int
 
 
+class ApprovalAwaited(Message):
+    """A person at a site has to agree to what it would send, or has said yes or no."""
+
+    event: Literal["approval_awaited"] = "approval_awaited"
+    site: str
+    waits: bool
+
+
 class RoundTiming(Message):
     """Where the seconds of a round have gone.
 
@@ -225,6 +233,7 @@ Event = (
     | SiteTakenIn
     | UpdateOutOfLine
     | SitesAwaited
+    | ApprovalAwaited
     | RoundCompleted
     | FoldValidated
     | ModelExported

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.report.events import (
+    ApprovalAwaited,
     Event,
     FingerprintFound,
     Finished,
@@ -131,7 +132,7 @@ class _View:
                 self._title, self._rounds = "model written", None
             case SitesEvaluated():
                 self._title, self._rounds = f"fold {event.fold} tested", None
-            case SiteTakenIn() | UpdateOutOfLine():
+            case SiteTakenIn() | UpdateOutOfLine() | ApprovalAwaited():
                 pass  # told by the lines above the region
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None

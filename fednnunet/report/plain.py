@@ -6,6 +6,7 @@ from rich.table import Table
 from fednnunet.channel.messages import RoundReport
 from fednnunet.report.evaluations import evaluation_table
 from fednnunet.report.events import (
+    ApprovalAwaited,
     Event,
     FingerprintFound,
     Finished,
@@ -37,6 +38,7 @@ from fednnunet.report.formats import (
 )
 
 _WORTH_SAYING = (
+    ApprovalAwaited,
     SiteLeftOut,
     SiteTakenIn,
     SitesAwaited,
@@ -84,6 +86,13 @@ class PlainProgress:
                 self._line(f"site {event.site} takes part again, from round {event.round + 1}")
             case UpdateOutOfLine():
                 self._line(f"round {event.round} · the update of site {event.site} {event.finding}")
+            case ApprovalAwaited():
+                waits = (
+                    "waits until a person there agrees to what would be sent"
+                    if event.waits
+                    else "need not wait for a person any more"
+                )
+                self._line(f"site {event.site} {waits}")
             case SitesAwaited():
                 if event.sites:
                     self._line(awaited(event))

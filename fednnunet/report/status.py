@@ -41,6 +41,7 @@ class Contact(Message):
 
     connected: bool
     at: float
+    waits_for_approval: bool = False
 
 
 class Failure(Message):
@@ -204,6 +205,9 @@ def status_screen(status: Status, now: float) -> RenderableType:
         )
     elif status.awaited:
         lines.append(printable(f"Waiting for {', '.join(status.awaited)}"))
+    asked = [site for site, contact in status.sites.items() if contact.waits_for_approval]
+    if asked and status.ended is None:
+        lines.append(printable(f"Waiting for a person's yes at {', '.join(asked)}"))
     table = Table()
     for column in ("site", "connected", "last contact", "last pseudo Dice"):
         table.add_column(column, justify="left" if column == "site" else "right")

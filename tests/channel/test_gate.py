@@ -16,6 +16,7 @@ from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditEntry, AuditLog, verify
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import Challenge
+from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.messages import Hello, ModelPart, RoundReport, Support, ValidationReport
 from fednnunet.channel.policy import MetricsRule, Policy, Rule, StatisticsRule, UpdateRule
 
@@ -34,6 +35,11 @@ class _Node:
         self.arrays: NDArrays = []
         self.has_left = False
         self.rounds = 0
+        self.changed_cases: int | None = None
+        self.told_of_cases = 0
+
+    def tells_of_cases(self) -> None:
+        self.told_of_cases += 1
 
     def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
         return {"body": self.hello.to_json(), "data": b"proof"}
@@ -232,6 +238,28 @@ def test_training_goes_on_without_metrics_that_may_not_leave(make: Any) -> None:
     assert [entry.decision for entry in site.entries() if entry.kind == "metrics"] == ["withheld: metrics.allow"] * 2
 
 
+@pytest.mark.parametrize(("changed", "passes"), [(None, True), (0, True), (1, False), (4, False), (5, True)])
+def test_a_second_fingerprint_that_differs_by_a_few_patients_is_refused(
+    make: Any, changed: int | None, passes: bool
+) -> None:
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=5)))
+    site.node.arrays, site.node.changed_cases = [np.arange(3)], changed
+    arrays, _, reply = site.gate.fit([], {"body": "{}", "id": "1"})
+    assert bool(arrays) == passes
+    assert passes or "fingerprint.min_cases" in str(reply["failure"])
+    assert site.node.told_of_cases == int(passes)  # what was refused counts as not told
+
+
+def test_a_person_may_let_out_a_second_fingerprint_and_reads_what_that_gives_away(make: Any) -> None:
+    person = _Person(True)
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=5, confirm=True)), person=person)
+    site.node.arrays, site.node.changed_cases = [np.arange(3)], 1
+    while not (reply := site.gate.fit([], {"body": "{}", "id": "1"}))[0]:
+        assert "pending" in reply[2]
+    assert "1 were added or removed" in person.asked[0][1]
+    assert site.node.told_of_cases == 1
+
+
 def _report(training: int, validation: int, **labels: int) -> RoundReport:
     dice = {label: 0.5 if cases else None for label, cases in labels.items()}
     support = Support(training=training, validation=validation, labels=labels)
@@ -315,6 +343,75 @@ def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(ma
     assert kind == "update"
     assert payload == b"body{}dataweights"
     assert "9 cases" in summary
+
+
+def test_what_waits_is_shown_in_words_and_numbers_and_not_as_bytes(make: Any) -> None:
+    person = _Person(True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True, max_rounds=7), metrics=MetricsRule(confirm=True)),
+                person=person)  # fmt: skip
+    weights = np.array([0.5, -2, 0, 8], "<f4")
+    for number, follows in ((0, "waits for another yes"), (3, "all later rounds, 7 with this one")):
+        part = ModelPart(round=number, group=0, start=0, stop=4)
+        site.node.reply = {"body": part.to_json(), "data": weights.tobytes()}
+        assert "data" in site.ask("fetch", number, round=number, group=0, start=0, stop=4)
+        summary = person.asked[-1][1]
+        assert f"of round {number} waits" in summary
+        assert "The coordinator asks for a part of the network's weights." in summary
+        assert "weights: 4 numbers from -2 to 8, mean 1.625, 1 of them 0" in summary
+        assert follows in summary
+        assert "?" not in summary
+        assert summary.isascii()
+    site.node.reply = {"body": _report(80, 20, organ=20).to_json()}
+    site.gate.evaluate([], {"body": '{"round": 3}', "id": "1"})
+    assert "dice.organ: 0.5" in person.asked[-1][1]
+    assert "train_loss: 1.0" in person.asked[-1][1]
+
+
+def test_counts_are_shown_by_how_many_they_are_and_how_large(make: Any) -> None:
+    person = _Person(True)
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(confirm=True)), person=person)
+    site.node.arrays = [np.array([0, 3, 7])]
+    assert site.gate.fit([], {"body": '{"question": {"kind": "moments"}}', "id": "1"})[0]
+    assert "question.kind: moments" in person.asked[0][1]
+    assert "3 numbers from 0 to 7" in person.asked[0][1]
+
+
+def test_all_that_will_wait_is_told_at_the_start(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy(
+        update=UpdateRule(confirm=True), metrics=MetricsRule(confirm=True), fingerprint=StatisticsRule(confirm=True)
+    )
+    make(policy=policy).gate.approve_introduction()
+    told = caplog.text
+    assert "update before any training" in told
+    assert "metrics (" in told
+    assert "fingerprint" not in told  # is not asked in a training
+
+
+def test_what_was_approved_is_not_asked_again_after_a_restart_but_in_another_run(tmp_path: Path) -> None:
+    asked = []
+    for number, run in enumerate((RUN, RUN, "cd" * 16)):
+        node, person = _Node("train"), _Person(True)
+        node.reply = {"body": ModelPart(round=1, group=0, start=0, stop=1).to_json(), "data": b"none"}
+        log = AuditLog(tmp_path / f"{number}.jsonl", "A", "train")
+        kept = KeptApprovals(tmp_path / "approved.json", "train")
+        gate = Gate(node, Policy(update=UpdateRule(confirm=True)), log, person, kept)
+        gate.introduce(Challenge.draw(run), bytes(32))
+        while "pending" in (reply := gate.get_properties({"ask": "fetch", "id": "1"})):
+            pass
+        assert "data" in reply
+        asked.append(len(person.asked))
+        log.close()
+    assert asked == [1, 0, 1]
+
+
+def test_a_no_and_a_damaged_file_are_no_yes_after_a_restart(tmp_path: Path) -> None:
+    kept = KeptApprovals(tmp_path / "approved.json", "train")
+    kept.add(RUN, "update 0")
+    assert kept.has(RUN, "update 0")
+    assert not kept.has(RUN, "update")
+    assert not KeptApprovals(tmp_path / "approved.json", "evaluate").has(RUN, "update 0")
+    (tmp_path / "approved.json").write_text("{")
+    assert not kept.has(RUN, "update 0")
 
 
 def test_what_an_update_is_the_node_says_not_the_question(make: Any) -> None:

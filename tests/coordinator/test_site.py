@@ -1,5 +1,6 @@
 """What is asked of a site survives its connection, but not its node."""
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable
@@ -311,3 +312,15 @@ def test_leave_is_taken_with_a_reason_and_whoever_is_gone_need_not_hear_it() -> 
     site.disconnect(node.cid)
     site.take_leave(None)
     assert node.asked[1:] == [("farewell", Farewell(error=None).to_json())]
+
+
+@pytest.mark.parametrize("last", [ANSWER, {"failure": "no"}])
+def test_that_a_person_has_to_agree_is_told_when_it_begins_and_when_it_is_over(last: Step) -> None:
+    asks: Step = {"pending": WorkReport(done=0, total=0, waits_for_approval=True).to_json()}
+    site = _site(Node(_pending(1), asks, asks, last))
+    told: list[bool] = []
+    site.on_approval = told.append
+    with contextlib.suppress(FednnUNetError):
+        _ask(site)
+    assert told == [True, False]
+    assert not site.waits_for_approval

@@ -20,6 +20,7 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.report.events import (
+    ApprovalAwaited,
     Event,
     FingerprintFound,
     Finished,
@@ -332,6 +333,7 @@ def every_kind_of_event():
         SiteTakenIn(site="B", round=1),
         UpdateOutOfLine(site="A", round=1, ratio=7.0),
         SitesAwaited(sites=["B"], present=1, needed=2),
+        ApprovalAwaited(site="A", waits=True),
         COSTLY,
         FoldValidated(fold="0", sites={"A": ValidationReport(mean_dice=0.75, dice={})}),
         ModelExported(folder="results", archive="model.zip", folds=["0", "1"]),
@@ -404,6 +406,7 @@ def test_quiet_shows_results_and_what_needs_attention_only():
         "site B takes part again",
         "the update of site A is 7 times",
         "waiting for B",
+        "site A waits until a person there agrees",
         "Validation of fold 0: Dice",
         "model of folds 0, 1 written to results and model.zip",
         "0.8750",

@@ -271,6 +271,35 @@ def test_curious_coordinator_cannot_subtract_figures_to_a_patient() -> None:
     assert overall["dice"] == of_labels["organ"]["dice"]  # nothing of the other label is in it
 
 
+def test_curious_coordinator_cannot_subtract_two_fingerprints_to_a_patient(
+    node: PlanningClient, tmp_path: Path
+) -> None:
+    (node.dataset.raw / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "x": 1}, "channel_names": {"0": "CT"}, "file_ending": ".png"})
+    )
+    images, labels = node.dataset.raw / "imagesTr", node.dataset.raw / "labelsTr"
+    policy = Policy.model_validate({"fingerprint": {"min_cases": 3}})
+    told = []
+    for number, cases in enumerate((6, 6, 7, 9)):  # of the last two, one would be one patient more than before
+        for case in range(cases):
+            for path in (images / f"c{case}_0000.png", labels / f"c{case}.png"):
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
+        client = PlanningClient(node.arguments, SiteDataset(node.dataset.name), HELLO)
+        gate, log = _gate(client, tmp_path / str(number), policy)
+        reply = _ask(gate, "measure", Measure(cases=100).to_json())
+        if "failure" not in reply:
+            config: dict[str, Scalar] = {"body": Query(question=MomentsQuestion()).to_json(), "id": "moments"}
+            while "pending" in (reply := gate.fit([], config)[2]):
+                pass
+        told.append(reply.get("failure"))
+        gate.close()
+        log.close()
+        client.close()
+    assert "fingerprint.min_cases" in str(told.pop(2))
+    assert told == [None] * 3
+
+
 def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: PlanningClient) -> None:
     _ask(node, "measure", Measure(cases=100).to_json())
     follow = [Follow(quantity=Quantity("spacing", 0), bits=60, prefixes=[5])]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from fednnunet.report.events import (
+    ApprovalAwaited,
     Event,
     Finished,
     FoldValidated,
@@ -61,6 +62,8 @@ class RunState:
     folds: dict[str, FoldRounds] = field(default_factory=dict)
     fold: FoldRounds | None = None
     awaited: SitesAwaited | None = None
+    approvals: set[str] = field(default_factory=set)
+    """Sites where a person has to agree to what would be sent."""
     work: WorkProgressed | None = None
     troubles: list[Trouble] = field(default_factory=list)
     fingerprint: PlansAgreed | None = None
@@ -93,6 +96,8 @@ class RunState:
                 self._complete(event)
             case SiteLeftOut() | UpdateOutOfLine() | SitesAwaited():
                 self._note(event)
+            case ApprovalAwaited():
+                self.approvals = {site for site in {*self.approvals, event.site} if site != event.site or event.waits}
             case SiteTakenIn():
                 self.awaited = None
             case PlansAgreed():
@@ -108,7 +113,7 @@ class RunState:
                 self._know(event.sites)
                 self.evaluated[event.fold, event.checkpoint] = event
             case Finished():
-                self.finished, self.awaited, self.work = event, None, None
+                self.finished, self.awaited, self.work, self.approvals = event, None, None, set()
 
     @property
     def names(self) -> list[str]:
@@ -141,6 +146,8 @@ class RunState:
             parts.append(f"round {max(self.fold.completed, default=0)}/{self.fold.rounds}")
         if self.work is not None and self.work.total:
             parts.append(f"{self.work.done} of {self.work.total} cases")
+        if self.approvals:
+            parts.append(f"waiting for a person's yes at {', '.join(sorted(self.approvals))}")
         if self.awaited is not None:
             parts.append(
                 f"waiting for {', '.join(self.awaited.sites)}: {self.awaited.present} of {self.awaited.needed} "

@@ -1,0 +1,88 @@
+"""What a person reads before it agrees that something leaves: questions and answers in words and numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from fednnunet.message import cleaned
+
+_MOST_LINES, _LONGEST_LINE, _SHOWN_ITEMS = 60, 200, 6
+
+_ASKED = {
+    "measure": "to measure all cases of the site",
+    "cases": "for spacing and shape of each case",
+    "fit": "a question about what was measured over all cases",
+    "install": "to install common plans and to preprocess the cases",
+    "plan_alone": "that the site plans for itself",
+    "offer": "how long the trainer would train",
+    "start": "to get ready for a training",
+    "share": "to take note which tensors are shared",
+    "describe": "how the network is built",
+    "fetch": "for a part of the network's weights",
+    "evaluate": "how good the global model of a round is",
+    "finish": "for the full validation after the last round",
+    "test": "how good the model is on the test cases",
+}
+
+
+def asked(question: str, body: Mapping[str, object]) -> list[str]:
+    """Return lines that tell what was asked."""
+    what = _ASKED.get(question)
+    return [] if what is None else [f"The coordinator asks {what}.", *_indented(body)]
+
+
+def answered(body: Mapping[str, object], data: bytes | None, arrays: Sequence[np.ndarray]) -> list[str]:
+    """Return lines that tell what is answered: fields by name, of many numbers how many, smallest and largest."""
+    lines = ["The answer:", *_indented(body)]
+    if data is not None:
+        lines.append(f"  weights: {_weights(data, body)}")
+    lines += [f"  {_numbers(array)}" for array in arrays]
+    return lines if len(lines) > 1 else ["The answer has no content."]
+
+
+def _weights(data: bytes, body: Mapping[str, object]) -> str:
+    start, stop = body.get("start"), body.get("stop")
+    number = stop - start if isinstance(start, int) and isinstance(stop, int) else 0
+    if number > 0 and len(data) == 4 * number:
+        return _numbers(np.frombuffer(data, "<f4"))
+    if number > 0 and len(data) == 2 * number:
+        return _numbers(np.frombuffer(data, "<f2").astype(np.float32))
+    return f"{number} numbers, rounded, in {len(data)} bytes" if number > 0 else f"{len(data)} bytes"
+
+
+def _numbers(array: np.ndarray) -> str:
+    if array.size == 0:
+        return "no numbers"
+    values = f"{array.size} numbers from {array.min():.6g} to {array.max():.6g}"
+    zeros = int((array == 0).sum())
+    return f"{values}, mean {array.mean():.6g}" + (f", {zeros} of them 0" if zeros else "")
+
+
+def _indented(body: Mapping[str, object]) -> list[str]:
+    lines = [cleaned(f"  {line}", _LONGEST_LINE) for line in _lines("", body)]
+    return lines if len(lines) <= _MOST_LINES else [*lines[:_MOST_LINES], f"  … and {len(lines) - _MOST_LINES} more"]
+
+
+def _lines(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _lines(f"{name}.{key}" if name else str(key), inner)
+    elif value is None or value in ({}, []):
+        if name:
+            yield f"{name}: none"
+    elif isinstance(value, list):
+        yield f"{name}: {_listed(value)}"
+    else:
+        yield f"{name}: {value}"
+
+
+def _listed(values: list[object]) -> str:
+    if len(values) <= _SHOWN_ITEMS and not any(isinstance(value, list | dict) for value in values):
+        return ", ".join(map(str, values))
+    try:
+        array = np.array(values, dtype=np.float64)
+        if array.ndim <= 2:
+            return " by ".join(map(str, array.shape)) + " numbers" + _numbers(array).partition(" numbers")[2]
+    except (TypeError, ValueError):
+        pass
+    return f"list of {len(values)}"
