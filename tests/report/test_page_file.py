@@ -82,11 +82,12 @@ def test_a_full_disk_does_not_disturb_a_training_and_is_told_once(tmp_path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     shown = threading.Semaphore(0)
-    with monkeypatch.context() as full, PageFile(tmp_path / REPORT, on_change=lambda _: shown.release()) as page:
-        full.setattr("os.fsync", fail)
-        for number in (1, 2, 3):
-            assert shown.acquire(timeout=60)
-            page.emit(a_round(number, 9, SITES))
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", fail)  # before the first page
+        with PageFile(tmp_path / REPORT, on_change=lambda _: shown.release()) as page:
+            for number in (1, 2, 3):
+                assert shown.acquire(timeout=60)
+                page.emit(a_round(number, 9, SITES))
     assert list(tmp_path.iterdir()) == []
     assert caplog.text.count("cannot be written (No space left on device): make room for it.") == 1
 
