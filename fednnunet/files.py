@@ -1,9 +1,11 @@
 """Reading files that people write, and writing files that are either as before or complete, whatever happens."""
 
 import errno
+import fcntl
 import functools
 import itertools
 import json
+import logging
 import os
 import shutil
 import time
@@ -44,6 +46,9 @@ def when_files_can_be_opened(write: Callable[Words, Result]) -> Callable[Words, 
     return patient
 
 
+logger = logging.getLogger(__name__)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to; afterwards, what is there is on the disk and takes the place of `path`.
@@ -59,6 +64,41 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path, taken: str) -> Iterator[None]:
+    """Be the only process that uses something, as long as the context lasts; the lock ends with the process.
+
+    Parameters
+    ----------
+    path
+        The file that is locked; it is made, and stays.
+    taken
+        What is told if another process has it.
+
+    Raises
+    ------
+    FednnUNetError
+        If another process has it, or the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise FednnUNetError(
+            f"{path} cannot be written ({error.strerror}): mend that, or name another folder."
+        ) from error
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FednnUNetError(taken) from error
+        except OSError as error:  # not every network file system has locks
+            logger.warning("%s cannot be locked (%s): see that no other process uses it.", path, error.strerror)
+        yield
+    finally:
+        os.close(number)
 
 
 def read_json(path: Path, remedy: str) -> Any:

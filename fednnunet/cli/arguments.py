@@ -150,6 +150,8 @@ RECOVERY_FLAGS = (
          {"type": positive_int, "default": 1}),
     Flag("--min_clients", "sites without which no round is completed (default: all)",
          {"type": positive_int, "default": None}),
+    Flag("--max_update_norm", "leave a site out of a round, among three or more, whose update has more than this many "
+         "times the median norm of the others' (default: no limit)", {"type": positive_float, "default": None}),
     Flag("--give_up_after", "seconds to wait for sites without which nothing goes on (default: for ever)",
          {"type": positive_float, "default": None}),
 )  # fmt: skip

@@ -52,6 +52,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
         "run": ("a whole federation on one machine", run_main),
         "report": ("write the report page of a run again, from its run folder", report_main),
         "status": ("where a training is, from the coordinator's run folder", status_main),
+        "rollback": ("back to an older model of a training", rollback_main),
         "certificates": ("make, and show, the coordinator's certificate", certificates_main),
         "keys": ("make a site's key pair", keys_main),
         "policy": ("what may leave a site: write the rules, answer what waits", policy_main),
@@ -112,6 +113,13 @@ def report_main(argv: Sequence[str] | None = None) -> int:
     from fednnunet.cli import report
 
     return _run_small("report", "The report page of a run.", report.add_arguments, report.run_report, argv)
+
+
+def rollback_main(argv: Sequence[str] | None = None) -> int:
+    """Go back to an older model of a training and return the exit status."""
+    from fednnunet.cli import rollback
+
+    return _run_small("rollback", "Back to an older model.", rollback.add_arguments, rollback.run_rollback, argv)
 
 
 def certificates_main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from fednnunet.coordinator.roster import Roster, each
-from fednnunet.coordinator.site import Site, SiteLate, SiteLost
+from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.report.events import EventSink, SiteLeftOut, SitesAwaited, SiteTakenIn
 
@@ -58,7 +58,7 @@ class Attendance:
             if isinstance(failure, SiteLate):
                 self._late_since.setdefault(failure.site, time.monotonic())
             site = self._roster.named(failure.site)
-            if site is not None and not isinstance(failure, SiteLost | SiteLate):
+            if site is not None and not isinstance(failure, SiteLost | SiteLate | SiteOutOfLine):
                 self._dismissed.add((site.name, site.hello.instance))
                 self._roster.dismiss(site, f"This site has failed: {failure.reason}.")
 

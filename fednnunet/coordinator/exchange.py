@@ -20,13 +20,28 @@ from fednnunet.coordinator.roster import each, for_all
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
-from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32
+from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError
 from fednnunet.weights.global_model import GlobalModel, slices
+from fednnunet.weights.norms import FAR
 from fednnunet.weights.server_optimizers import ServerOptimizerName, server_optimizer
 from fednnunet.weights.sharing import Group
 
 _WHOLE_MODEL = 0
 """The round in which a whole model travels, in float32."""
+
+
+class SpoiltUpdates(SiteFailure):
+    """Updates of sites cannot be used: they are not finite, or far beyond the last model.
+
+    Attributes
+    ----------
+    failures
+        One for each of these sites; the first is this error's own.
+    """
+
+    def __init__(self, failures: Sequence[SiteFailure]) -> None:
+        super().__init__(failures[0].site, failures[0].reason)
+        self.failures = list(failures)
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,10 @@ class Exchange:
             for part in slices(group.layout.size, 1):
                 with _blamed_on(source.name):
                     data = self._fetch(number, source, part, _WHOLE_MODEL)
-                    self._models[number].weights[part] = exact.decode(data, part.stop - part.start)
+                    weights = exact.decode(data, part.stop - part.start)
+                    if np.abs(weights).max() > FAR**2:
+                        raise FednnUNetError(f"the model that it begins with has weights above {FAR**2:g}")
+                    self._models[number].weights[part] = weights
 
     def bring(self, site: Site, round_number: int) -> None:
         """Give a site the global models of its groups as they are after a round.
@@ -131,22 +149,33 @@ class Exchange:
 
         Raises
         ------
+        SpoiltUpdates
+            If updates are not finite, or have weights `FAR` times as large as the largest one of the last model.
         SiteFailure
-            If a site cannot be reached, or an update has another length than was agreed, or is not finite.
+            If a site cannot be reached, or an update has another length than was agreed.
         """
         squares: dict[str, list[float]] = {}
+        spoilt: dict[str, SiteFailure] = {}
         # sites prepare the next part while this one is reduced; a node answers one question at a time
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
             for number, members, parts in self._work(sites):
+                limit = FAR * max(1.0, self._models[number].largest())
                 coming = ahead.submit(self._fetch_from_all, number, members, parts[0], round_number)
                 for part, following in itertools.zip_longest(parts, parts[1:]):
                     fetched = coming.result()
                     if following is not None:
                         coming = ahead.submit(self._fetch_from_all, number, members, following, round_number)
                     with self.averaging.running():
-                        changes = self._reduce(self._models[number], part, members, fetched, weights)
+                        updates = [
+                            self._usable(self._models[number], part, site, fetched.pop(0), limit, spoilt)
+                            for site in members
+                        ]
+                        changes = [self._models[number].squared_change(part, update) for update in updates]
+                        self._models[number].gather(part, updates, [weights[site.name] for site in members])
                     for site, change in zip(members, changes, strict=True):
                         squares.setdefault(site.name, []).append(change)
+        if spoilt:
+            raise SpoiltUpdates(list(spoilt.values()))
         return {name: math.sqrt(math.fsum(of_site) / self._size(name)) for name, of_site in squares.items()}
 
     def spread(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
@@ -171,17 +200,29 @@ class Exchange:
                     failures.update({failure.site: failure for failure in failed})
         return [site for site in sites if site.name not in failures], list(failures.values())
 
-    def _reduce(
-        self, model: GlobalModel, part: slice, members: Sequence[Site], fetched: list[bytes], weights: Mapping[str, int]
-    ) -> list[float]:
-        """Aggregate a part of the updates; return what each would change, squared. `fetched` is used up."""
-        updates, changes = [], []
-        for site in members:
-            with _blamed_on(site.name):
-                updates.append(model.decode(fetched.pop(0), part))  # bytes that are decoded need not stay in memory
-            changes.append(model.squared_change(part, updates[-1]))
-        model.gather(part, updates, [weights[site.name] for site in members])
-        return changes
+    def _usable(
+        self,
+        model: GlobalModel,
+        part: slice,
+        site: Site,
+        data: bytes,
+        limit: float,
+        spoilt: dict[str, SiteFailure],
+    ) -> np.ndarray:
+        """Return a part of a site's update; if that is spoilt, take note of it, and return zeros.
+
+        The rest is looked at nevertheless: how many sites have such updates says where the fault is.
+        """
+        with _blamed_on(site.name):
+            try:
+                update = model.decode(data, part)
+                if model.largest(part, update) <= limit:
+                    return update
+                problem = f"its weights are more than {FAR:g} times as large as those of the model"
+            except NotFiniteError as error:
+                problem = str(error)
+        spoilt.setdefault(site.name, SiteFailure(site.name, problem))
+        return np.zeros(part.stop - part.start, np.float32)
 
     def _advance(self, model: GlobalModel, part: slice, round_number: int) -> bytes:
         with self.averaging.running():

@@ -27,7 +27,7 @@ from fednnunet.coordinator.receipts import Receipts
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
 from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
-from fednnunet.coordinator.run_folder import RunFolderError
+from fednnunet.coordinator.run_folder import CanGoOnError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
@@ -127,7 +127,7 @@ class Federation(Server):
         Nodes of a training that can be continued are left waiting for the coordinator to come back.
         """
         self.roster.close()
-        if self._arguments.task == "train" and isinstance(self.error, Terminated | RunFolderError):
+        if self._arguments.task == "train" and isinstance(self.error, Terminated | CanGoOnError):
             return
         reason = None if self.error is None else _as_told(self.error)
         sites = self.roster.sites
@@ -281,6 +281,7 @@ class Federation(Server):
             self._arguments.round_timeout,
             self._arguments.give_up_after,
             self._arguments.model_name,
+            self._arguments.max_update_norm,
         )
         validation_only = bool(facts.options.get("--val"))
         return [

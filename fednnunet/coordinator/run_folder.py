@@ -2,8 +2,8 @@
 
 ``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``model.json`` (how the network is built),
 ``history.jsonl`` (one line per complete round) and ``model_NNNNNN.npz`` (the global model and the state of the server
-optimizer after a round) of the last two rounds that were kept. Each file replaces the one before as a whole, and zip's
-checksums tell a damaged model.
+optimizer after a round) of the last two rounds that were kept, and of a few older ones, to which `FoldFolder.roll_back`
+can go back. Each file replaces the one before as a whole, and zip's checksums tell a damaged model.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,7 +24,7 @@ from fednnunet.channel.messages import RoundReport, Schedule
 from fednnunet.coordinator.common_model import CommonModel
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import replacing, when_files_can_be_opened
+from fednnunet.files import alone, replacing, when_files_can_be_opened
 from fednnunet.message import Message
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -37,8 +38,12 @@ MODEL = "model.json"
 _KEPT = 2
 
 
-class RunFolderError(FednnUNetError):
-    """The run folder cannot be written. The coordinator can be started again when that is mended."""
+class CanGoOnError(FednnUNetError):
+    """A training ends that can be continued once something is mended at the coordinator: nodes wait for it."""
+
+
+class RunFolderError(CanGoOnError):
+    """The run folder cannot be written."""
 
 
 @contextlib.contextmanager
@@ -100,6 +105,25 @@ class RoundRecord(Message):
     norms: dict[str, float] = Field(
         default_factory=dict, description="root mean square of what each site's update would have changed"
     )
+
+
+def alone_in(run_dir: Path) -> AbstractContextManager[None]:
+    """Be the only coordinator of a run folder, as long as the context lasts.
+
+    Raises
+    ------
+    FednnUNetError
+        On entering, if there is another one.
+    """
+    return alone(
+        run_dir / "coordinator.lock", f"A coordinator is at work in {run_dir}: end it, or name another folder."
+    )
+
+
+def folds_in(run_dir: Path) -> list[str]:
+    """Return the folds of which a run folder holds a training."""
+    folders = sorted(path for path in run_dir.glob("fold_*") if FoldFolder(path).models())
+    return [path.name.removeprefix("fold_") for path in folders if "_until_" not in path.name]
 
 
 class FoldFolder:
@@ -176,10 +200,10 @@ class FoldFolder:
 
     @when_files_can_be_opened
     def keep_model(self, round_number: int, state: Mapping[str, np.ndarray]) -> None:
-        """Keep the global model after a round, and forget those older than the one before."""
+        """Keep the global model after a round, and forget those older than the one before, but for a few."""
         with _told(), replacing(self._model(round_number)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **state)
-        self._remove(self._models()[:-_KEPT])
+        self._remove([number for number in self.models()[:-_KEPT] if not _is_sparse(number, round_number)])
 
     def last_model(self, rounds: int) -> tuple[int, dict[str, np.ndarray]]:
         """Return the last model that can be read, and the round after which it was kept.
@@ -194,14 +218,11 @@ class FoldFolder:
         FednnUNetError
             If there is none.
         """
-        for number in reversed([number for number in self._models() if number <= rounds]):
+        for number in reversed([number for number in self.models() if number <= rounds]):
             try:
-                with np.load(self._model(number), allow_pickle=False) as file:
-                    if file.zip.testzip() is not None:
-                        raise zipfile.BadZipFile("a checksum is wrong")
-                    return number, {name: file[name] for name in file.files}
-            except Exception as error:  # numpy and zipfile raise whatever a damaged byte makes them stumble over
-                logger.warning("%s is damaged (%s), taking the one before.", self._model(number), error)
+                return number, self._read(number)
+            except FednnUNetError as error:
+                logger.warning("Taking the model before: %s", error)
         raise FednnUNetError(f"There is no global model in {self.path} that can be read: begin anew with --overwrite.")
 
     def history(self) -> list[RoundRecord]:
@@ -228,10 +249,39 @@ class FoldFolder:
     @when_files_can_be_opened
     def forget_after(self, rounds: int) -> None:
         """Forget later rounds than this one, and their models."""
-        records = [record for record in self.history() if record.round <= rounds]
-        with _told(), replacing(self.path / HISTORY) as temporary:
-            temporary.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-        self._remove([number for number in self._models() if number > rounds])
+        self._keep_history([record for record in self.history() if record.round <= rounds])
+        self._remove([number for number in self.models() if number > rounds])
+
+    def roll_back(self, round_number: int) -> Path:
+        """Go back to an older round; what came after it is set aside, in a folder within this one, which is returned.
+
+        Raises
+        ------
+        FednnUNetError
+            If no model that can be read was kept of that round.
+        """
+        description = self.description()
+        kept = [number for number in self.models() if number]
+        if description is None or round_number not in kept:
+            raise FednnUNetError(
+                f"{self.path} holds no model of round {round_number}, but of {', '.join(map(str, kept)) or 'none'}: "
+                "choose one of these with --to."
+            )
+        self._read(round_number)
+        aside = self.path / f"rolled_back_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        with _told():
+            aside.mkdir()
+            for name in (DESCRIPTION, HISTORY):
+                if (self.path / name).is_file():
+                    shutil.copy2(self.path / name, aside / name)
+        # a later round that is not in the history any more is one that was not completed, whenever this stops
+        self._keep_history([record for record in self.history() if record.round <= round_number])
+        self.describe(description.model_copy(update={"finished": False}))
+        with _told():
+            for number in kept:
+                if number > round_number:
+                    self._model(number).rename(aside / self._model(number).name)
+        return aside
 
     @when_files_can_be_opened
     def append(self, record: RoundRecord) -> None:
@@ -241,13 +291,46 @@ class FoldFolder:
             file.flush()
             os.fsync(file.fileno())
 
+    def _keep_history(self, records: Sequence[RoundRecord]) -> None:
+        with _told(), replacing(self.path / HISTORY) as temporary:
+            temporary.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+
+    def _read(self, round_number: int) -> dict[str, np.ndarray]:
+        """Return a model that was kept.
+
+        Raises
+        ------
+        FednnUNetError
+            If it cannot be read.
+        """
+        path = self._model(round_number)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if file.zip.testzip() is not None:
+                    raise zipfile.BadZipFile("a checksum is wrong")
+                return {name: file[name] for name in file.files}
+        except Exception as error:  # numpy and zipfile raise whatever a damaged byte makes them stumble over
+            raise FednnUNetError(f"{path} is damaged ({error}): choose another one.") from error
+
     def _remove(self, models: Sequence[int]) -> None:
         with _told():
             for number in models:
                 self._model(number).unlink(missing_ok=True)
 
-    def _models(self) -> list[int]:
+    def models(self) -> list[int]:
+        """Return the rounds after which a model was kept, oldest first."""
         return sorted(int(path.stem.split("_")[1]) for path in self.path.glob("model_*.npz"))
 
     def _model(self, round_number: int) -> Path:
         return self.path / f"model_{round_number:06d}.npz"
+
+
+def _is_sparse(number: int, newest: int) -> bool:
+    """Return whether an older model is one of the few that stay: the sparser, the older they are.
+
+    A multiple of a power of 4 stays until it is twice that many rounds old: of 1000 rounds, nine or fewer do.
+    """
+    step = 1
+    while number and number % (4 * step) == 0:
+        step *= 4
+    return number > 0 and newest - number <= 2 * step

@@ -52,6 +52,10 @@ class SiteLate(SiteFailure):
     """A site has not done its work within the time that it was given."""
 
 
+class SiteOutOfLine(SiteFailure):
+    """A site's update is larger than `--max_update_norm` allows: the round is made without it."""
+
+
 class Site(ClientProxy):
     """A site. What is asked of it survives a broken connection: the question is asked again over the next one.
 

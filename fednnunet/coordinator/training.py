@@ -25,13 +25,13 @@ from fednnunet.channel.messages import (
 )
 from fednnunet.coordinator.attendance import Attendance
 from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
-from fednnunet.coordinator.exchange import Exchange
+from fednnunet.coordinator.exchange import Exchange, SpoiltUpdates
 from fednnunet.coordinator.model_export import export_model
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_all, each
 from fednnunet.coordinator.round_costs import RoundCosts
-from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord, RunDescription, SharedTensors
-from fednnunet.coordinator.site import Site, SiteLost
+from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RoundRecord, RunDescription, SharedTensors
+from fednnunet.coordinator.site import Site, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -164,12 +164,11 @@ class TrainingStage(Stage):
         present = [site for site in self._roster.sites if any(site is proxy for proxy, _ in results)]
         while len(present) >= self._recovery.min_clients:
             self._roster.allow(self._recovery.round_timeout)
-            try:
-                with self._costs.exchanging(self._exchange):
-                    self._norms = self._exchange.gather(present, server_round, self._description.sites)
-            except SiteFailure as failure:
-                self._attendance.leave_out([failure], server_round)
-                present = [site for site in present if site.name != failure.site]
+            failures = self._gather(present, server_round)
+            if failures:
+                self._attendance.leave_out(failures, server_round)
+                failed = {failure.site for failure in failures}
+                present = [site for site in present if site.name not in failed]
                 continue
             self._roster.allow(self._recovery.round_timeout)
             with self._costs.exchanging(self._exchange):
@@ -179,6 +178,51 @@ class TrainingStage(Stage):
             self._completed = server_round
             break
         return NOTHING, {}
+
+    def _gather(self, present: Sequence[Site], number: int) -> list[SiteFailure]:
+        """Aggregate updates; return the sites because of which the result cannot become the model.
+
+        Raises
+        ------
+        CanGoOnError
+            If that is most of them, so that it is not for them to mend, or leaves too few.
+        """
+        try:
+            with self._costs.exchanging(self._exchange):
+                self._norms = self._exchange.gather(present, number, self._description.sites)
+        except SpoiltUpdates as spoilt:
+            if 2 * len(spoilt.failures) > len(present):
+                raise self._diverged(number, spoilt) from spoilt
+            return spoilt.failures
+        except SiteFailure as failure:
+            return [failure]
+        factor = self._recovery.max_update_norm
+        ratios = {} if factor is None else out_of_line(self._norms, factor)
+        if ratios and len(present) - len(ratios) < self._recovery.min_clients:
+            names = ", ".join(ratios)
+            raise CanGoOnError(
+                f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times as large as "
+                "those of others, and without it fewer sites are left than --min_clients: look at its training log, "
+                "and go on with --c and other numbers."
+            )
+        return [
+            SiteOutOfLine(site, f"its update is {ratio:.0f} times as large as is usual, more than --max_update_norm")
+            for site, ratio in ratios.items()
+        ]
+
+    def _diverged(self, number: int, spoilt: SpoiltUpdates) -> CanGoOnError:
+        names = ", ".join(failure.site for failure in spoilt.failures)
+        kept = [other for other in self._folder.models() if other < number - 1]
+        how = (
+            f"go back with 'fednnunet rollback {self._recovery.run_dir} --fold {self._fold} --to {kept[-1]}', and on "
+            "with --c"
+            if kept
+            else "begin anew, with a smaller learning rate"
+        )
+        return CanGoOnError(
+            f"The updates of most sites in round {number} cannot be used ({names}: {spoilt.reason}), so the model of "
+            f"round {number - 1} is spoilt, or the training diverges: {how}."
+        )
 
     def configure_evaluate(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager

@@ -100,6 +100,8 @@ class RecoveryFlags:
         Seconds to wait for sites that are missing.
     model_name
         What the dataset is called in the exported model.
+    max_update_norm
+        How many times the usual norm of the other sites' updates an update may have; ``None`` for any.
     """
 
     run_dir: Path
@@ -109,6 +111,7 @@ class RecoveryFlags:
     round_timeout: float | None
     give_up_after: float | None
     model_name: str = "Dataset999_FedNNUNet"
+    max_update_norm: float | None = None
 
 
 def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:

@@ -112,16 +112,18 @@ class KeptStates:
             text = json.dumps({"run": run, "round": round_number, "log": log}, default=float)
             temporary.write_text(text, encoding="utf-8")
         for state in self.all()[:-_KEPT]:
-            for suffix in ("json", "npy", "pth"):
-                self._path(state.round, suffix).unlink(missing_ok=True)
+            self._remove(state)
 
     def restore(self, run: str, round_number: int, trainer: nnUNetTrainer) -> tuple[bool, np.ndarray | None]:
-        """Bring a trainer to where it was when the state of a round was kept.
+        """Bring a trainer to where it was when the state of a round was kept; later ones are of no use any more.
 
         Returns
         -------
         Whether there is such a state, and the rounding error that goes with it, if any.
         """
+        for state in self.all():
+            if state.run == run and state.round > round_number:  # the coordinator has gone back: that one comes again
+                self._remove(state)
         if KeptState(run, round_number) not in self.all():
             return False, None
         try:
@@ -135,6 +137,10 @@ class KeptStates:
         trainer.logger.load_checkpoint(content["log"])
         trainer.current_epoch -= 1  # checkpoints name the epoch that comes next, but this one has not been ended
         return True, rounding_error
+
+    def _remove(self, state: KeptState) -> None:
+        for suffix in ("json", "npy", "pth"):
+            self._path(state.round, suffix).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all states."""

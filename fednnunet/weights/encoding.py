@@ -18,6 +18,10 @@ _CHUNK = BLOCK * 256
 _LARGEST_INT8 = 127
 
 
+class NotFiniteError(FednnUNetError):
+    """Weights are NaN or infinite: the training has diverged, at the site or in the model that it got."""
+
+
 class Encoding(Protocol):
     """A way to write float32 numbers."""
 
@@ -42,7 +46,7 @@ class Encoding(Protocol):
         Raises
         ------
         FednnUNetError
-            If `data` has another length, or numbers are not finite.
+            If `data` has another length; `NotFiniteError` if numbers are not finite.
         """
 
 
@@ -236,5 +240,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         total = values.sum(dtype=np.float64)
     if not np.isfinite(total):
-        raise FednnUNetError("its weights are NaN or infinite; see its training log")
+        raise NotFiniteError("its weights are NaN or infinite; see its training log")
     return values

@@ -92,6 +92,14 @@ class GlobalModel:
         """
         self._gathered[part] = self._aggregation(updates, weights)
 
+    def largest(self, part: slice | None = None, update: np.ndarray | None = None) -> float:
+        """Return the largest absolute number of a part of one site's model, or of the global one."""
+        if part is None or update is None:
+            model = self.weights
+        else:
+            model = update if self._encoding.is_exact else update + self.weights[part]
+        return float(max(model.max(initial=0.0), -model.min(initial=0.0)))
+
     def squared_change(self, part: slice, update: np.ndarray) -> float:
         """Return the squared L2 norm of what a part of one site's update, as `decode` gives it, would change."""
         return squared_norm(update, self.weights[part] if self._encoding.is_exact else None)

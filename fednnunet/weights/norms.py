@@ -15,6 +15,13 @@ import numpy as np
 FACTOR = 5.0
 """How many times as large as is usual an update may be."""
 
+FAR = 1000.0
+"""How many times as large as the largest weight of the last model, or as 1, a weight may become in one round.
+
+Honest rounds do not come near this, normalization's statistics in the first one included. One number of 1e30 makes a
+network overflow, and then the next updates of all sites are NaN.
+"""
+
 _CHUNK = 1 << 13
 """Elements that stay in the processor's cache, and too few for numpy's dot product to wake other threads."""
 

@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_changed_is_told_by_name(
 
 
 @pytest.mark.parametrize(
-    "write", [lambda folder: folder.keep_model(3, _state(3)), lambda folder: folder.forget_after(1)]
+    "write", [lambda folder: folder.keep_model(9, _state(9)), lambda folder: folder.forget_after(1)]
 )
 def test_an_old_model_that_cannot_be_removed_is_told_by_name(
     folder: FoldFolder, write: Callable[[FoldFolder], None], monkeypatch: pytest.MonkeyPatch

@@ -586,6 +586,16 @@ def test_malicious_site_with_numbers_that_cannot_be_is_named(tmp_path: Path) -> 
         AnswersOfSite(5, 1, 100).check(MomentsQuestion(), honest + (1 << 40))
 
 
+@pytest.mark.parametrize(("step", "flags"), [(1e30, ()), (50.0, ("--max_update_norm", "10"))])
+def test_malicious_site_cannot_make_the_model_overflow(step: float, flags: tuple[str, ...], tmp_path: Path) -> None:
+    nodes = [Trainer(site, step=step if site == "D" else 1.0) for site in "ABCD"]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "2", "--min_clients", "3", *flags)
+    assert federation.error is None
+    assert {event.site for event in events.left_out} == {"D"}
+    assert [sorted(event.sites) for event in events.rounds] == [["A", "B", "C"]] * 2
+    assert (nodes[0].model.weights == 2).all()
+
+
 @pytest.mark.parametrize("kind", ["fit", "hand", "evaluate", "finish"])
 def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str, tmp_path: Path) -> None:
     nodes = [Trainer("A"), Trainer("B"), Trainer("C", **{kind: pending})]

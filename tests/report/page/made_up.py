@@ -46,7 +46,7 @@ def a_round(
     reports = {}
     for site in there:
         skill = 0.55 + 0.4 * (1 - math.exp(-4 * gone)) - 0.02 * (sites.index(site) % 7)
-        dice = {label: skill - 0.06 * i + chance.gauss(0, 0.012) for i, label in enumerate(labels)}
+        dice = {label: max(0.0, skill - 0.06 * i + chance.gauss(0, 0.012)) for i, label in enumerate(labels)}
         reports[site] = RoundReport(
             train_loss=-skill + chance.gauss(0, 0.01),
             val_loss=-skill + 0.05 + chance.gauss(0, 0.015),

@@ -1,0 +1,50 @@
+"""``fednnunet rollback``: back to an older model of a training."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fednnunet.errors import FednnUNetError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    from fednnunet.cli.arguments import positive_int
+
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the coordinator's --run_dir")
+    parser.add_argument("--fold", default=None, help="the fold (default: the only one that is there)")
+    parser.add_argument("--to", metavar="ROUND", type=positive_int, required=True, help="the round to go back to")
+
+
+def run_rollback(arguments: argparse.Namespace) -> int:
+    """Go back, say where the later rounds are, and return the exit status.
+
+    Raises
+    ------
+    FednnUNetError
+        If there is no such model, or a coordinator is at work.
+    """
+    from fednnunet.coordinator.run_folder import FoldFolder, alone_in
+
+    run_dir: Path = arguments.run_dir
+    folder = FoldFolder(run_dir / f"fold_{_fold(run_dir, arguments.fold)}")
+    with alone_in(run_dir):
+        aside = folder.roll_back(arguments.to)
+    text = f"Round {arguments.to} is the last one now; what came after it is in {aside}. Go on with --c."
+    Console().print(Text(text), soft_wrap=True)
+    return 0
+
+
+def _fold(run_dir: Path, wanted: str | None) -> str:
+    from fednnunet.coordinator.run_folder import folds_in
+
+    folds = folds_in(run_dir)
+    if wanted is not None and wanted.removeprefix("fold_") in folds:
+        return wanted.removeprefix("fold_")
+    if not folds:
+        raise FednnUNetError(f"{run_dir} holds no training: name the coordinator's --run_dir.")
+    if wanted is None and len(folds) == 1:
+        return folds[0]
+    raise FednnUNetError(f"{run_dir} holds fold {', '.join(folds)}: choose one with --fold.")
