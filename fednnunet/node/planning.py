@@ -243,7 +243,7 @@ def measure(
 def _answered_cases(dataset: SiteDataset) -> AnsweredCases | None:
     with contextlib.suppress(FednnUNetError):  # measuring, which has just read the same, has told what is wrong
         content = read_raw_dataset_json(dataset)
-        cases = case_files(dataset, content.cases, content.file_ending)
+        cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
         return AnsweredCases(dataset.preprocessed / ANSWERED_CASES, cases)
     return None
 
