@@ -159,7 +159,7 @@ class FederationRecord(WireMessage):
     given_for: Name | None = Field(
         default=None, description="dataset for which plans were made that were given; none: made by the federation"
     )
-    made: float | None = Field(default=None, description="when the site has installed them, in seconds since 1970")
+    made: Number | None = Field(default=None, description="when the site has installed them, in seconds since 1970")
     preprocessed: list[Line] | None = Field(
         default=None,
         max_length=100,
