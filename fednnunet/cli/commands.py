@@ -242,6 +242,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     console = Console()
     arguments.run_dir = _run_dir(arguments)
     with ExitStack() as stack:
+        if arguments.task == "train":
+            from fednnunet.coordinator.run_folder import alone_in
+
+            stack.enter_context(alone_in(arguments.run_dir))
         # what is entered here takes events, and is closed when the run ends, however it does
         sinks: list[EventSink] = [stack.enter_context(sink) for sink in _files_and_trackers(arguments)]
         if not arguments.quiet:
@@ -320,7 +324,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
         check_fold(arguments.fold)
 
     from fednnunet.channel.long_lived.joining import join
-    from fednnunet.cli.trust import endpoint, fewest_cases, gate, take_identity
+    from fednnunet.cli.trust import alone_in_results, endpoint, fewest_cases, gate, take_identity
     from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
     from fednnunet.node.site_client import SiteClient
 
@@ -345,7 +349,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
 
             client = PlanningClient(arguments, *hello)
     try:
-        with interruptible(), gate(arguments, client) as gated:
+        with interruptible(), alone_in_results(arguments, client), gate(arguments, client) as gated:
             gated.approve_introduction()
             join(coordinator, gated, arguments.retry_for, arguments.contact_timeout)
     finally:
