@@ -1,5 +1,6 @@
 """Reading files that people write, and writing files that are either as before or complete, whatever happens."""
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -89,6 +90,7 @@ def alone(path: Path, taken: str) -> Iterator[None]:
         raise FednnUNetError(
             f"{path} cannot be written ({error.strerror}): mend that, or name another folder."
         ) from error
+    is_held = False
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,9 +98,28 @@ def alone(path: Path, taken: str) -> Iterator[None]:
             raise FednnUNetError(taken) from error
         except OSError as error:  # not every network file system has locks
             logger.warning("%s cannot be locked (%s): see that no other process uses it.", path, error.strerror)
+        _held.add(number)
+        is_held = True
         yield
     finally:
-        os.close(number)
+        if number in _held or not is_held:  # else this is a forked process
+            _held.discard(number)
+            with contextlib.suppress(OSError):
+                fcntl.flock(number, fcntl.LOCK_UN)  # also of processes that were forked a moment ago
+            os.close(number)
+
+
+_held: set[int] = set()
+"""Locks of this process."""
+
+
+def _let_go() -> None:
+    """Let go of locks in a forked process: it would keep them when this one has gone."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def read_json(path: Path, remedy: str) -> Any:

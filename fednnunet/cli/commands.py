@@ -297,7 +297,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
         check_fold(arguments.fold)
 
     from fednnunet.channel.long_lived.joining import join
-    from fednnunet.cli.trust import endpoint, fewest_cases, gate, take_identity
+    from fednnunet.cli.trust import alone_in_results, endpoint, fewest_cases, gate, take_identity
     from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
     from fednnunet.node.site_client import SiteClient
 
@@ -322,7 +322,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
 
             client = PlanningClient(arguments, *hello)
     try:
-        with interruptible(), gate(arguments, client) as gated:
+        with interruptible(), alone_in_results(arguments, client), gate(arguments, client) as gated:
             gated.approve_introduction()
             join(coordinator, gated, arguments.retry_for, arguments.contact_timeout)
     finally:

@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 
 from fednnunet.channel.messages import TASKS_WITH_NETWORK
+from fednnunet.coordinator.run_folder import alone_in
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.dashboard import report_page
 from fednnunet.report.event_files import EventFile, RunFile, begins_planning, begins_training
@@ -98,6 +99,8 @@ class RunFiles:
             return
         if run_dir is not None and self._arguments.run_dir is None and not self._arguments.quiet:
             self._console.print(f"Run folder: {run_dir}", highlight=False, soft_wrap=True)
+        if self._arguments.task == "train" and run_dir is not None:
+            self._stack.enter_context(alone_in(run_dir))
         sinks = [self._stack.enter_context(sink) for sink in self._files(run_dir)]
         if self._arguments.task == "train" and run_dir is not None:
             self._status = StatusFile(run_dir / STATUS, self._contacts)

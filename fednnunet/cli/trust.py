@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fednnunet.channel.address import is_loopback, is_unspecified, join_address
@@ -17,6 +17,8 @@ from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.policy import Policy, read_policy
 from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
+from fednnunet.files import alone
+from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.evaluation_input import results_folder
 from fednnunet.node.site_client import SiteClient
@@ -125,6 +127,26 @@ def fewest_cases(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
+def alone_in_results(arguments: argparse.Namespace, client: SiteClient) -> Iterator[None]:
+    """Be the only node that trains these folds of this model, whatever log and coordinator it has.
+
+    Raises
+    ------
+    FednnUNetError
+        On entering, if there is another one.
+    """
+    if arguments.task != "train":
+        yield
+        return
+    folder = nnunet_folder("nnUNet_results") / client.dataset.name / _model(arguments)
+    with ExitStack() as stack:
+        for fold in parse_folds(str(arguments.fold), client.hello.folds or FOLDS_OF_NNUNET):
+            taken = f"Another node trains fold {fold} in {folder}: end it, or train another fold."
+            stack.enter_context(alone(folder / f".fednnunet_fold_{fold}.lock", taken))
+        yield
+
+
+@contextmanager
 def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
     """Give the gate before a node, with policy and log as the command line wants them.
 
@@ -151,5 +173,9 @@ def _default_log(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
         return results_folder(arguments, dataset) / f"{AUDIT_LOG}.jsonl"
     if arguments.task != "train":
         return dataset.preprocessed / f"{AUDIT_LOG}.jsonl"
-    model = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
-    return nnunet_folder("nnUNet_results") / dataset.name / model / f"{AUDIT_LOG}_{arguments.fold}.jsonl"
+    folder = nnunet_folder("nnUNet_results") / dataset.name / _model(arguments)
+    return folder / f"{AUDIT_LOG}_{arguments.fold}.jsonl"
+
+
+def _model(arguments: argparse.Namespace) -> str:
+    return f"{arguments.tr}__{arguments.p}__{arguments.configuration}"

@@ -84,7 +84,7 @@ def check_run_folder(
             )
         if is_wanted and not resume:
             rounds = kept.schedule.rounds
-            done = folder.last_round()
+            done = folder.last_complete()
             state = "is finished" if kept.finished else f"is not finished, with {done} of {rounds} rounds done"
             remedy = "leave it as it is, and train what is not finished, with --c" if kept.finished else (
                 "continue it with --c"

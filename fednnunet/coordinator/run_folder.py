@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 HISTORY = "history.jsonl"
 DESCRIPTION = "run.json"
+_COPY = "run_copy.json"
+"""The description once more: without it, all models would be of no use."""
 MODEL = "model.json"
 
 _KEPT = 2
@@ -151,13 +153,25 @@ class FoldFolder:
         FednnUNetError
             If the file is damaged.
         """
-        path = self.path / DESCRIPTION
-        if not path.is_file():
-            return None
-        try:
-            return RunDescription.from_json(path.read_text(encoding="utf-8"))
-        except (FednnUNetError, OSError, UnicodeDecodeError) as error:
-            raise FednnUNetError(f"{path} cannot be read ({error}): begin anew with --overwrite.") from error
+        problem = "it is not there"
+        for path in (self.path / DESCRIPTION, self.path / _COPY):
+            try:
+                description = RunDescription.from_json(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (FednnUNetError, OSError, UnicodeDecodeError) as error:
+                problem = str(error)
+                continue
+            if path.name == _COPY:
+                logger.warning("%s cannot be read (%s), taking the copy.", self.path / DESCRIPTION, problem)
+            return description
+        if self.models() or (self.path / DESCRIPTION).is_file():
+            kept = ", ".join(map(str, self.models())) or "none"
+            raise FednnUNetError(
+                f"{self.path / DESCRIPTION} cannot be read ({problem}). The models beside it are intact (of rounds "
+                f"{kept}): bring the file back from a backup, or move the folder away to begin anew."
+            )
+        return None
 
     def begin(self, description: RunDescription, model: Mapping[str, np.ndarray] | None = None) -> None:
         """Keep what was agreed, and the first global model, in place of whatever was kept before.
@@ -174,8 +188,9 @@ class FoldFolder:
     @when_files_can_be_opened
     def describe(self, description: RunDescription) -> None:
         """Replace what was agreed."""
-        with _told(), replacing(self.path / DESCRIPTION) as temporary:
-            temporary.write_text(description.to_json(), encoding="utf-8")
+        for name in (_COPY, DESCRIPTION):
+            with _told(), replacing(self.path / name) as temporary:
+                temporary.write_text(description.to_json(), encoding="utf-8")
 
     def common_model(self) -> CommonModel | None:
         """Return how the network is built; ``None`` if that is not known, or the file is damaged."""
@@ -223,7 +238,26 @@ class FoldFolder:
                 return number, self._read(number)
             except FednnUNetError as error:
                 logger.warning("Taking the model before: %s", error)
-        raise FednnUNetError(f"There is no global model in {self.path} that can be read: begin anew with --overwrite.")
+        raise FednnUNetError(
+            f"There is no global model in {self.path} that can be read: begin anew in another --run_dir. The nodes' "
+            "checkpoints are as they were, and one can be given to a new training with -pretrained_weights."
+        )
+
+    def last_complete(self) -> int:
+        """Return the last round that is known to be complete: by the history or, where that is lost, by the models.
+
+        A model is kept when the round before is complete, and its own is about to be.
+        """
+        history, models = self.history(), self.models()
+        by_history, by_models = history[-1].round if history else 0, max(models[-1] - 1, 0) if models else 0
+        if by_models > by_history:
+            logger.warning(
+                "%s lacks rounds %d to %d, of which there are models: going on from these.",
+                self.path / HISTORY,
+                by_history + 1,
+                by_models,
+            )
+        return max(by_history, by_models)
 
     def history(self) -> list[RoundRecord]:
         """Return the complete rounds; a line that cannot be read, as one that was being written, is left out."""
@@ -240,11 +274,6 @@ class FoldFolder:
             if record is not None and (not records or record.round > records[-1].round):
                 records.append(record)
         return records
-
-    def last_round(self) -> int:
-        """Return the number of the last complete round, 0 if there is none."""
-        history = self.history()
-        return history[-1].round if history else 0
 
     @when_files_can_be_opened
     def forget_after(self, rounds: int) -> None:

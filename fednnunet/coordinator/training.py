@@ -126,10 +126,14 @@ class TrainingStage(Stage):
             self._attendance.wait_for_all()
             self._description, *_ = self._agree()
             return NOTHING
-        kept = self._kept()
-        if self._recovery.resume and kept is not None:
-            self._resume(kept)
-        else:
+        try:
+            kept = self._kept()
+            if self._recovery.resume and kept is not None:
+                self._resume(kept)
+        except FednnUNetError as error:
+            # what is kept can be continued once that is mended here, so the nodes wait for it
+            raise CanGoOnError(str(error)) from error
+        if not self._recovery.resume or kept is None:
             self._begin(kept)
         if not self._is_finished:
             self._sink.emit(
@@ -402,7 +406,7 @@ class TrainingStage(Stage):
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
         self._exchange = Exchange(kept.groups, kept.averaging)
-        done = self._folder.last_round()
+        done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
             logger.warning("Rounds %d to %d come again: no model was kept of them.", self._completed + 1, done)
