@@ -184,8 +184,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 NONE_IF_NOT_FINITE = BeforeValidator(
     lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
 )
-Score = Annotated[Number | None, NONE_IF_NOT_FINITE]
-"""A number, or none where there is none; NaN and infinities count as none."""
+"""For a number, or none where there is none: NaN and infinities count as none."""
 
 JsonObject = Annotated[
     dict[str, Any],

@@ -5,7 +5,7 @@ Every message is JSON made by one of these classes; unknown fields and wrong typ
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fednnunet.fingerprint.questions import MOST_CHANNELS, Question, Spacing
@@ -57,11 +57,11 @@ LARGEST_LOSS = 1e9
 """A loss beyond this is that of a network that learns nothing any more, as NaN is."""
 
 
-def _finite_loss(value: object) -> object:
-    return None if isinstance(value, int | float) and not abs(value) <= LARGEST_LOSS else value
+def _told_loss(value: float | None) -> float | None:
+    return None if value is None or abs(value) > LARGEST_LOSS else value
 
 
-_Loss = Annotated[Number | None, BeforeValidator(_finite_loss)]
+_Loss = Annotated[Number | None, NONE_IF_NOT_FINITE, AfterValidator(_told_loss)]
 _Fraction = Annotated[Annotated[Number, Field(ge=0, le=1)] | None, NONE_IF_NOT_FINITE]
 """A Dice, or a normalised surface Dice."""
 _Metric = Annotated[Annotated[Number, Field(ge=0, le=1e9)] | None, NONE_IF_NOT_FINITE]

@@ -177,10 +177,10 @@ def test_seconds_are_split_into_training_validating_averaging_and_moving(
     training.attempt()
     training.nodes["A"].training, training.nodes["B"].training = [4.0], [7.0]
     training.nodes["A"].validating, training.nodes["B"].validating = 0.5, 1.5
-    gather, spread, reduce, advance = Exchange.gather, Exchange.spread, Exchange._reduce, GlobalModel.advance
+    gather, spread, reduce, advance = Exchange.gather, Exchange.spread, GlobalModel.gather, GlobalModel.advance
     monkeypatch.setattr(Exchange, "gather", lambda *words: (clock.spend(3), gather(*words))[1])
     monkeypatch.setattr(Exchange, "spread", lambda *words: (clock.spend(2), spread(*words))[1])
-    monkeypatch.setattr(Exchange, "_reduce", lambda *words: (clock.spend(0.5), reduce(*words))[1])
+    monkeypatch.setattr(GlobalModel, "gather", lambda *words: (clock.spend(0.5), reduce(*words))[1])
     # in a thread of its own, beside moving
     monkeypatch.setattr(GlobalModel, "advance", lambda *words: (clock.spend(0.25), advance(*words))[1])
     training.attempt()

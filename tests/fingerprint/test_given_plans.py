@@ -45,11 +45,11 @@ def test_plans_are_moved_as_nnunet_moves_them(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "There is no file"),
-        ("{", "cannot be read as JSON"),
+        (None, "There is no .*plans.json: correct --plans"),
+        ("{", "is no JSON"),
         ("[1]", "not a JSON object"),
-        ('{"labels": {}, "numTraining": 3}', "holds plans that .*dataset_name"),
-        (json.dumps({**PLANS, "configurations": {"2d": 3}}), "configurations"),
+        ('{"labels": {}, "numTraining": 3}', 'has no "configurations"'),
+        (json.dumps({**PLANS, "configurations": {"2d": 3}}), "has 3 as configuration"),
         (json.dumps({**PLANS, "plans_name": "../evil"}), "plans_name"),
     ],
 )

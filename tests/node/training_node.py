@@ -64,6 +64,7 @@ class Trainer:
         self.logger = _Log()
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2
+        self.disable_checkpointing = False
         self.validations = self.full_validations = 0
         self.preprocessed_dataset_folder = str(folder / "cases")
         for case, has in validation.items():
@@ -118,6 +119,7 @@ class TrainingNode:
         self.trainers: list[Trainer] = []
         monkeypatch.setattr(rounds, "get_trainer_from_args", self._trainer)
         monkeypatch.setattr(rounds, "maybe_load_checkpoint", lambda *_: None)
+        monkeypatch.setattr(rounds, "check_hooks", lambda *_: None)  # which are those of nnU-Net's classes only
         arguments = argparse.Namespace(
             fold="0", identity=None, device="cpu", configuration="2d", tr="nnUNetTrainer", p="nnUNetPlans", c=False,
             val=False, val_best=False, npz=False, overwrite=False, disable_checkpointing=False,
