@@ -113,7 +113,7 @@ def check_sites_let_go(
             if str(fold) in hello.finished:
                 raise FednnUNetError(
                     f"Site {hello.site} has a training of fold {fold} of {hello.model} that is finished, and is "
-                    f"not the one in {run_dir}: train other folds, or give that site's node --overwrite to train it anew."
+                    f"not the one in {run_dir}: train other folds, or give that site's node --overwrite."
                 )
 
 
