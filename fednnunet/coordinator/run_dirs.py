@@ -112,9 +112,8 @@ def check_sites_let_go(
         for hello in hellos:
             if str(fold) in hello.finished:
                 raise FednnUNetError(
-                    f"Site {hello.site} has a training of fold {fold} of {hello.model} that is finished, and of which "
-                    f"{run_dir} knows nothing that goes on: train other folds, or give that site's node --overwrite to "
-                    "train it anew."
+                    f"Site {hello.site} has a training of fold {fold} of {hello.model} that is finished, and is "
+                    f"not the one in {run_dir}: train other folds, or give that site's node --overwrite."
                 )
 
 
