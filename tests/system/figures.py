@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import re
 from pathlib import Path
@@ -41,10 +42,11 @@ def page_rows(page: Path, part: str, site: str) -> list[dict[str, str]]:
 
 def markdown_rows(path: Path, site: str) -> list[dict[str, str]]:
     """Return the rows of a site in the tables of a Markdown file, by heading."""
+    lines = [re.sub(r"\\(.)", r"\1", line) for line in path.read_text().splitlines()]
     heading: list[str] = []
     rows = []
-    for line in path.read_text().splitlines():
-        if line.startswith(("| site", "| [site")):
+    for line, following in itertools.pairwise([*lines, ""]):
+        if following.startswith("|---"):
             heading = _cells(line, "|")
         elif line.startswith(f"| {site} |"):
             rows.append(dict(zip(heading, _cells(line, "|"), strict=True)))

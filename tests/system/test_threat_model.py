@@ -542,8 +542,9 @@ def test_curious_site_learns_common_results_only() -> None:
     assert set(CommonPlans.model_fields) == {"fingerprint", "plans", "record"}
     record = CommonPlans.from_json(json.dumps({"fingerprint": FINGERPRINT, "record": _record()})).record
     assert record is not None
-    of_common_results = {"plans_digest", "fingerprint_digest"}
-    assert set(record.model_dump()) == {"method", "sites", "cases", "versions", "preprocessed"} | of_common_results
+    of_common_results = {"plans_digest", "fingerprint_digest", "given_for"}
+    of_the_site_itself = {"made", "preprocessed", "data"}  # written by each for itself
+    assert set(record.model_dump()) == {"method", "sites", "cases", "versions"} | of_common_results | of_the_site_itself
     assert set(Installed.model_fields) == {"plans_digest"}
 
 

@@ -58,8 +58,10 @@ def _observe(workspace: Workspace, *flags: str) -> tuple[Exchange, int]:
     for word in (OBSERVED, *CASE_NAMES):
         assert word.encode() not in rest
     questions = [ServerMessage.FromString(message) for message in grpc_messages(asked)]
-    answers = [ClientMessage.FromString(message) for message in grpc_messages(answered)]
-    for answer, message in zip(answers, grpc_messages(answered), strict=True):
+    probe, *messages = grpc_messages(answered)
+    assert probe == b""  # which only asks whether anybody is there
+    answers = [ClientMessage.FromString(message) for message in messages]
+    for answer, message in zip(answers, messages, strict=True):
         answer.DiscardUnknownFields()
         assert answer.ByteSize() == len(message)
     assert questions.pop().HasField("reconnect_ins")  # after which the node ends the connection without a word
