@@ -329,13 +329,14 @@ class TrainingStage(Stage):
         return number % self._schedule.save_every == 0 or number == self._schedule.rounds
 
     def _kept(self) -> RunDescription | None:
-        """Return the training that is kept; a damaged one that is to be replaced is none."""
+        """Return the training that is kept; a damaged one is set aside if it is to be replaced."""
         try:
             return self._folder.description()
         except FednnUNetError:
-            if self._recovery.overwrite:
-                return None
-            raise
+            if not self._recovery.overwrite:
+                raise
+            self._folder.set_aside()  # its models may be intact
+            return None
 
     def _begin(self, kept: RunDescription | None) -> None:
         """Agree on a new training."""

@@ -79,7 +79,7 @@ def test_without_what_was_agreed_the_copy_is_taken(stopped: Path, content: bytes
     assert json.loads(path.read_text())["finished"] is True
 
 
-@pytest.mark.parametrize("flags", [("--c",), (), ("--overwrite",)])
+@pytest.mark.parametrize("flags", [("--c",), ()])
 def test_where_the_copy_is_lost_too_no_model_is_touched(stopped: Path, flags: tuple[str, ...]) -> None:
     folder = FoldFolder.of(stopped, 0)
     for name in ("run.json", "run_copy.json"):
@@ -90,6 +90,15 @@ def test_where_the_copy_is_lost_too_no_model_is_touched(stopped: Path, flags: tu
     assert "--overwrite" not in str(federation.error)
     assert folder.models() == [1, 2, 3]
     assert (folder.last_model(3)[1]["0.weights"] == 3).all()
+
+
+def test_a_damaged_training_that_is_overwritten_is_set_aside_with_its_models(stopped: Path) -> None:
+    for name in ("run.json", "run_copy.json"):
+        (FoldFolder.of(stopped, 0).path / name).unlink()
+    federation, _ = run_training(stopped, [Trainer("A"), Trainer("B")], "--rounds", "4", "--overwrite")
+    assert federation.error is None
+    (aside,) = stopped.glob("fold_0_until_*")
+    assert FoldFolder(aside).models() == [1, 2, 3]
 
 
 def test_only_one_is_at_work_in_a_folder_and_the_lock_of_a_dead_one_blocks_nobody(tmp_path: Path) -> None:

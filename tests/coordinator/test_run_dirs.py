@@ -121,7 +121,8 @@ def test_what_a_site_has_finished_elsewhere_is_told_before_any_fold_is_trained(t
 
 def test_a_damaged_training_is_replaced_on_demand_only(tmp_path: Path) -> None:
     _keep(tmp_path)
-    (tmp_path / "fold_0" / "run.json").write_text("{")
-    with pytest.raises(FednnUNetError, match="begin anew with --overwrite"):
+    for name in ("run.json", "run_copy.json"):
+        (tmp_path / "fold_0" / name).write_text("{")
+    with pytest.raises(FednnUNetError, match="bring the file back from a backup"):
         check_run_folder(tmp_path, [0], _hellos("A", "B"), resume=False, overwrite=False)
     check_run_folder(tmp_path, [0], _hellos("A", "B"), resume=False, overwrite=True)
