@@ -128,6 +128,11 @@ def check_name(name: str) -> None:
         )
 
 
+def as_name(text: str) -> str:
+    """Return what a site is called by default: the name of its dataset, with ``_`` for what no name may have in it."""
+    return "".join(char if _fits_name(char) else "_" for char in text[:_LONGEST_NAME]).strip()
+
+
 def _is_name(text: str) -> bool:
     return text.strip() == text and not text.startswith(".") and all(_fits_name(char) for char in text)
 

@@ -11,7 +11,7 @@ from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.message import check_name
+from fednnunet.message import as_name, check_name
 from fednnunet.nnunet_defaults import planning_class
 from fednnunet.node.dataset import SiteDataset, case_files, find_dataset
 from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
@@ -180,7 +180,7 @@ def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
 def _hello(
     arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson, cases: int, **specifics: Any
 ) -> Hello:
-    order, site = content.labels.regions_class_order, arguments.site or dataset.name
+    order, site = content.labels.regions_class_order, arguments.site or as_name(dataset.name)
     check_name(site)
     return Hello.of(
         site=site,

@@ -368,6 +368,13 @@ def test_data_that_other_plans_share_are_known_by_the_last_that_shaped_them(
         training_hello(_arguments("train 901 2d 0 -device cpu"))
 
 
+def test_a_dataset_may_be_called_what_no_site_can(site: Path) -> None:
+    raw = site / "nnUNet_raw"
+    (raw / SITE).rename(raw / "Dataset905_KiTS[v2]")
+    _, hello = planning_hello(_arguments("plan_and_preprocess 905"))
+    assert hello.site == "Dataset905_KiTS_v2_"
+
+
 def test_few_cases_are_enough_for_fold_all_or_with_a_split_of_ones_own(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
