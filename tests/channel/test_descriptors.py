@@ -2,12 +2,11 @@
 
 import os
 import resource
+import selectors
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,26 +37,19 @@ class _Waiting(Server):
         pass
 
 
-def _until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
-def _ended(connections: list[socket.socket]) -> int:
-    """Return how many of the connections the other end has closed."""
-    ended = 0
-    for one in connections:
-        try:
-            while one.recv(1 << 10):
-                pass
-            ended += 1
-        except BlockingIOError:
-            pass
-        except OSError:
-            ended += 1
-    return ended
+def _wait_for_ends(open_ones: selectors.BaseSelector, left: int) -> bool:
+    """Wait until the other end has closed all connections but `left`, which are the ones that stay registered."""
+    while len(open_ones.get_map()) > left and (ready := open_ones.select(timeout=30)):
+        for key, _ in ready:
+            one = key.fileobj
+            assert isinstance(one, socket.socket)
+            try:
+                has_ended = not one.recv(1 << 10)
+            except OSError:
+                has_ended = True
+            if has_ended:
+                open_ones.unregister(one)
+    return len(open_ones.get_map()) <= left
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted in /proc")
@@ -69,13 +61,15 @@ def test_idle_connections_are_no_more_than_there_is_room_for_and_are_ended(monke
     thread = threading.Thread(target=serving.serve, args=(join_address(HOST, port), coordinator), daemon=True)
     thread.start()
     assert coordinator.is_open.wait(60)
+    open_ones = selectors.DefaultSelector()
     before = len(os.listdir("/proc/self/fd"))
     connections = [socket.create_connection((HOST, port)) for _ in range(100)]
     for one in connections:
-        one.setblocking(False)
-    assert _until(lambda: _ended(connections) >= len(connections) - most)
+        open_ones.register(one, selectors.EVENT_READ)
+    assert _wait_for_ends(open_ones, left=most)
     assert len(os.listdir("/proc/self/fd")) - before - len(connections) <= most + 5
-    assert _until(lambda: _ended(connections) == len(connections))
+    assert _wait_for_ends(open_ones, left=0)
+    open_ones.close()
     coordinator.may_end.set()
     thread.join(30)
     for one in connections:
