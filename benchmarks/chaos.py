@@ -140,6 +140,8 @@ class Chaos:
         How many connections strangers keep open: without a word, and after a handshake of TLS.
     has_hostile_site
         Whether one more site takes part, which answers nonsense.
+    pause
+        Seconds between two deeds, at least and at most.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Chaos:
         seed: int,
         crowd: tuple[int, int] = (0, 0),
         has_hostile_site: bool = False,
+        pause: tuple[float, float] = (1.0, 6.0),
     ) -> None:
         self._folder = folder
         self._run_dir = folder / "run"
@@ -158,6 +161,7 @@ class Chaos:
         self._random = random.Random(seed)
         self._datasets = datasets
         self._crowd = crowd
+        self._pause = pause
         self._port = find_free_port(HOST)
         self._proxies = {name: DroppingProxy(self._port) for name in datasets}
         self._full_disks = {name: folder / f"the disk of {name} is full" for name in datasets}
@@ -252,7 +256,7 @@ class Chaos:
         return subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _next_deed(self) -> float:
-        return time.monotonic() + self._random.uniform(1, 6)
+        return time.monotonic() + self._random.uniform(*self._pause)
 
     def _start(self, name: str, *further: str) -> None:
         words, environment = self._commands[name]
@@ -289,13 +293,12 @@ class Chaos:
             "connections dropped": lambda: self._proxies[self._some_site()].drop(),
             "all killed": lambda: [process.kill() for process in self._processes.values()] and None,
         }
-        if not self.figures.done["disk full"]:
-            deed, do = "disk full", lambda: self._full_disks[self._some_site()].touch()
-        else:
-            (deed,) = self._random.choices(list(deeds), weights=[2, 4, 3, 4, 1])
-            do = deeds[deed]
+        (deed,) = self._random.choices(list(deeds), weights=[2, 4, 3, 4, 1])
+        # once in each training, however short it is
+        deeds["disk full"] = lambda: self._full_disks[self._some_site()].touch()
+        deed = next((first for first in ("disk full", "node killed") if not self.figures.done[first]), deed)
         self.figures.done[deed] += 1
-        do()
+        deeds[deed]()
 
     def _some_site(self) -> str:
         return self._random.choice(list(self._datasets))

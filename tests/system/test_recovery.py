@@ -20,7 +20,7 @@ from tests.system.workspace import Workspace, equal_weights, finish
 pytestmark = pytest.mark.system
 
 TRAINER = "RepeatableTrainer"
-ROUNDS = 6
+ROUNDS = 40  # of a tenth of a second each: a kill after the second one arrives long before the last
 # all that a round can depend on: rounding errors at both ends, and a server optimizer
 STATEFUL = ("--encoding", "int8", "--server_optimizer", "adam", "--server_lr", 0.001)
 
@@ -64,10 +64,12 @@ class _Training:
         """Read what the coordinator says until it says `text`, and return that line."""
         output = self._processes["server"].stdout
         assert output is not None
+        said = []
         for line in output:
             if text in line:
                 return line
-        raise AssertionError(f"the coordinator ended without saying '{text}'")
+            said.append(line)
+        raise AssertionError(f"the coordinator ended without saying '{text}': {''.join(said)}")
 
     def end(self, *names: str) -> None:
         """Wait until processes have ended, with success."""
@@ -144,12 +146,12 @@ def test_chaos_costs_no_round_and_leaves_all_sites_with_the_same_model(
     federation: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder: Path = tmp_path_factory.mktemp("chaos") / "training"
-    chaos = Chaos(folder, federation.environment, SITES, rounds=20, seed=5)
+    chaos = Chaos(folder, federation.environment, SITES, rounds=20, seed=5, pause=(0.0, 0.2))
     figures = chaos.run()
     assert figures.rounds == 20
     assert figures.lost == 0
     assert figures.done["disk full"] == 1
-    assert sum(figures.done[deed] for deed in ("node killed", "coordinator killed", "all killed")) > 0
+    assert figures.done["node killed"] >= 1
     weights = chaos.final_weights()
     assert len(weights) == 3
     assert all(equal_weights(one, other) for one, other in itertools.pairwise(weights))

@@ -215,7 +215,7 @@ def test_five_folds_are_one_model_and_nnunet_finds_the_best_configuration_of_the
 
 
 def test_an_interrupted_training_leaves_no_process_and_continues(federation: Workspace) -> None:
-    words = ("train", "901 902", "2d", 3, *SHORT, "-tr", "RepeatableTrainer", "--rounds", 20)
+    words = ("train", "901 902", "2d", 3, *SHORT, "-tr", "RepeatableTrainer", "--rounds", 60)
     process = federation.start("run", *words)
     assert process.stdout is not None
     for line in process.stdout:
@@ -232,14 +232,14 @@ def test_an_interrupted_training_leaves_no_process_and_continues(federation: Wor
     assert "--c, or give --overwrite" in output
 
     output = federation.succeed("run", *words, "--c")
-    assert "round 20/20" in output
-    assert "round 4/20" not in output
+    assert "round 60/60" in output
+    assert "round 4/60" not in output
     for site in SITES[:2]:
         checkpoint = federation.checkpoint(site, fold=3, trainer="RepeatableTrainer")
         log = checkpoint["logging"]
-        assert {name: len(values) for name, values in log.items()} == dict.fromkeys(log, 20)
+        assert {name: len(values) for name, values in log.items()} == dict.fromkeys(log, 60)
         assert np.isfinite(log["train_losses"]).all()
-        assert checkpoint["current_epoch"] == 20
+        assert checkpoint["current_epoch"] == 60
 
 
 def _processes_with(folder: str) -> list[str]:
