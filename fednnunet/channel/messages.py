@@ -238,6 +238,9 @@ class TrainingOffer(WireMessage):
     val_iterations_per_epoch: Count
 
 
+OptimizerStateName = Literal["average", "local", "reset"]
+
+
 class Schedule(WireMessage):
     """The coordinator's numbers for a fold, which hold for every node."""
 
@@ -247,6 +250,9 @@ class Schedule(WireMessage):
     val_iterations_per_epoch: Count
     proximal_mu: Number = Field(default=0, ge=0, description="FedProx's weight of the distance to the global model")
     save_every: Count = Field(default=1, description="rounds between two states that are kept on disk")
+    optimizer_state: OptimizerStateName = Field(
+        default="local", description="whether momentum is averaged with the weights, stays, or is forgotten"
+    )
 
     @model_validator(mode="after")
     def _check_cost(self) -> Self:
@@ -292,7 +298,9 @@ class Ready(WireMessage):
     longest_text: ClassVar[int] = 1 << 23
 
     tensors: Annotated[list[TensorSpec], FailFast()] = Field(
-        min_length=1, max_length=MOST_TENSORS, description="layout of the network"
+        min_length=1,
+        max_length=MOST_TENSORS,
+        description="layout of the network, and of its optimizer's momentum if that is shared",
     )
     training_cases: _Cases
     pretrained: bool

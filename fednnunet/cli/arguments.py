@@ -135,6 +135,9 @@ AVERAGING_FLAGS = (
          {"type": positive_float, "default": None}),
     Flag("--proximal_mu", "FedProx: weight of the distance to the global model in the sites' training (default: 0)",
          {"type": non_negative_float, "default": 0.0}),
+    Flag("--optimizer_state", "what becomes of the optimizer's momentum at averaging: it is averaged with the weights, "
+         "stays at its site, or is forgotten (default: %(default)s)",
+         {"choices": ["average", "local", "reset"], "default": "average"}),
     Flag("--keep_local", "regular expression; tensors in whose name it is found never leave a site, such as "
          "'encoder.stages.0|seg_layers'", {"default": None}),
     Flag("--asym_cohorts", "after --asym: average a tensor among every group of two or more sites that have it, "

@@ -20,9 +20,9 @@ from fednnunet.coordinator.roster import each, for_all
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
-from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError
+from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError, encoding_of
 from fednnunet.weights.global_model import GlobalModel, slices
-from fednnunet.weights.norms import FAR
+from fednnunet.weights.norms import FAR, Norms
 from fednnunet.weights.server_optimizers import ServerOptimizerName, server_optimizer
 from fednnunet.weights.sharing import Group
 
@@ -130,7 +130,7 @@ class Exchange:
                     self._hand(number, part, _WHOLE_MODEL, data, site)
         site.ask("accept", Accepted(round=round_number), Accepted)
 
-    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> dict[str, float]:
+    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> Norms:
         """Aggregate the updates that sites hold; can be done again, with other sites too.
 
         Parameters
@@ -144,8 +144,7 @@ class Exchange:
 
         Returns
         -------
-        The norm of each site's update: the root of the mean square of what it would change, over all parameters that
-        the site shares, so that sites can be compared that do not share the same. Sites that share nothing have none.
+        The norms of the sites' updates.
 
         Raises
         ------
@@ -154,7 +153,7 @@ class Exchange:
         SiteFailure
             If a site cannot be reached, or an update has another length than was agreed.
         """
-        squares: dict[str, list[float]] = {}
+        squares: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
         spoilt: dict[str, SiteFailure] = {}
         # sites prepare the next part while this one is reduced; a node answers one question at a time
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
@@ -173,10 +172,15 @@ class Exchange:
                         changes = [self._models[number].squared_change(part, update) for update in updates]
                         self._models[number].gather(part, updates, [weights[site.name] for site in members])
                     for site, change in zip(members, changes, strict=True):
-                        squares.setdefault(site.name, []).append(change)
+                        squares[self._groups[number].layout.is_of_optimizer].setdefault(site.name, []).append(change)
         if spoilt:
             raise SpoiltUpdates(list(spoilt.values()))
-        return {name: math.sqrt(math.fsum(of_site) / self._size(name)) for name, of_site in squares.items()}
+        return Norms(
+            *(
+                {name: math.sqrt(math.fsum(parts) / self._size(name, kind)) for name, parts in of_sites.items()}
+                for kind, of_sites in squares.items()
+            )
+        )
 
     def spread(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
         """Make what was gathered the global model, and hand it to `sites`.
@@ -228,9 +232,10 @@ class Exchange:
         with self.averaging.running():
             return model.advance(part, round_number)
 
-    def _size(self, site: str) -> int:
-        """Return the number of parameters that a site shares."""
-        return sum(group.layout.size for group in self._groups if site in group.sites)
+    def _size(self, site: str, of_optimizer: bool) -> int:
+        """Return the number of elements of one kind that a site shares."""
+        layouts = [group.layout for group in self._groups if site in group.sites]
+        return sum(layout.size for layout in layouts if layout.is_of_optimizer == of_optimizer)
 
     def _work(self, sites: Sequence[Site]) -> Iterator[tuple[int, list[Site], list[slice]]]:
         """Yield number, members among `sites`, and parts of each group that has any."""
@@ -240,13 +245,15 @@ class Exchange:
                 yield number, members, list(slices(group.layout.size, len(group.sites)))
 
     def _model(self, number: int) -> GlobalModel:
-        size = self._groups[number].layout.size
-        averaging = self._averaging
+        layout, averaging = self._groups[number].layout, self._averaging
         return GlobalModel(
-            np.zeros(size, np.float32),
-            ENCODINGS[averaging.encoding],
+            np.zeros(layout.size, np.float32),
+            encoding_of(layout, ENCODINGS[averaging.encoding]),
             AGGREGATIONS[averaging.aggregation],
-            server_optimizer(averaging.server_optimizer, size, averaging.server_lr),
+            # what the sites' optimizers remember is averaged, and is not itself a way to go
+            None
+            if layout.is_of_optimizer
+            else server_optimizer(averaging.server_optimizer, layout.size, averaging.server_lr),
             number,
         )
 

@@ -260,6 +260,7 @@ class Federation(Server):
             self._arguments.val_iterations_per_epoch,
             self._arguments.proximal_mu,
             self._arguments.save_every,
+            self._arguments.optimizer_state,
         )
         averaging = AveragingFlags(
             Averaging(

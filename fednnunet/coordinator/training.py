@@ -47,7 +47,7 @@ from fednnunet.report.events import (
     UpdateOutOfLine,
 )
 from fednnunet.weights.layout import Layout
-from fednnunet.weights.norms import out_of_line
+from fednnunet.weights.norms import Norms
 from fednnunet.weights.sharing import Group, share
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class TrainingStage(Stage):
         self._description: RunDescription
         self._exchange: Exchange
         self._attendees: list[Site] = []
-        self._norms: dict[str, float] = {}
+        self._norms = Norms({}, {})
         self._costs = RoundCosts(roster)
         self._is_model_known = False
         self._saving: Background[None] | None = None
@@ -201,7 +201,7 @@ class TrainingStage(Stage):
         except SiteFailure as failure:
             return [failure]
         factor = self._recovery.max_update_norm
-        ratios = {} if factor is None else out_of_line(self._norms, factor)
+        ratios = {} if factor is None else self._norms.out_of_line(factor)
         if ratios and len(present) - len(ratios) < self._recovery.min_clients:
             names = ", ".join(ratios)
             raise CanGoOnError(
@@ -270,7 +270,7 @@ class TrainingStage(Stage):
                 attempts=self._costs.attempts,
                 sites=reports,
                 left_out=left_out,
-                norms=self._norms,
+                norms=self._norms.weights,
             )
         )
         self._sink.emit(
@@ -311,7 +311,7 @@ class TrainingStage(Stage):
 
     def _tell_out_of_line(self, number: int) -> None:
         """Warn of updates that are much larger than the others of the round."""
-        for site, ratio in out_of_line(self._norms).items():
+        for site, ratio in self._norms.out_of_line().items():
             event = UpdateOutOfLine(site=site, round=number, ratio=ratio if math.isfinite(ratio) else None)
             logger.warning(
                 "The update of site %s in round %d %s: look at its training log.", site, number, event.finding
@@ -449,7 +449,8 @@ class TrainingStage(Stage):
         if self._folder.common_model() is not None:
             return
         groups, hellos = self._description.groups, self._roster.hellos
-        reason = why_there_is_none(hellos, len(groups), self._averaging.keep_local)
+        of_weights = [group for group in groups if not group.layout.is_of_optimizer]
+        reason = why_there_is_none(hellos, len(of_weights), self._averaging.keep_local)
         if reason is not None:
             logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
             return
@@ -520,11 +521,12 @@ def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:
 def _agreement(layouts: dict[str, Layout], groups: list[Group]) -> SharingAgreed:
     shares = {}
     for site, layout in layouts.items():
-        mine = [group.layout for group in groups if site in group.sites]
+        mine = [group.layout for group in groups if site in group.sites and not group.layout.is_of_optimizer]
+        own = [tensor for tensor in layout.tensors if not tensor.is_of_optimizer]
         shares[site] = SiteShare(
             tensors=sum(len(part.tensors) for part in mine),
-            of_tensors=len(layout.tensors),
+            of_tensors=len(own),
             parameters=sum(part.size for part in mine),
-            of_parameters=layout.size,
+            of_parameters=Layout(tuple(own)).size,
         )
     return SharingAgreed(sites=shares)

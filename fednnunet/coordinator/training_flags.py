@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fednnunet.channel.messages import Schedule, TrainingOffer
+from fednnunet.channel.messages import OptimizerStateName, Schedule, TrainingOffer
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
 
@@ -20,6 +20,7 @@ class ScheduleFlags:
     val_iterations_per_epoch: int | None
     proximal_mu: float = 0.0
     save_every: int = 1
+    optimizer_state: OptimizerStateName = "local"
 
     def schedule(self, offers: dict[str, TrainingOffer]) -> Schedule:
         """Return the numbers that hold for every node.
@@ -47,6 +48,7 @@ class ScheduleFlags:
             ),
             proximal_mu=self.proximal_mu,
             save_every=self.save_every,
+            optimizer_state=self.optimizer_state,
         )
 
     def check_unchanged(self, schedule: Schedule) -> None:
@@ -57,11 +59,14 @@ class ScheduleFlags:
         FednnUNetError
             Names the flag.
         """
-        for name in ("rounds", "local_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "proximal_mu"):
+        for name in (
+            *("rounds", "local_epochs", "iterations_per_epoch", "val_iterations_per_epoch"),
+            *("proximal_mu", "optimizer_state"),
+        ):
             given, begun = getattr(self, name), getattr(schedule, name)
             if given is not None and given != begun:
                 raise FednnUNetError(
-                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same number."
+                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same."
                 )
 
 

@@ -40,6 +40,7 @@ from fednnunet.nnunet_defaults import use_device
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
+from fednnunet.node.optimizer_state import OptimizerState
 from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
@@ -77,6 +78,7 @@ class FederatedRounds:
         _check_label_manager(self._labels, self._trainer.label_manager)
         self._states = KeptStates(Path(self._trainer.output_folder))
         self._proximal: ProximalTerm | None = None
+        self._optimizer_state: OptimizerState | None = None
         self._ready: Ready | None = None
         self._run = ""
         self._cases_with: Support | None = None
@@ -122,6 +124,9 @@ class FederatedRounds:
             self.end_epoch()
         elif not self._arguments.val:
             self._catch_up(start.completed * start.schedule.local_epochs)
+            if self._optimizer_state is not None:
+                iterations = start.schedule.local_epochs * start.schedule.iterations_per_epoch
+                self._optimizer_state.set_steps(start.completed * iterations)
         return self._ready.model_copy(update={"restored": restored}), rounding_error
 
     def _build(self, schedule: Schedule) -> None:
@@ -137,7 +142,9 @@ class FederatedRounds:
             trainer.on_train_start()
             check_schedule(trainer, schedule)
         self.is_untrained = not arguments.val  # which has loaded what was trained before
-        self.layout = layout_of(trainer.network.state_dict())
+        if not arguments.val and schedule.optimizer_state != "local":
+            self._optimizer_state = OptimizerState(trainer.network, trainer.optimizer)
+        self.layout = layout_of(self._shareable)
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
         training_keys, _ = trainer.do_split()
@@ -178,11 +185,19 @@ class FederatedRounds:
 
     def weights(self, layout: Layout) -> np.ndarray:
         """Return those of the model's weights that `layout` lists: shape ``(layout.size,)``, float32."""
-        return pack(self._trainer.network.state_dict(), layout)
+        return pack(self._shareable, layout)
 
     def load(self, weights: np.ndarray, layout: Layout) -> None:
         """Replace those of the model's weights that `layout` lists."""
-        unpack(weights, layout, self._trainer.network.state_dict())
+        unpack(weights, layout, self._shareable)
+
+    @property
+    def _shareable(self) -> dict[str, torch.Tensor]:
+        """The live tensors that can be averaged."""
+        weights: dict[str, torch.Tensor] = self._trainer.network.state_dict()
+        if self._optimizer_state is None or self._schedule.optimizer_state == "reset":
+            return weights
+        return {**weights, **self._optimizer_state.tensors}
 
     def train(self, tracker: Tracker) -> None:
         """Train the local epochs of a round.
@@ -197,6 +212,8 @@ class FederatedRounds:
         """
         if self._proximal is not None:
             self._proximal.remember()
+        if self._optimizer_state is not None and self._schedule.optimizer_state == "reset":
+            self._optimizer_state.forget()
         self.is_untrained = False
         epochs = self._schedule.local_epochs
         tracker.total, tracker.done = epochs * self._trainer.num_iterations_per_epoch, 0

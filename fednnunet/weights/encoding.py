@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.weights.layout import Layout
 
 EncodingName = Literal["float32", "float16", "int8"]
 
@@ -141,6 +142,14 @@ class Int8:
 
 
 ENCODINGS: dict[EncodingName, Encoding] = {"float32": Float32(), "float16": Float16(), "int8": Int8()}
+
+
+def encoding_of(layout: Layout, encoding: Encoding) -> Encoding:
+    """Return how the tensors of a group travel where weights travel in `encoding`.
+
+    An optimizer's momentum is a mean of noisy gradients: where weights may be rounded at all, a byte will do for it.
+    """
+    return ENCODINGS["int8"] if layout.is_of_optimizer and not encoding.is_exact else encoding
 
 
 class Sender:

@@ -16,6 +16,8 @@ MOST_ELEMENTS = 1 << 34
 """More than any network has; who claims more is not believed."""
 
 _MOST_AXES = 16
+_OF_OPTIMIZER = "@"
+"""In no name of a module's attribute in Python."""
 
 
 def _check_size(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -26,6 +28,11 @@ def _check_size(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 TensorName = Annotated[str, Field(max_length=500), AfterValidator(printable_line)]
 """Name of a tensor, as a state dict has it."""
+
+
+def state_name(weight: str, key: str) -> str:
+    """Return the name of what an optimizer remembers of a weight under `key`: a name that no weight has."""
+    return f"{weight}{_OF_OPTIMIZER}{key}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,16 @@ class TensorSpec:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def is_of_optimizer(self) -> bool:
+        """Whether it is what an optimizer remembers of a weight, and no weight."""
+        return _OF_OPTIMIZER in self.name
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight that it is, or belongs to."""
+        return self.name.partition(_OF_OPTIMIZER)[0]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -62,6 +79,11 @@ class Layout:
     def size(self) -> int:
         """Number of elements of all tensors."""
         return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def is_of_optimizer(self) -> bool:
+        """Whether these are what an optimizer remembers, and no weights; in one group there are not both."""
+        return bool(self.tensors) and self.tensors[0].is_of_optimizer
 
     @property
     def digest(self) -> str:

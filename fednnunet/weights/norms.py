@@ -9,6 +9,7 @@ changed.
 import math
 import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,31 @@ FAR = 1000.0
 Honest rounds do not come near this, normalization's statistics in the first one included. One number of 1e30 makes a
 network overflow, and then the next updates of all sites are NaN.
 """
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How large the updates of a round are, of each site that shares anything.
+
+    Attributes
+    ----------
+    weights
+        The root of the mean square of what an update would change of the weights that the site shares, so that sites
+        can be compared that do not share the same.
+    optimizer
+        The same of what optimizers remember; of no site if that stays at the sites.
+    """
+
+    weights: dict[str, float]
+    optimizer: dict[str, float]
+
+    def out_of_line(self, factor: float = FACTOR) -> dict[str, float]:
+        """Return what `out_of_line` finds in either."""
+        found = out_of_line(self.weights, factor)
+        for site, ratio in out_of_line(self.optimizer, factor).items():
+            found[site] = max(ratio, found.get(site, 0.0))
+        return found
+
 
 _CHUNK = 1 << 13
 """Elements that stay in the processor's cache, and too few for numpy's dot product to wake other threads."""

@@ -27,7 +27,7 @@ def listing_of(state: Mapping[str, torch.Tensor]) -> list[Listing | TensorSpec]:
     Names are free of what wrappers put before them, as in `layout_of`.
     """
     own = {name: Listing(name, tensor) for name, tensor, _ in _floating(state)}
-    return [own.get(_bare(name)) or _spec(_bare(name), tensor) for name, tensor in state.items()]
+    return [own.get(bare(name)) or _spec(bare(name), tensor) for name, tensor in state.items()]
 
 
 def state_dict_of(flat: np.ndarray, layout: Layout, listing: Sequence[Listing | TensorSpec]) -> dict[str, torch.Tensor]:
@@ -122,16 +122,17 @@ def _floating(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str, tor
     for name, tensor in state.items():
         if tensor.is_floating_point():
             identity = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-            bare = _bare(name)
+            own = bare(name)
             # tensors without elements have no storage by which to know them
-            yield bare, first.setdefault(identity, bare) if tensor.numel() > 0 else bare, tensor
+            yield own, first.setdefault(identity, own) if tensor.numel() > 0 else own, tensor
 
 
 def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
     return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """Return the name of a tensor without what wrappers put before it."""
     while name.startswith(_WRAPPER_PREFIXES):
         name = name.partition(".")[2]
     return name

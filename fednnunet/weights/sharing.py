@@ -14,7 +14,7 @@ from fednnunet.weights.layout import Layout, TensorSpec
 
 @dataclass(frozen=True)
 class Group:
-    """Sites, by name, and the tensors that are averaged among them."""
+    """Sites, by name, and the tensors that are averaged among them: weights, or an optimizer's, but not both."""
 
     sites: tuple[str, ...]
     layout: Layout
@@ -30,11 +30,11 @@ def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: s
     cohorts
         Average a tensor among every group of two or more sites that have it, not only where all sites do.
     keep_local
-        Regular expression; a tensor in whose name it is found never leaves its site.
+        Regular expression; a weight in whose name it is found never leaves its site, nor does its momentum.
 
     Returns
     -------
-    Groups without any tensor in common, each with its tensors in the order of its first site.
+    Groups without any tensor in common, those of weights first, each with its tensors in the order of its first site.
 
     Raises
     ------
@@ -48,16 +48,17 @@ def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: s
     owners: dict[TensorSpec, list[str]] = {}
     for site, layout in layouts.items():
         for tensor in layout.tensors:
-            if local is None or not local.search(tensor.name):
+            if local is None or not local.search(tensor.weight):
                 owners.setdefault(tensor, []).append(site)
     least = min(2, len(layouts)) if cohorts else len(layouts)
-    groups: dict[tuple[str, ...], list[TensorSpec]] = {}
+    groups: dict[tuple[bool, tuple[str, ...]], list[TensorSpec]] = {}
     for tensor, sites in owners.items():
         if len(sites) >= least:
-            groups.setdefault(tuple(sites), []).append(tensor)
-    if not groups:
+            groups.setdefault((tensor.is_of_optimizer, tuple(sites)), []).append(tensor)
+    if all(of_optimizer for of_optimizer, _ in groups):
         raise FednnUNetError(
             "The sites' networks have no tensor in common: plan again with flags that make them more alike, "
             "or correct --keep_local."
         )
-    return [Group(sites, Layout(tuple(tensors))) for sites, tensors in groups.items()]
+    in_order = sorted(groups.items(), key=lambda item: item[0][0])
+    return [Group(sites, Layout(tuple(tensors))) for (_, sites), tensors in in_order]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.weights.encoding import ENCODINGS, Encoding, Sender, receive, rounding
+from fednnunet.weights.encoding import ENCODINGS, Encoding, Sender, encoding_of, receive, rounding
 from fednnunet.weights.layout import Layout
 
 
@@ -23,7 +23,7 @@ class SiteModel:
     groups
         Layout of each group that the site belongs to.
     encoding
-        How updates go up, and the global model comes down.
+        How updates go up, and the global model comes down; see `encoding_of`.
     """
 
     def __init__(self, site: str, groups: Sequence[Layout], encoding: Encoding) -> None:
@@ -32,16 +32,20 @@ class SiteModel:
         """The last global model that has been accepted: shape ``(n,)``, float32."""
         self._update = self.weights
         self._arriving = self.weights.copy()
-        self._encoding = encoding
+        self._encodings = [encoding_of(group, encoding) for group in groups]
         self._seed = zlib.crc32(site.encode())
-        self._sender = Sender(encoding, self.layout.size)
-        self._error = None if self._sender.error is None else self._sender.error.copy()
         self._sizes = [group.size for group in groups]
+        self._senders = [Sender(encoding, size) for encoding, size in zip(self._encodings, self._sizes, strict=True)]
+        self._errors = [None if sender.error is None else sender.error.copy() for sender in self._senders]
 
     @property
     def rounding_error(self) -> np.ndarray | None:
-        """What rounding has left out of all updates so far, for the next one: shape ``(n,)``; none if it is exact."""
-        return self._sender.error
+        """What rounding has left out of all updates so far, for the next one; none if all are exact.
+
+        Float32 of shape ``(n,)``, over the groups that are rounded.
+        """
+        errors = [sender.error for sender in self._senders if sender.error is not None]
+        return np.concatenate(errors) if errors else None
 
     def restore_rounding_error(self, error: np.ndarray) -> None:
         """Go on from a `rounding_error` that was kept.
@@ -51,9 +55,11 @@ class SiteModel:
         FednnUNetError
             If it belongs to another model.
         """
-        if self._sender.error is None or error.shape != self._sender.error.shape:
+        own = [sender.error for sender in self._senders if sender.error is not None]
+        if not own or error.shape != (sum(map(len, own)),):
             raise FednnUNetError("the rounding errors that were kept belong to another model")
-        self._sender.error[:] = error
+        for part, kept in zip(own, np.split(error, np.cumsum([len(part) for part in own])[:-1]), strict=True):
+            part[:] = kept
 
     def hold(self, update: np.ndarray) -> None:
         """Keep an update, float32 of the size of the layout, until all of it has been fetched."""
@@ -71,7 +77,9 @@ class SiteModel:
         if round_number == 0:
             return ENCODINGS["float32"].encode(self._update[part], rounding(0))[0]
         random = rounding(round_number, self._seed, group, start)
-        data, _ = self._sender.encode(part, self._update[part], self.weights[part], random, self._error)
+        data, _ = self._senders[group].encode(
+            slice(start, stop), self._update[part], self.weights[part], random, self._errors[group]
+        )
         return data
 
     def take(self, group: int, start: int, stop: int, round_number: int, data: bytes) -> None:
@@ -83,14 +91,15 @@ class SiteModel:
             If there is no such part, or `data` is not one.
         """
         part = self._part(group, start, stop)
-        encoding = ENCODINGS["float32"] if round_number == 0 else self._encoding
+        encoding = ENCODINGS["float32"] if round_number == 0 else self._encodings[group]
         self._arriving[part] = receive(encoding, data, self.weights[part])
 
     def accept(self) -> None:
         """Make the model that has arrived the global one."""
         self.weights[:] = self._arriving
-        if self._sender.error is not None and self._error is not None:
-            self._sender.error[:] = self._error
+        for sender, error in zip(self._senders, self._errors, strict=True):
+            if sender.error is not None and error is not None:
+                sender.error[:] = error
 
     def _part(self, group: int, start: int, stop: int) -> slice:
         if not (0 <= group < len(self._sizes) and 0 <= start < stop <= self._sizes[group]):

@@ -44,7 +44,7 @@ def _federation(encoding: EncodingName, **values: float) -> tuple[Exchange, list
 @EACH
 def test_the_norm_is_that_of_the_change_whatever_the_encoding(encoding: EncodingName) -> None:
     exchange, nodes = _federation(encoding, A=0.5, B=-2, C=0)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert norms == pytest.approx({"A": 0.5, "B": 2, "C": 0}, rel=0.02)
 
 
@@ -56,7 +56,7 @@ def test_the_next_rounds_norm_is_that_of_the_change_since_this_one(encoding: Enc
     exchange.spread(sites, 1)
     for node in nodes:
         node.hold(node.received[0] + 1)
-    assert exchange.gather(sites, 2, dict.fromkeys("AB", 1)) == pytest.approx({"A": 1, "B": 1}, rel=0.05)
+    assert exchange.gather(sites, 2, dict.fromkeys("AB", 1)).weights == pytest.approx({"A": 1, "B": 1}, rel=0.05)
 
 
 def test_norms_of_sites_that_share_different_tensors_can_be_compared() -> None:
@@ -70,7 +70,7 @@ def test_norms_of_sites_that_share_different_tensors_can_be_compared() -> None:
     nodes[0].model.hold(np.array([1.0] * 600 + [2.0] * 2400, np.float32))
     nodes[1].hold(1)
     nodes[2].hold(2)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert norms == pytest.approx({"A": np.sqrt(2400 / 3000), "B": 0, "C": 1})
 
 
@@ -78,7 +78,7 @@ def test_a_site_that_shares_nothing_has_no_norm() -> None:
     layouts = {"A": _layout(stem=5), "B": _layout(stem=5), "C": _layout(stem=6)}
     nodes = [Holder(site, layout, 1) for site, layout in layouts.items()]
     exchange, _ = _begin(nodes, cohorts=True)
-    assert set(exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))) == {"A", "B"}
+    assert set(exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights) == {"A", "B"}
 
 
 @pytest.mark.parametrize("left", ["AB", "BC"])
@@ -93,7 +93,7 @@ def test_norms_are_those_of_the_last_gathering_only(left: str, monkeypatch: pyte
         exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
     last.damage = lambda data: data
     sites = [site for site in _sites(nodes) if site.name in left]
-    assert exchange.gather(sites, 1, dict.fromkeys("ABC", 1)) == {site: expected[site] for site in left}
+    assert exchange.gather(sites, 1, dict.fromkeys("ABC", 1)).weights == {site: expected[site] for site in left}
 
 
 @pytest.mark.parametrize("encoding", ["float32", "int8"])

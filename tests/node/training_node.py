@@ -60,7 +60,7 @@ class Trainer:
         self.label_manager = SimpleNamespace(has_regions=False, foreground_labels=[1, 2])
         self.network = torch.nn.Linear(SIZE, 1, bias=False)
         torch.nn.init.constant_(self.network.weight, UNTRAINED)
-        self.optimizer = None
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.logger = _Log()
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2

@@ -632,7 +632,7 @@ def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
     exchange, _ = _begin(nodes, averaging=Averaging("float16", "median", "none", None))
     for node, value in zip(nodes, (1.1, 1.2, 50), strict=True):
         node.hold(value)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert set(out_of_line(norms)) == {"C"}
     exchange.spread(_sites(nodes), 1)
     assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
