@@ -15,8 +15,8 @@ from fednnunet.weights.packing import bare
 
 logger = logging.getLogger(__name__)
 
-_SECOND_MOMENTS = "_sq"
-"""Ends the names of squares' means in torch: they only scale the steps, and rounding could turn them negative."""
+_FIRST_MOMENTS = ("momentum_buffer", "exp_avg")
+"""What torch's optimizers call the mean of past gradients; means of their squares only scale the steps."""
 
 
 class OptimizerState:
@@ -95,4 +95,4 @@ def _kept_by(optimizer: torch.optim.Optimizer, group: dict[str, object]) -> dict
 
 
 def _moments(kept: dict[str, torch.Tensor]) -> list[str]:
-    return [key for key, value in kept.items() if value.shape == _PROBE and not key.endswith(_SECOND_MOMENTS)]
+    return [key for key in _FIRST_MOMENTS if key in kept]

@@ -10,8 +10,8 @@ from fednnunet.channel.messages import Accepted, Hello, ModelPart, Shared, Shari
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.weights.encoding import ENCODINGS
-from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.encoding import ENCODINGS, EncodingName
+from fednnunet.weights.layout import Layout, TensorSpec, state_name
 from fednnunet.weights.sharing import Group, share
 from fednnunet.weights.site_model import SiteModel
 from tests.coordinator.fake_node import FakeNode
@@ -184,3 +184,30 @@ def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
     nodes[1].layout = _layout(a=6)
     with pytest.raises(FednnUNetError, match="not the one that it has described"):
         Exchange(groups, EXACT).bring(_sites(nodes)[1], 0)
+
+
+MOMENTUM = Layout((*_layout(a=2000).tensors, TensorSpec(state_name("a", "momentum_buffer"), (2000,), "float32")))
+
+
+def test_momentum_is_averaged_as_it_is_whatever_the_server_makes_of_weights() -> None:
+    nodes = [Holder(site, MOMENTUM, 1) for site in "AB"]
+    exchange, _ = _begin(nodes, averaging=Averaging("float32", "mean", "momentum", 0.5))
+    nodes[0].hold(3)
+    nodes[1].hold(7)
+    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 3})
+    exchange.spread(_sites(nodes), 1)
+    for node in nodes:
+        weights, momentum = np.split(node.received, 2)
+        assert np.all(weights == 1 + 0.5 * (6 - 1))
+        assert np.all(momentum == 6)
+
+
+@pytest.mark.parametrize(("encoding", "bytes_each_way"), [("float32", 8), ("float16", 3), ("int8", 2)])
+def test_momentum_takes_a_byte_where_weights_are_rounded(encoding: EncodingName, bytes_each_way: int) -> None:
+    nodes = [Holder(site, MOMENTUM, 1) for site in "AB"]
+    exchange, _ = _begin(nodes, averaging=Averaging(encoding, "mean", "none", None))
+    sent: list[int] = []
+    nodes[0].damage = lambda data: (sent.append(len(data)), data)[1]
+    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+    scales = (encoding != "float32") + (encoding == "int8")
+    assert sum(sent) == 2000 * bytes_each_way + scales * 4 * 8

@@ -18,7 +18,7 @@ from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, 
 from fednnunet.errors import SiteFailure
 from fednnunet.report.events import Event, UpdateOutOfLine
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
-from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.layout import Layout, TensorSpec, state_name
 from fednnunet.weights.sharing import Group
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_exchange import Holder, _begin, _hello, _layout, _sites
@@ -201,3 +201,15 @@ def test_who_alone_changes_the_model_is_told_without_a_number(tmp_path: Path, ca
         "The update of site C in round 1 changes the model, those of most others do not: look at its training log."
     ]
     assert training.folder.history()[0].norms["C"] == pytest.approx(900)
+
+
+def test_a_site_whose_momentum_alone_is_out_of_line_is_found() -> None:
+    momentum = TensorSpec(state_name("a", "momentum_buffer"), (1000,), "float32")
+    nodes = [Holder(site, Layout((*_layout(a=1000).tensors, momentum)), 0) for site in "ABC"]
+    exchange, _ = _begin(nodes)
+    for node, value in zip(nodes, (1, 1, 20), strict=True):
+        node.model.hold(np.concatenate([np.ones(1000, np.float32), np.full(1000, value, np.float32)]))
+    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    assert norms.weights == {"A": 1, "B": 1, "C": 1}
+    assert norms.optimizer == {"A": 1, "B": 1, "C": 20}
+    assert norms.out_of_line() == {"C": 20}

@@ -58,3 +58,24 @@ def test_a_federation_that_would_share_nothing_and_a_broken_expression_are_refus
         share(SITES, keep_local=".")
     with pytest.raises(FednnUNetError, match="no regular expression"):
         share(SITES, keep_local="(")
+
+
+def test_what_optimizers_remember_is_shared_beside_the_weights_and_after_them() -> None:
+    momentum = {"stem@momentum_buffer": (3, 1), "head@momentum_buffer": (2,)}
+    sites = {"A": _layout(stem=(3, 1), head=(2,), **momentum), "B": _layout(stem=(3, 1), head=(2,), **momentum)}
+    assert [[tensor.name for tensor in group.layout.tensors] for group in share(sites)] == [
+        ["stem", "head"],
+        ["stem@momentum_buffer", "head@momentum_buffer"],
+    ]
+    # a weight that stays keeps its momentum, however its name ends
+    (weights, of_optimizer) = share(sites, keep_local="head$")
+    assert [tensor.name for tensor in weights.layout.tensors] == ["stem"]
+    assert [tensor.name for tensor in of_optimizer.layout.tensors] == ["stem@momentum_buffer"]
+    assert not weights.layout.is_of_optimizer
+    assert of_optimizer.layout.is_of_optimizer
+
+
+def test_sites_that_share_no_weight_share_nothing() -> None:
+    sites = {"A": _layout(a=(3,), **{"x@exp_avg": (2,)}), "B": _layout(b=(3,), **{"x@exp_avg": (2,)})}
+    with pytest.raises(FednnUNetError, match="no tensor in common"):
+        share(sites)
