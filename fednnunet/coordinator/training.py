@@ -438,7 +438,7 @@ class TrainingStage(Stage):
             raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
         if not ready.has_model:
             self._exchange.bring(site, self._completed)
-        if self._completed and not ready.restored:
+        if self._completed and not ready.restored and self._schedule.optimizer_state == "local":
             logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
 
     def _learn_model(self, sites: Sequence[Site]) -> None:
