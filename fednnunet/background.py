@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Result = TypeVar("Result")
 
@@ -37,6 +37,13 @@ class Tracker:
             raise Stopped
 
 
+class Submits(Protocol):
+    """Does one job after the other."""
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do `job`, which must not raise, after those that were submitted before."""
+
+
 class Worker:
     """One thread that does one job after the other, and does not keep the process from ending.
 
@@ -59,7 +66,7 @@ class Worker:
 class Background(Generic[Result]):
     """Runs `work` in a thread of its own, which does not keep the process from ending, or in that of a worker."""
 
-    def __init__(self, work: Callable[[Tracker], Result], worker: Worker | None = None) -> None:
+    def __init__(self, work: Callable[[Tracker], Result], worker: Submits | None = None) -> None:
         self.tracker = Tracker()
         self._work = work
         self._result: Result | None = None
@@ -109,10 +116,15 @@ class Replies(Generic[Result]):
 
     A question that takes longer is asked again until the answer is there, over a new connection too if the old one has
     broken; another question means that nobody waits for the last one any more, and its work is stopped.
+
+    Parameters
+    ----------
+    worker
+        Does the work; one of its own if not given.
     """
 
-    def __init__(self) -> None:
-        self._worker = Worker()
+    def __init__(self, worker: Submits | None = None) -> None:
+        self._worker = Worker() if worker is None else worker
         self._question: str | None = None
         self._work: Background[Result] | None = None
         self._given_up: Background[Result] | None = None

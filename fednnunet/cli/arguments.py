@@ -163,6 +163,9 @@ RECOVERY_FLAGS = (
 OVERWRITE = Flag("--overwrite", "begin anew although this site has kept the state of a training that is not finished",
                  {"action": "store_true"})  # fmt: skip
 
+SEED = Flag("--seed", "repeat chance: the same number leads to the same weights, on the same machine's CPU (default: "
+            "nnU-Net's, another one each time)", {"type": int, "default": None})  # fmt: skip
+
 _CONTACT_TIMEOUT = Flag("--contact_timeout", "seconds without a word after which a connection counts as broken "
                         "(default: %(default)g)", {"type": positive_float, "default": 120.0})  # fmt: skip
 _SITE_FLAGS = (
@@ -247,7 +250,7 @@ def server_flags(task: Task) -> tuple[Flag, ...]:
 
 def client_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of a node for `task`, apart from where its coordinator is."""
-    own = {"train": (OVERWRITE,), "evaluate": EVALUATION_FLAGS}
+    own = {"train": (OVERWRITE, SEED), "evaluate": EVALUATION_FLAGS}
     return (*FEDERATION_FLAGS[task], *own.get(task, ()), *FLAGS_OF_TASK[task])
 
 
@@ -305,7 +308,18 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
         help='-gpu_memory_target of each site: "8 11 8"',
     )
     parser.add_argument("--log_dir", type=Path, default=None, help="folder for the log files (default: a new one)")
-    add_flags(parser, (HOST, *FEDERATION_FLAGS[task]))
+    parser.add_argument(
+        "--in_process",
+        action="store_true",
+        help="train in this process, one site after the other, with all cores or the GPU for each",
+    )
+    parser.add_argument(
+        "--warm_sites",
+        type=positive_int,
+        default=1,
+        help="with --in_process: sites whose network may be on the GPU at a time (default: %(default)s)",
+    )
+    add_flags(parser, (HOST, *FEDERATION_FLAGS[task], *((SEED,) if task == "train" else ())))
     add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))
     coordinators = {flag.dest for flag in server_flags(task)}
     flags = [flag for flag in FLAGS_OF_TASK[task] if flag.dest not in coordinators]

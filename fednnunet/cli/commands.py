@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -239,32 +239,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     check_dashboard(arguments.dashboard)
 
     from fednnunet.channel.long_lived.serving import serve
-    from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
-    from fednnunet.coordinator.federation import Federation
-    from fednnunet.report.events import Tee
-    from fednnunet.report.progress import progress_for
+    from fednnunet.cli.coordinating import coordinate
 
     address = join_address(arguments.host, arguments.port)
-    console = Console()
-    arguments.run_dir = named_run_dir(arguments)
-    with ExitStack() as stack:
-        # what is entered here takes events, and is closed when the run ends, however it does
-        files = stack.enter_context(RunFiles(arguments, lambda: federation.contacts(), console))
-        if not arguments.quiet:
-            console.print(f"Waiting for {arguments.num_clients} sites at {address} …", highlight=False)
-        progress = stack.enter_context(progress_for(console, quiet=arguments.quiet))
-        federation = Federation(
-            arguments,
-            Tee([progress, files]),
-            at_the_door,
-            given_plans=plans,
-            runs=runs_folder(),
-            on_run_dir=files.open,
-        )
-        serve(address, federation, tls)
-        files.end("all is done" if federation.error is None else str(federation.error) or "stopped by a signal")
-    if federation.error is not None:
-        raise federation.error
+    coordinate(
+        arguments,
+        at_the_door,
+        lambda federation: serve(address, federation, tls),
+        Console(),
+        given_plans=plans,
+        waiting=f"Waiting for {arguments.num_clients} sites at {address} …",
+    )
     return 0
 
 
@@ -343,6 +328,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from fednnunet.report.dashboard import check_dashboard
 
     check_dashboard(arguments.dashboard)
+
+    if arguments.in_process:
+        from fednnunet.launcher.in_process import run_in_process
+
+        return run_in_process(arguments)
 
     from fednnunet.launcher.simulation import run_simulation
 

@@ -127,6 +127,11 @@ class Attendance:
             missing = [site.name for site in self._roster.sites if site not in sites and site.name not in done] + [
                 "others"
             ] * (len(self._roster.sites) < needed)
+            if not self._roster.nodes_return:
+                raise FednnUNetError(
+                    f"Without {', '.join(missing)} there are fewer sites than --min_clients: mend what has failed "
+                    "there, and go on with --c."
+                )
             if missing != told:
                 told = missing
                 self._sink.emit(SitesAwaited(sites=missing, present=len(sites) + len(done), needed=needed))

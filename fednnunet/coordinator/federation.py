@@ -63,6 +63,8 @@ class Federation(Server):
         Folder of the run folders, for one that `arguments` do not name; ``None`` for no such folder.
     on_run_dir
         Is told the run folder, ``None`` if there is none, before anything is done.
+    nodes_return
+        Whether a node that has failed can be started again meanwhile, so that it is worth waiting for.
 
     Attributes
     ----------
@@ -83,9 +85,10 @@ class Federation(Server):
         given_plans: dict[str, Any] | None = None,
         runs: Path | None = None,
         on_run_dir: Callable[[Path | None], None] = lambda run_dir: None,
+        nodes_return: bool = True,
     ) -> None:
         self.run = uuid.uuid4().hex
-        self.roster = Roster(arguments.num_clients, arguments.contact_timeout)
+        self.roster = Roster(arguments.num_clients, arguments.contact_timeout, nodes_return)
         super().__init__(client_manager=self.roster)
         self._arguments = arguments
         self._sink = sink

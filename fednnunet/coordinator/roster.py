@@ -41,11 +41,14 @@ class Roster(SimpleClientManager):
         Sites of the federation.
     contact_timeout
         Seconds without an answer, after which a connection counts as broken.
+    nodes_return
+        Whether a node that has failed can be started again.
     """
 
-    def __init__(self, places: int, contact_timeout: float = 120.0) -> None:
+    def __init__(self, places: int, contact_timeout: float = 120.0, nodes_return: bool = True) -> None:
         super().__init__()
         self.places = places
+        self.nodes_return = nodes_return
         self._contact_timeout = contact_timeout
         self._changed = threading.Condition()  # a lock that a thread can take twice
         self._newcomers: list[ClientProxy] = []

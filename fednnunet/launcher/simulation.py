@@ -49,10 +49,12 @@ def run_simulation(arguments: argparse.Namespace) -> int:
         node would refuse before it connects.
     """
     _refuse_flags_without_effect(arguments)
+    if arguments.task == "train" and arguments.seed is not None:
+        os.environ.setdefault("nnUNet_n_proc_DA", "0")  # processes that augment are not repeatable
     arguments = argparse.Namespace(**{**vars(arguments), "port": _port(arguments)})
     check_folders(arguments.task)
     sites = site_names(arguments.dataset)
-    check_sites(arguments, [client_command(arguments, index)[len(_FEDNNUNET) + 1 :] for index in range(len(sites))])
+    check_sites(arguments, [client_words(arguments, index) for index in range(len(sites))])
     shares = _shares(arguments, len(sites))
     log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
     progress_file = arguments.progress_file or log_dir / "events.jsonl"
@@ -60,7 +62,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
     if arguments.run_dir is None and (
         arguments.task == "train" or (arguments.task == "evaluate" and arguments.m is None)
     ):
-        arguments.run_dir = _run_dir(arguments, os.environ)
+        arguments.run_dir = training_run_dir(arguments, os.environ)
 
     console = Console(highlight=False)
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
@@ -110,8 +112,13 @@ def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[s
     progress_file
         File for the coordinator's events.
     """
+    return [*_FEDNNUNET, "server", *server_words(arguments, progress_file)]
+
+
+def server_words(arguments: argparse.Namespace, progress_file: Path) -> list[str]:
+    """Return the words of `server_command` that are the coordinator's."""
     task = arguments.task
-    words = [*_FEDNNUNET, "server", task, "--num_clients", str(len(arguments.dataset))]
+    words = [task, "--num_clients", str(len(arguments.dataset))]
     if task in TASKS_WITH_NETWORK and arguments.fold is not None:
         words.append(arguments.fold)
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -133,8 +140,13 @@ def client_command(arguments: argparse.Namespace, index: int, cores: int | None 
     cores
         CPU cores of the machine; by default, those that this process may use.
     """
+    return [*_FEDNNUNET, "client", *client_words(arguments, index, cores)]
+
+
+def client_words(arguments: argparse.Namespace, index: int, cores: int | None = None) -> list[str]:
+    """Return the words of `client_command` that are the node's."""
     task = arguments.task
-    words = [*_FEDNNUNET, "client", task, arguments.dataset[index]]
+    words = [task, arguments.dataset[index]]
     if task in TASKS_WITH_NETWORK:
         words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
     words += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -193,7 +205,7 @@ def _file_name(name: str) -> str:
     return "".join(character if character.isalnum() or character in " _-." else "_" for character in name)
 
 
-def _run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+def training_run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
     """Return where a training and its evaluation are kept: one folder for the same sites, plans and trainer."""
     results = Path(environment.get("nnUNet_results") or ".").absolute()
     numbers = sorted(_number(name) for name in site_names(arguments.dataset))

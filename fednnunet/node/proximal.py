@@ -30,6 +30,10 @@ class ProximalTerm:
         """Pull towards the weights as they are now."""
         self._global = [parameter.detach().clone() for parameter in self._parameters]
 
+    def forget(self) -> None:
+        """Free the memory of what `remember` took note of, which must be called again before the next step."""
+        self._global = []
+
     @torch.no_grad()
     def _add_gradient(self) -> None:
         for parameter, towards in zip(self._parameters, self._global, strict=True):

@@ -44,6 +44,7 @@ from fednnunet.node.optimizer_state import OptimizerState
 from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
+from fednnunet.node.warm_trainers import Parked
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, pack, unpack
 
@@ -85,6 +86,7 @@ class FederatedRounds:
         self._is_validated = False
         """Whether the epoch's model has been validated, and the epoch has not been ended."""
         self._trained = False
+        self._parked: Parked | None = None
         self._has_told_change = False
         self.is_untrained = False
         """Whether the network is as it was built: nothing that this site has learned is in its weights."""
@@ -329,6 +331,19 @@ class FederatedRounds:
             validation=min(self._cases_with.validation or 0, seen),
             labels={label: min(cases or 0, seen) for label, cases in self._cases_with.labels.items()},
         )
+
+    def park(self) -> None:
+        """Move network and optimizer into main memory, where they stay until `wake`."""
+        if self._parked is None:
+            if self._proximal is not None:
+                self._proximal.forget()
+            self._parked = Parked(self._trainer)
+
+    def wake(self) -> None:
+        """Make the trainer usable again if it is parked."""
+        if self._parked is not None:
+            self._parked.return_to_device()
+            self._parked = None
 
     def close(self) -> None:
         """Free the memory of network and optimizer, and end what nnU-Net's own logger has begun."""

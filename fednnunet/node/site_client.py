@@ -10,7 +10,7 @@ from typing import TypeVar
 from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
-from fednnunet.background import Replies, StillWorking, Tracker
+from fednnunet.background import Replies, StillWorking, Submits, Tracker
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.channel.question import identity
@@ -46,9 +46,13 @@ class SiteClient(NumPyClient):
         The site's dataset.
     hello
         How the site introduces itself.
+    worker
+        Works out the answers; one thread of the node's own if not given.
     """
 
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello, worker: Submits | None = None
+    ) -> None:
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
@@ -57,7 +61,7 @@ class SiteClient(NumPyClient):
         self.changed_cases: int | None = None
         """Cases that were added or removed since the site told sums over the others, if it has told any."""
         self._answers: dict[str, Callable[[str, bytes, Tracker], tuple[Message, bytes]]] = {}
-        self.replies: Replies[_Reply] = Replies()
+        self.replies: Replies[_Reply] = Replies(worker)
 
     @property
     def has_left(self) -> bool:

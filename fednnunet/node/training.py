@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 from flwr.common import NDArrays
 
-from fednnunet.background import Background, Stopped, Tracker
+from fednnunet.background import Background, Stopped, Submits, Tracker
 from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
@@ -25,8 +25,10 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient
+from fednnunet.node.warm_trainers import WarmTrainers
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.site_model import SiteModel
@@ -38,10 +40,25 @@ class TrainingClient(SiteClient):
     After training a round it holds its update. The coordinator fetches that part by part, and hands the next global
     model back in the same parts; then the node validates. All this can be asked again, by a coordinator that was
     restarted too: what is done is not done twice, and what goes on is not disturbed.
+
+    Parameters
+    ----------
+    arguments, dataset, hello, worker
+        See `SiteClient`.
+    warm
+        Where trainers of several sites share a device, those that are there.
     """
 
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
-        super().__init__(arguments, dataset, hello)
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        dataset: SiteDataset,
+        hello: Hello,
+        worker: Submits | None = None,
+        warm: WarmTrainers | None = None,
+    ) -> None:
+        super().__init__(arguments, dataset, hello, worker)
+        self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None
         self._ready: Ready | None = None
@@ -88,6 +105,7 @@ class TrainingClient(SiteClient):
             self._rounds.load(shared.weights, shared.layout)
             self._report = None
             self._validations.pop(self._rounds.fold, None)
+            self._seed(self._rounds.fold, number)
             try:
                 self._rounds.train(tracker)
             except Stopped:
@@ -128,6 +146,8 @@ class TrainingClient(SiteClient):
     def _rounds(self) -> FederatedRounds:
         if self._rounds_of_fold is None:
             raise FednnUNetError("the coordinator has not named a fold yet")
+        if self._warm is not None:
+            self._warm.use(self._rounds_of_fold)
         return self._rounds_of_fold
 
     @property
@@ -136,6 +156,14 @@ class TrainingClient(SiteClient):
             raise FednnUNetError("the coordinator has not said yet what is shared")
         return self._shared
 
+    def _seed(self, fold: Fold, round_number: int) -> None:
+        """Let chance be the same whenever this round is trained, after a restart too; round 0 is building the trainer.
+
+        Without a seed it is left alone, as nnU-Net does.
+        """
+        if self.arguments.seed is not None:
+            seed_all(self.arguments.seed, self.hello.site, fold, round_number)
+
     def _after_housekeeping(self) -> None:
         """Make sure that the last epoch has been ended, or raise what went wrong with that."""
         housekeeping, self._housekeeping = self._housekeeping, None
@@ -143,10 +171,12 @@ class TrainingClient(SiteClient):
             housekeeping.result()
         if self._rounds_of_fold is not None:
             # housekeeping comes too late if this question was there before the last one was answered
-            self._rounds_of_fold.end_epoch()
+            self._rounds.end_epoch()
 
     def _forget_fold(self) -> None:
         if self._rounds_of_fold is not None:
+            if self._warm is not None:
+                self._warm.forget(self._rounds_of_fold)
             self._rounds_of_fold.close()
         self._rounds_of_fold = self._shared = self._ready = self._started = None
         self._global_round = self._held_round = None
@@ -160,15 +190,17 @@ class TrainingClient(SiteClient):
     def _offer(self, body: str, tracker: Tracker) -> TrainingOffer:
         self._forget_fold()
         fold = self._own(FoldRequest.from_json(body).fold)
+        self._seed(fold, 0)
         self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, fold)
         return self._rounds.offer()
 
     def _start(self, body: str, tracker: Tracker) -> Ready:
         start = Start.from_json(body)
         self._after_housekeeping()
+        self._seed(self._own(start.fold), 0)
         if self._rounds_of_fold is None or self._rounds.fold != start.fold or not self._is_built_for(start):
             self._forget_fold()
-            self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, self._own(start.fold))
+            self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, start.fold)
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
 from fednnunet.channel.messages import FederationRecord, Method
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
@@ -67,6 +69,11 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise FednnUNetError("--c goes with neither --val nor -pretrained_weights: leave one of them out.")
     if arguments.val_best and arguments.disable_checkpointing:
         raise FednnUNetError("--val_best needs the checkpoints that --disable_checkpointing leaves out: drop one.")
+    if arguments.seed is not None and get_allowed_n_proc_DA() > 0:  # nnU-Net seeds none of these processes
+        raise FednnUNetError(
+            "--seed repeats only what is drawn in the training process: set nnUNet_n_proc_DA=0, so that nnU-Net "
+            "augments there, or leave --seed out."
+        )
     if arguments.pretrained_weights and not Path(arguments.pretrained_weights).is_file():
         raise FednnUNetError(f"There is no file {arguments.pretrained_weights}: correct -pretrained_weights.")
 

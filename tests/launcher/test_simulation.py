@@ -212,7 +212,7 @@ def test_a_training_has_one_folder_however_its_sites_are_spelled(tmp_path, monke
 
     def folder(sites, configuration="2d", *flags):
         arguments = parsed("train", sites, configuration, "0", *flags)
-        return simulation._run_dir(arguments, {"nnUNet_results": str(tmp_path)})
+        return simulation.training_run_dir(arguments, {"nnUNet_results": str(tmp_path)})
 
     expected = tmp_path / "fednnunet_runs" / "7+511__nnUNetTrainer__nnUNetPlans__2d"
     for spelling in ("7 511", "511 7", "007 Dataset511_Liver", "Dataset511_Liver Dataset007_Lung"):

@@ -123,7 +123,7 @@ class TrainingNode:
         arguments = argparse.Namespace(
             fold="0", identity=None, device="cpu", configuration="2d", tr="nnUNetTrainer", p="nnUNetPlans", c=False,
             val=False, val_best=False, npz=False, overwrite=False, disable_checkpointing=False,
-            pretrained_weights=None,
+            pretrained_weights=None, seed=None,
         )  # fmt: skip
         hello = Hello(
             site="A", task="train", method="FFE", fold="0", cases=25, versions={}, labels=LABELS, channels={"0": "CT"}

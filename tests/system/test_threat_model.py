@@ -372,7 +372,9 @@ def test_malicious_coordinator_cannot_make_a_node_allocate_what_no_machine_has(
 
 def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None:
     training = Hello.model_validate({**HELLO.model_dump(), "task": "train", "fingerprint": None, "fold": "1"})
-    client = TrainingClient(argparse.Namespace(fold="1", identity=None), SiteDataset("Dataset001_A"), training)
+    client = TrainingClient(
+        argparse.Namespace(fold="1", identity=None, seed=None), SiteDataset("Dataset001_A"), training
+    )
     for number, fold in enumerate((0, "all", 7)):
         refused = _ask(client, "offer", json.dumps({"fold": fold}), number)
         assert f"for fold {fold}, for which this node was not started" in str(refused["failure"])

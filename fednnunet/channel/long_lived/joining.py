@@ -127,6 +127,17 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
+def answer(node: Node, config: dict[str, Scalar], certificate: bytes) -> dict[str, Scalar]:
+    """Let a node answer a question that has come where this certificate (SHA-256) was shown; the first is who it is."""
+    if config.get("ask") != "hello":
+        return node.get_properties(config)
+    try:
+        challenge = Challenge.from_json(str(config.get("body", "")))
+    except FednnUNetError as error:
+        return {"failure": str(error)}
+    return node.introduce(challenge, certificate)
+
+
 class _Connection(Client):
     """Hands on what comes over one connection, as long as that is the node's."""
 
@@ -160,7 +171,8 @@ class _Connection(Client):
 
     def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
         """Hand on a question."""
-        return GetPropertiesRes(_OK, self._hand_on(lambda: self._answer(ins.config)))
+        shown = NO_CERTIFICATE if self._certificate is None else self._certificate.digest
+        return GetPropertiesRes(_OK, self._hand_on(lambda: answer(self._node, ins.config, shown)))
 
     def get_parameters(self, ins: GetParametersIns) -> GetParametersRes:
         """Give nothing: weights are fetched part by part."""
@@ -175,17 +187,6 @@ class _Connection(Client):
         """Hand on a round's result."""
         loss, weight, metrics = self._hand_on(lambda: self._node.evaluate([], ins.config))
         return EvaluateRes(_OK, loss, weight, metrics)
-
-    def _answer(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
-        if config.get("ask") != "hello":
-            return self._node.get_properties(config)
-        try:
-            challenge = Challenge.from_json(str(config.get("body", "")))
-        except FednnUNetError as error:
-            return {"failure": str(error)}
-        return self._node.introduce(
-            challenge, NO_CERTIFICATE if self._certificate is None else self._certificate.digest
-        )
 
     def _hand_on(self, answer: Callable[[], Reply]) -> Reply:
         if self._is_over.is_set():
