@@ -49,6 +49,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "share": "layout",
     "describe": "model",
     "fetch": "update",
+    "collect": "update",
     "finish": "metrics",
     "test": "metrics",
 }

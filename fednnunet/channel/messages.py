@@ -294,6 +294,9 @@ class Ready(WireMessage):
     tensors: Annotated[list[TensorSpec], FailFast()] = Field(
         min_length=1, max_length=MOST_TENSORS, description="layout of the network"
     )
+    normalization: _TensorNames = Field(
+        default_factory=list, description="those of the tensors that belong to layers of normalization"
+    )
     training_cases: _Cases
     pretrained: bool
     restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
@@ -301,7 +304,10 @@ class Ready(WireMessage):
 
     @model_validator(mode="after")
     def _check_tensors(self) -> Self:
-        _check_distinct([tensor.name for tensor in self.tensors])
+        names = [tensor.name for tensor in self.tensors]
+        _check_distinct(names)
+        if not set(self.normalization) <= set(names):
+            raise PydanticCustomError("normalization", "normalization should be some of the tensors")
         if sum(tensor.size for tensor in self.tensors) > MOST_ELEMENTS:
             raise PydanticCustomError("size", "tensors should not have that many elements")
         return self
@@ -332,15 +338,23 @@ class Sharing(WireMessage):
 
     groups: Annotated[list[_TensorNames], FailFast()] = Field(max_length=MOST_TENSORS)
     encoding: EncodingName
+    at_end: _TensorNames = Field(
+        default_factory=list,
+        description="what stays at the site, and is averaged once after the last round, for the model that is exported",
+    )
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
         _check_distinct([name for group in self.groups for name in group])
+        _check_distinct(self.at_end)
         return self
 
 
 class Shared(WireMessage):
-    """A site knows what it shares; digests of its layout of each group prove that it means the same."""
+    """A site knows what it shares; digests of its layout of each group prove that it means the same.
+
+    If anything is averaged at the end, the last digest is that of its layout.
+    """
 
     longest_text: ClassVar[int] = 1 << 21
 

@@ -135,8 +135,9 @@ AVERAGING_FLAGS = (
          {"type": positive_float, "default": None}),
     Flag("--proximal_mu", "FedProx: weight of the distance to the global model in the sites' training (default: 0)",
          {"type": non_negative_float, "default": 0.0}),
-    Flag("--keep_local", "regular expression; tensors in whose name it is found never leave a site, such as "
-         "'encoder.stages.0|seg_layers'", {"default": None}),
+    Flag("--keep_local", "what stays at each site: norm = layers of normalization (FedBN), whose mean is made once, "
+         "for the exported model; or a regular expression; tensors in whose name it is found never leave a site, such "
+         "as 'encoder.stages.0|seg_layers'", {"default": None}),
     Flag("--asym_cohorts", "after --asym: average a tensor among every group of two or more sites that have it, "
          "not only where all sites do", {"action": "store_true"}),
 )  # fmt: skip

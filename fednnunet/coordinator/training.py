@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
@@ -46,11 +47,16 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
-from fednnunet.weights.layout import Layout
+from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.norms import out_of_line
-from fednnunet.weights.sharing import Group, share
+from fednnunet.weights.sharing import NORM, Group, share
 
 logger = logging.getLogger(__name__)
+
+_MEAN_NORMALIZATION = (
+    "no site has trained with the normalization of this model, which is the mean of the sites' own: where sites "
+    "differ, it may find nothing. Each site has a model of its own, in its own results folder"
+)
 
 
 class TrainingStage(Stage):
@@ -348,7 +354,7 @@ class TrainingStage(Stage):
             try:
                 self._description, layouts, preferred = self._agree()
                 groups = self._description.groups
-                self._exchange = Exchange(groups, self._averaging.averaging)
+                self._exchange = Exchange(groups, self._averaging.averaging, Layout(tuple(self._description.at_end)))
                 self._exchange.begin({site.name: site for site in self._roster.sites}, preferred)
                 break
             except SiteLost as lost:
@@ -374,7 +380,13 @@ class TrainingStage(Stage):
             if ready[site.name].training_cases > site.hello.cases:
                 raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
         _check_layouts(layouts, self._roster.hellos[0].method)
-        groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
+        keep_local = self._averaging.keep_local
+        groups = share(
+            layouts,
+            cohorts=self._averaging.cohorts,
+            keep_local=keep_local,
+            normalization={site: answer.normalization for site, answer in ready.items()},
+        )
         by_cases = self._averaging.weighting == "cases"
         description = RunDescription(
             run=run,
@@ -386,9 +398,18 @@ class TrainingStage(Stage):
             averaging=self._averaging.averaging,
             flags=self._averaging.others,
             shared=[SharedTensors(sites=list(g.sites), tensors=list(g.layout.tensors)) for g in groups],
+            at_end=self._averaged_at_end(groups, next(iter(layouts.values()))),
         )
         # a pretrained model, where only some sites have it, is the one to start from
         return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
+
+    def _averaged_at_end(self, groups: Sequence[Group], network: Layout) -> list[TensorSpec]:
+        """Return which tensors stay at the sites, but for their mean in the model that is exported, if there is one."""
+        reason = why_there_is_none(self._roster.hellos, len(groups), self._averaging.keep_local)
+        if self._averaging.keep_local != NORM or reason is not None:
+            return []
+        shared = set(groups[0].layout.tensors)
+        return [tensor for tensor in network.tensors if tensor not in shared]
 
     def _resume(self, kept: RunDescription) -> None:
         """Go on with a training from the last complete round of which there is a model."""
@@ -406,7 +427,7 @@ class TrainingStage(Stage):
         self._description = kept.model_copy(
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
-        self._exchange = Exchange(kept.groups, kept.averaging)
+        self._exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
@@ -453,7 +474,7 @@ class TrainingStage(Stage):
         if reason is not None:
             logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
             return
-        model = ask_for_model(sites, hellos, groups[0].layout)
+        model = ask_for_model(sites, hellos, self._description.model)
         if model is not None:
             self._folder.keep_common_model(model)
             self._sink.emit(PlansAgreed(fingerprint=model.fingerprint, plans=model.plans))
@@ -462,12 +483,35 @@ class TrainingStage(Stage):
         """Write the global model as nnU-Net does, which is worth having even if a site never comes to validate it."""
         if not self._is_model_known:  # all rounds were done when the coordinator was started again
             self._learn_model(self._attendance.muster(self._completed, self._prepare))
-        layout, weights = self._description.groups[0].layout, self._exchange.state["0.weights"]
-        name = self._recovery.model_name
+        if self._folder.common_model() is None:
+            return
+        weights, layout, name = self._exchange.state["0.weights"], self._description.model, self._recovery.model_name
+        if self._description.at_end:
+            kept = self._collect()
+            if kept is None:
+                return
+            weights = np.concatenate([weights, kept])
         exported = export_model(self._recovery.run_dir, self._fold, weights, layout, self._schedule.epochs, name)
         if exported is not None:
-            self._sink.emit(exported)
+            caution = _MEAN_NORMALIZATION if self._description.at_end else None
+            self._sink.emit(exported.model_copy(update={"caution": caution}))
             logger.info("The model is in %s: nnUNetv2_install_pretrained_model_from_zip installs it.", exported.archive)
+
+    def _collect(self) -> np.ndarray | None:
+        """Return the mean of what stays at the sites, over those that send it; ``None`` if none does."""
+        sites = self._attendance.muster(self._completed, self._prepare)
+        while sites:
+            self._roster.allow(self._recovery.round_timeout)
+            try:
+                return self._exchange.collect(sites, self._completed, self._description.sites)
+            except SiteFailure as failure:
+                logger.warning(
+                    "The exported model has a mean without the normalization of site %s: %s.",
+                    *(failure.site, failure.reason.rstrip(".")),
+                )
+                sites = [site for site in sites if site.name != failure.site]
+        logger.warning("The model is not exported: no site has sent its layers of normalization.")
+        return None
 
     def _finish(self) -> dict[str, ValidationReport]:
         """Let sites finish; those that fail can come back as long as fewer than needed have finished."""

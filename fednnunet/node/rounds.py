@@ -44,7 +44,7 @@ from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.weights.layout import Layout
-from fednnunet.weights.packing import layout_of, pack, unpack
+from fednnunet.weights.packing import layout_of, normalization_in, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ class FederatedRounds:
         training_keys, _ = trainer.do_split()
         self._ready = Ready(
             tensors=list(self.layout.tensors),
+            normalization=normalization_in(trainer.network),
             training_cases=len(training_keys),
             pretrained=arguments.pretrained_weights is not None,
         )

@@ -44,6 +44,9 @@ class TrainingClient(SiteClient):
         super().__init__(arguments, dataset, hello)
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None
+        self._at_end: SiteModel | None = None
+        """What stays here but for its mean at the end."""
+        self._holds_kept = False
         self._ready: Ready | None = None
         self._started: Start | None = None
         self._global_round: int | None = None
@@ -63,6 +66,7 @@ class TrainingClient(SiteClient):
         self.answer("describe", self._describe)
         self.answer("share", self._share)
         self.answer_with_data("fetch", self._send_part)
+        self.answer_with_data("collect", self._send_kept_part)
         self.answer_with_data("hand", self._take_part)
         self.answer("accept", self._accept)
         self.answer("finish", self._finish)
@@ -148,7 +152,7 @@ class TrainingClient(SiteClient):
     def _forget_fold(self) -> None:
         if self._rounds_of_fold is not None:
             self._rounds_of_fold.close()
-        self._rounds_of_fold = self._shared = self._ready = self._started = None
+        self._rounds_of_fold = self._shared = self._at_end = self._ready = self._started = None
         self._global_round = self._held_round = None
 
     def _own(self, fold: Fold) -> Fold:
@@ -185,15 +189,18 @@ class TrainingClient(SiteClient):
     def _share(self, body: str, tracker: Tracker) -> Shared:
         sharing = Sharing.from_json(body)
         own = {tensor.name: tensor for tensor in self._rounds.layout.tensors}
-        unknown = [name for group in sharing.groups for name in group if name not in own]
+        unknown = [name for group in (*sharing.groups, sharing.at_end) for name in group if name not in own]
         if unknown:
             raise FednnUNetError(f"the coordinator wants to share {unknown[0]}, which the network does not have")
         groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
+        at_end = [Layout(tuple(own[name] for name in sharing.at_end))] if sharing.at_end else []
         self._global_round = self._held_round = None  # this model has neither taken nor trained anything yet
         self._shared = SiteModel(self.hello.site, groups, ENCODINGS[sharing.encoding])
         if self._rounds.is_untrained:
             self._shared.hold(self._rounds.weights(self._shared.layout))
-        return Shared(digests=[group.digest for group in groups])
+        self._holds_kept = False
+        self._at_end = SiteModel(self.hello.site, at_end, ENCODINGS["float32"]) if at_end else None
+        return Shared(digests=[group.digest for group in (*groups, *at_end)])
 
     def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
@@ -203,6 +210,18 @@ class TrainingClient(SiteClient):
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
         return part, self._model.send(part.group, part.start, part.stop, part.round)
+
+    def _send_kept_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
+        """Send a part of what has stayed here in all rounds, after the last one; no mean of it ever comes back."""
+        part, kept, started = ModelPart.from_json(body), self._at_end, self._started
+        if kept is None or started is None:
+            raise FednnUNetError("the coordinator asks for weights of which it has said that they stay here")
+        if self._rounds.is_untrained or not part.round == self._global_round == started.schedule.rounds:
+            raise FednnUNetError("the coordinator asks for weights of the last round, which this node has not trained")
+        if not self._holds_kept:  # the full validation may load another checkpoint into the network
+            kept.hold(self._rounds.weights(kept.layout))
+            self._holds_kept = True
+        return part, kept.send(part.group, part.start, part.stop, part.round)
 
     def _take_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)

@@ -168,9 +168,14 @@ class TrainingNode:
         )
         return self.ask("start", Start(fold=0, schedule=schedule, run=run, completed=completed).to_json())
 
-    def share(self) -> Reply:
-        """Tell it what is shared: everything."""
-        return self.ask("share", Sharing(groups=[[TENSOR]], encoding="float32").to_json())
+    def share(self, at_end: bool = False) -> Reply:
+        """Tell it what is shared: everything or, `at_end`, nothing but for its mean after the last round."""
+        groups = {"groups": [], "at_end": [TENSOR]} if at_end else {"groups": [[TENSOR]]}
+        return self.ask("share", Sharing.of(**groups, encoding="float32").to_json())
+
+    def collect(self, number: int) -> Reply:
+        """Ask for what stays at the site."""
+        return self.ask("collect", ModelPart(round=number, group=0, start=0, stop=SIZE).to_json())
 
     def fetch(self, number: int) -> Reply:
         """Ask for the update of a round."""
