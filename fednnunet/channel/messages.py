@@ -385,6 +385,25 @@ class RoundRequest(WireMessage):
     round: int = Field(ge=1, le=10**6)
 
 
+OwnModel = Literal["personal", "alone"]
+"""A model of one site: the federation's, trained some more there, or one that has never left it."""
+
+
+class OwnTraining(WireMessage):
+    """A site shall train a model of its own beside that of a federated training which it has finished."""
+
+    fold: _Fold
+    run: Name = Field(description="names the federated training")
+    model: OwnModel
+    schedule: Schedule = Field(description="in which a round is an epoch, and nothing is exchanged")
+
+
+class OwnTrained(WireMessage):
+    """A site has trained, and validated, a model of its own; nothing of it leaves."""
+
+    epochs: _Epochs
+
+
 class Support(WireMessage):
     """How many cases are behind the figures of a report; ``None`` where that is not told either."""
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -29,12 +28,13 @@ from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
 from fednnunet.coordinator.exchange import Exchange, SpoiltUpdates
 from fednnunet.coordinator.model_export import export_model
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster, ask_all, each
+from fednnunet.coordinator.own_models import OwnModels, in_their_time
+from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RoundRecord, RunDescription, SharedTensors
 from fednnunet.coordinator.site import Site, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import Fold
 from fednnunet.report.events import (
@@ -52,6 +52,8 @@ from fednnunet.weights.norms import out_of_line
 from fednnunet.weights.sharing import NORM, Group, share
 
 logger = logging.getLogger(__name__)
+
+_NO_OWN_MODELS = OwnModelFlags()
 
 _MEAN_NORMALIZATION = (
     "no site has trained with the normalization of this model, which is the mean of the sites' own: where sites "
@@ -86,6 +88,8 @@ class TrainingStage(Stage):
         The sites.
     sink
         Takes what happens.
+    own_models
+        What sites train beside the federation's model.
     """
 
     tolerates_failures = True
@@ -99,6 +103,7 @@ class TrainingStage(Stage):
         validation_only: bool,
         roster: Roster,
         sink: EventSink,
+        own_models: OwnModelFlags = _NO_OWN_MODELS,
     ) -> None:
         self.title = f"fold {fold}"
         self._fold = fold
@@ -108,6 +113,7 @@ class TrainingStage(Stage):
         self._validation_only = validation_only
         self._roster = roster
         self._sink = sink
+        self._own_models = own_models
         self._folder = FoldFolder.of(recovery.run_dir, fold)
         self._attendance = Attendance(roster, recovery.min_clients, recovery.give_up_after, sink)
         self._is_finished = False
@@ -294,9 +300,13 @@ class TrainingStage(Stage):
         return None, {}
 
     def conclude(self) -> None:
-        """Let every site save the final checkpoint and run nnU-Net's full validation."""
-        if self._is_finished:
-            return
+        """Let every site save the final checkpoint and run nnU-Net's full validation, then train models of its own."""
+        if not self._is_finished:
+            self._validate()
+        if not self._validation_only:
+            OwnModels(self._own_models, self._description, self._recovery, self._roster, self._sink).train()
+
+    def _validate(self) -> None:
         if not self._validation_only:
             self._export()
         self._sink.emit(StageStarted(title=f"validating {self.title}"))
@@ -529,26 +539,13 @@ class TrainingStage(Stage):
 
     def _finish_at(
         self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
-    ) -> tuple[dict[str, ValidationReport], list[SiteFailure]]:
+    ) -> tuple[Mapping[str, ValidationReport], list[SiteFailure]]:
         """Let sites finish, which takes as long as it takes until enough have: others get no more than a round's time.
 
         A full validation has another size at each site, and than a round.
         """
-        finished, finishing = set(before), threading.Lock()
-
-        def finish(site: Site) -> ValidationReport:
-            report = site.ask("finish", None, ValidationReport, question=self._question("finish"))
-            with finishing:
-                finished.add(site.name)
-                if len(finished) >= self._recovery.min_clients:
-                    for other in sites:
-                        other.hurry(self._recovery.round_timeout)
-            return report
-
-        for site in sites:
-            site.allow(None)
-        done, failures = each([(site, partial(finish, site)) for site in sites])
-        return {site.name: report for site, report in done}, failures
+        ask = partial(Site.ask, kind="finish", body=None, answer=ValidationReport, question=self._question("finish"))
+        return in_their_time(sites, ask, set(before), self._recovery)
 
 
 def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:

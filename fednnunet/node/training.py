@@ -12,6 +12,8 @@ from fednnunet.channel.messages import (
     Hello,
     ModelDescription,
     ModelPart,
+    OwnTrained,
+    OwnTraining,
     Ready,
     RoundReport,
     RoundRequest,
@@ -25,6 +27,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.own_models import train_own_model
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient
 from fednnunet.weights.encoding import ENCODINGS
@@ -70,6 +73,7 @@ class TrainingClient(SiteClient):
         self.answer_with_data("hand", self._take_part)
         self.answer("accept", self._accept)
         self.answer("finish", self._finish)
+        self.answer("train_own", self._train_own)
 
     def answer_at_once(self, kind: str, body: str) -> Message | None:
         """Leave a round that is being trained alone if it is the one that a restarted coordinator will ask for."""
@@ -244,3 +248,10 @@ class TrainingClient(SiteClient):
                 self._rounds.load(self._shared.weights, self._shared.layout)
             self._validations[fold] = self._rounds.finish()
         return self._validations[fold]
+
+    def _train_own(self, body: str, tracker: Tracker) -> OwnTrained:
+        asked = OwnTraining.from_json(body)
+        self._own(asked.fold)
+        self._after_housekeeping()
+        self._forget_fold()  # one trainer at a time has room on a GPU
+        return train_own_model(self.arguments, self.dataset, asked, tracker)

@@ -123,6 +123,24 @@ def unpack(flat: np.ndarray, layout: Layout, state: Mapping[str, torch.Tensor]) 
             tensor.copy_(part)
 
 
+def load_state(source: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Copy a state dict into that of a live model, in place, whether or not either is of a compiled or wrapped one.
+
+    Raises
+    ------
+    FednnUNetError
+        If it is that of another network.
+    """
+    bare = {_bare(name): tensor for name, tensor in source.items()}
+    if {_bare(name): tensor.shape for name, tensor in state.items()} != {
+        name: tensor.shape for name, tensor in bare.items()
+    }:
+        raise FednnUNetError("the weights that were kept are those of another network")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(bare[_bare(name)])
+
+
 def _paired_with_parts(
     state: Mapping[str, torch.Tensor], layout: Layout, flat: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -65,7 +65,7 @@ class Trainer:
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2
         self.disable_checkpointing = False
-        self.validations = self.full_validations = 0
+        self.steps = self.validations = self.full_validations = 0
         self.preprocessed_dataset_folder = str(folder / "cases")
         for case, has in validation.items():
             path = folder / "cases" / f"{case}.pkl"
@@ -75,6 +75,7 @@ class Trainer:
         self.dataloader_train = self.dataloader_val = iter(lambda: None, "never")
 
     def train_step(self, batch: None) -> dict[str, float]:
+        self.steps += 1
         with torch.no_grad():
             self.network.weight += STEP
         return {"loss": LOSS}
