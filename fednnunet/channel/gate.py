@@ -49,6 +49,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "share": "layout",
     "describe": "model",
     "fetch": "update",
+    "collect": "update",
     "finish": "metrics",
     "test": "metrics",
 }
@@ -80,7 +81,7 @@ _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
 _LONGEST_ANSWER = 1 << 28
-_QUESTIONS = {*_KIND_OF_ANSWER, "hand", "accept", "ping", "farewell", "fit", "evaluate"}
+_QUESTIONS = {*_KIND_OF_ANSWER, "hand", "train_own", "accept", "ping", "farewell", "fit", "evaluate"}
 
 _LONG_QUESTIONS: dict[str, type[WireMessage]] = {
     "install": CommonPlans,

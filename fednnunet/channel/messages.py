@@ -302,6 +302,9 @@ class Ready(WireMessage):
         max_length=MOST_TENSORS,
         description="layout of the network, and of its optimizer's momentum if that is shared",
     )
+    normalization: _TensorNames = Field(
+        default_factory=list, description="those of the tensors that belong to layers of normalization"
+    )
     training_cases: _Cases
     pretrained: bool
     restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
@@ -309,7 +312,10 @@ class Ready(WireMessage):
 
     @model_validator(mode="after")
     def _check_tensors(self) -> Self:
-        _check_distinct([tensor.name for tensor in self.tensors])
+        names = [tensor.name for tensor in self.tensors]
+        _check_distinct(names)
+        if not set(self.normalization) <= set(names):
+            raise PydanticCustomError("normalization", "normalization should be some of the tensors")
         if sum(tensor.size for tensor in self.tensors) > MOST_ELEMENTS:
             raise PydanticCustomError("size", "tensors should not have that many elements")
         return self
@@ -340,15 +346,23 @@ class Sharing(WireMessage):
 
     groups: Annotated[list[_TensorNames], FailFast()] = Field(max_length=MOST_TENSORS)
     encoding: EncodingName
+    at_end: _TensorNames = Field(
+        default_factory=list,
+        description="what stays at the site, and is averaged once after the last round, for the model that is exported",
+    )
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
         _check_distinct([name for group in self.groups for name in group])
+        _check_distinct(self.at_end)
         return self
 
 
 class Shared(WireMessage):
-    """A site knows what it shares; digests of its layout of each group prove that it means the same."""
+    """A site knows what it shares; digests of its layout of each group prove that it means the same.
+
+    If anything is averaged at the end, the last digest is that of its layout.
+    """
 
     longest_text: ClassVar[int] = 1 << 21
 
@@ -377,6 +391,25 @@ class RoundRequest(WireMessage):
     """The round that a site shall train, or whose global model it shall validate."""
 
     round: int = Field(ge=1, le=10**6)
+
+
+OwnModel = Literal["personal", "alone"]
+"""A model of one site: the federation's, trained some more there, or one that has never left it."""
+
+
+class OwnTraining(WireMessage):
+    """A site shall train a model of its own beside that of a federated training which it has finished."""
+
+    fold: _Fold
+    run: Name = Field(description="names the federated training")
+    model: OwnModel
+    schedule: Schedule = Field(description="in which a round is an epoch, and nothing is exchanged")
+
+
+class OwnTrained(WireMessage):
+    """A site has trained, and validated, a model of its own; nothing of it leaves."""
+
+    epochs: _Epochs
 
 
 class Support(WireMessage):

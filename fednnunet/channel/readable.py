@@ -19,6 +19,7 @@ _ASKED = {
     "share": "to take note which tensors are shared",
     "describe": "how the network is built",
     "fetch": "for a part of the network's weights",
+    "collect": "for a part of the weights that stay at the site, once, for the mean in the exported model",
     "evaluate": "how good the global model of a round is",
     "finish": "for the full validation after the last round",
     "test": "how good the model is on the test cases",

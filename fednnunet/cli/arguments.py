@@ -138,12 +138,21 @@ AVERAGING_FLAGS = (
     Flag("--optimizer_state", "what becomes of the optimizer's momentum at averaging: it is averaged with the weights, "
          "stays at its site, or is forgotten (default: %(default)s)",
          {"choices": ["average", "local", "reset"], "default": "average"}),
-    Flag("--keep_local", "regular expression; tensors in whose name it is found never leave a site, such as "
-         "'encoder.stages.0|seg_layers'", {"default": None}),
+    Flag("--keep_local", "what stays at each site: norm = layers of normalization (FedBN), whose mean is made once, "
+         "for the exported model; or a regular expression; tensors in whose name it is found never leave a site, such "
+         "as 'encoder.stages.0|seg_layers'", {"default": None}),
     Flag("--asym_cohorts", "after --asym: average a tensor among every group of two or more sites that have it, "
          "not only where all sites do", {"action": "store_true"}),
 )  # fmt: skip
 """The coordinator's choice of what is averaged, and how."""
+
+OWN_MODEL_FLAGS = (
+    Flag("--personalize", "after the last round, each site trains the federation's model for this many epochs more, "
+         "into a results folder of its own (-p PLANS_personal)", {"type": positive_int, "default": None}),
+    Flag("--alone", "after the last round, each site also trains a model alone, as long as the federation did, to see "
+         "what that gave it (-p PLANS_alone)", {"action": "store_true"}),
+)  # fmt: skip
+"""What the sites train beside the federation's model; --c adds it to a training that is finished."""
 
 RECOVERY_FLAGS = (
     Flag("--c", "continue the training that is kept there", {"action": "store_true"}),
@@ -242,7 +251,7 @@ _DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this mach
 
 def server_flags(task: Task) -> tuple[Flag, ...]:
     """Return the flags of the coordinator for `task`, apart from where it listens."""
-    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
+    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *OWN_MODEL_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
     own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
     return (*own.get(task, ()), *tracked, ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)

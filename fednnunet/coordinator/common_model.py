@@ -18,6 +18,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import NotOfAPlannerError, check_fingerprint, check_plans, plans_digest
 from fednnunet.message import JsonObject, Message
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
+from fednnunet.weights.sharing import NORM
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def why_there_is_none(hellos: Sequence[Hello], groups: int, keep_local: str | No
     """
     if hellos[0].method != "FFE" or groups > 1:
         return "each has planned for itself"
-    if keep_local is not None:
+    if keep_local not in (None, NORM):
         return f"--keep_local '{keep_local}' leaves a part of it at each site"
     return None
 

@@ -22,12 +22,16 @@ from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
 from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError, encoding_of
 from fednnunet.weights.global_model import GlobalModel, slices
+from fednnunet.weights.layout import Layout
 from fednnunet.weights.norms import FAR, Norms
 from fednnunet.weights.server_optimizers import ServerOptimizerName, server_optimizer
 from fednnunet.weights.sharing import Group
 
 _WHOLE_MODEL = 0
 """The round in which a whole model travels, in float32."""
+
+
+_NOTHING = Layout(())
 
 
 class SpoiltUpdates(SiteFailure):
@@ -63,6 +67,8 @@ class Exchange:
         What is shared among whom.
     averaging
         How.
+    at_end
+        What stays at every site but for its mean after the last round, see `collect`.
 
     Attributes
     ----------
@@ -70,9 +76,10 @@ class Exchange:
         Runs while models are made of updates.
     """
 
-    def __init__(self, groups: Sequence[Group], averaging: Averaging) -> None:
+    def __init__(self, groups: Sequence[Group], averaging: Averaging, at_end: Layout = _NOTHING) -> None:
         self.averaging = Stopwatch()
         self._groups = groups
+        self._at_end = at_end
         self._averaging = averaging
         self._models = [self._model(number) for number in range(len(groups))]
 
@@ -204,6 +211,37 @@ class Exchange:
                     failures.update({failure.site: failure for failure in failed})
         return [site for site in sites if site.name not in failures], list(failures.values())
 
+    def collect(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> np.ndarray:
+        """Aggregate once, after the last round, what has stayed at the sites; no site gets the result.
+
+        Parameters
+        ----------
+        sites, round_number, weights
+            As for `gather`.
+
+        Returns
+        -------
+        Shape ``(at_end.size,)``, float32.
+
+        Raises
+        ------
+        SiteFailure
+            If a site does not send it, or what it sends cannot be weights.
+        """
+        result = np.empty(self._at_end.size, np.float32)
+        exact, aggregate = Float32(), AGGREGATIONS[self._averaging.aggregation]
+        for part in slices(self._at_end.size, len(sites)):
+            request = ModelPart(round=round_number, group=0, start=part.start, stop=part.stop)
+            fetched = for_all(sites, partial(self._fetch_kept, request))
+            of_sites = []
+            for site, data in zip(sites, fetched, strict=True):
+                with _blamed_on(site.name):
+                    of_sites.append(exact.decode(data, part.stop - part.start))
+                    if np.abs(of_sites[-1]).max() > FAR**2:
+                        raise FednnUNetError(f"its weights are above {FAR**2:g}")
+            result[part] = aggregate(of_sites, [weights[site.name] for site in sites])
+        return result
+
     def _usable(
         self,
         model: GlobalModel,
@@ -261,12 +299,18 @@ class Exchange:
         """Tell a site what it shares."""
         mine = [group for group in self._groups if site.name in group.sites]
         names = [[tensor.name for tensor in group.layout.tensors] for group in mine]
-        answer = site.ask("share", Sharing(groups=names, encoding=self._averaging.encoding), Shared)
-        if answer.digests != [group.layout.digest for group in mine]:
+        at_end = [tensor.name for tensor in self._at_end.tensors]
+        sharing = Sharing(groups=names, encoding=self._averaging.encoding, at_end=at_end)
+        answer = site.ask("share", sharing, Shared)
+        layouts = [*(group.layout for group in mine), *([self._at_end] if at_end else [])]
+        if answer.digests != [layout.digest for layout in layouts]:
             raise FednnUNetError("its network is not the one that it has described")
 
     def _fetch_from_all(self, number: int, sites: Sequence[Site], part: slice, round_number: int) -> list[bytes]:
         return for_all(sites, lambda site: self._fetch(number, site, part, round_number))
+
+    def _fetch_kept(self, request: ModelPart, site: Site) -> bytes:
+        return site.ask_with_data("collect", request, ModelPart)[1]
 
     def _fetch(self, number: int, site: Site, part: slice, round_number: int) -> bytes:
         request = self._part_of(number, site.name, part, round_number)

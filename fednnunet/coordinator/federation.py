@@ -31,7 +31,7 @@ from fednnunet.coordinator.run_folder import CanGoOnError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
@@ -288,8 +288,9 @@ class Federation(Server):
             self._arguments.max_update_norm,
         )
         validation_only = bool(facts.options.get("--val"))
+        own = OwnModelFlags(self._arguments.personalize, self._arguments.alone)
         return [
-            TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink)
+            TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink, own)
             for fold in facts.trained_folds
         ]
 

@@ -87,6 +87,9 @@ class RunDescription(Message):
     averaging: Averaging
     flags: dict[str, str | bool | None] = Field(description="what else shapes the training")
     shared: list[SharedTensors]
+    at_end: list[TensorSpec] = Field(
+        default_factory=list, description="what stays at the sites, but for its mean in the exported model"
+    )
     began: float = Field(default_factory=time.time, description="seconds since 1970")
     finished: bool = False
 
@@ -94,6 +97,11 @@ class RunDescription(Message):
     def groups(self) -> list[Group]:
         """What is shared among whom."""
         return [Group(tuple(part.sites), Layout(tuple(part.tensors))) for part in self.shared]
+
+    @property
+    def model(self) -> Layout:
+        """The tensors of the model that is exported, if the sites have one in common."""
+        return Layout((*self.shared[0].tensors, *self.at_end))
 
 
 class RoundRecord(Message):

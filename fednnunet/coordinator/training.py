@@ -2,11 +2,11 @@
 
 import logging
 import math
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
@@ -28,12 +28,13 @@ from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
 from fednnunet.coordinator.exchange import Exchange, SpoiltUpdates
 from fednnunet.coordinator.model_export import export_model
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster, ask_all, each
+from fednnunet.coordinator.own_models import OwnModels, in_their_time
+from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RoundRecord, RunDescription, SharedTensors
 from fednnunet.coordinator.site import Site, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.folds import Fold
 from fednnunet.report.events import (
@@ -46,11 +47,18 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
-from fednnunet.weights.layout import Layout
+from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.norms import Norms
-from fednnunet.weights.sharing import Group, share
+from fednnunet.weights.sharing import NORM, Group, share
 
 logger = logging.getLogger(__name__)
+
+_NO_OWN_MODELS = OwnModelFlags()
+
+_MEAN_NORMALIZATION = (
+    "no site has trained with the normalization of this model, which is the mean of the sites' own: where sites "
+    "differ, it may find nothing. Each site has a model of its own, in its own results folder"
+)
 
 
 class TrainingStage(Stage):
@@ -80,6 +88,8 @@ class TrainingStage(Stage):
         The sites.
     sink
         Takes what happens.
+    own_models
+        What sites train beside the federation's model.
     """
 
     tolerates_failures = True
@@ -93,6 +103,7 @@ class TrainingStage(Stage):
         validation_only: bool,
         roster: Roster,
         sink: EventSink,
+        own_models: OwnModelFlags = _NO_OWN_MODELS,
     ) -> None:
         self.title = f"fold {fold}"
         self._fold = fold
@@ -102,6 +113,7 @@ class TrainingStage(Stage):
         self._validation_only = validation_only
         self._roster = roster
         self._sink = sink
+        self._own_models = own_models
         self._folder = FoldFolder.of(recovery.run_dir, fold)
         self._attendance = Attendance(roster, recovery.min_clients, recovery.give_up_after, sink)
         self._is_finished = False
@@ -288,9 +300,13 @@ class TrainingStage(Stage):
         return None, {}
 
     def conclude(self) -> None:
-        """Let every site save the final checkpoint and run nnU-Net's full validation."""
-        if self._is_finished:
-            return
+        """Let every site save the final checkpoint and run nnU-Net's full validation, then train models of its own."""
+        if not self._is_finished:
+            self._validate()
+        if not self._validation_only:
+            OwnModels(self._own_models, self._description, self._recovery, self._roster, self._sink).train()
+
+    def _validate(self) -> None:
         if not self._validation_only:
             self._export()
         self._sink.emit(StageStarted(title=f"validating {self.title}"))
@@ -348,7 +364,7 @@ class TrainingStage(Stage):
             try:
                 self._description, layouts, preferred = self._agree()
                 groups = self._description.groups
-                self._exchange = Exchange(groups, self._averaging.averaging)
+                self._exchange = Exchange(groups, self._averaging.averaging, Layout(tuple(self._description.at_end)))
                 self._exchange.begin({site.name: site for site in self._roster.sites}, preferred)
                 break
             except SiteLost as lost:
@@ -374,7 +390,13 @@ class TrainingStage(Stage):
             if ready[site.name].training_cases > site.hello.cases:
                 raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
         _check_layouts(layouts, self._roster.hellos[0].method)
-        groups = share(layouts, cohorts=self._averaging.cohorts, keep_local=self._averaging.keep_local)
+        keep_local = self._averaging.keep_local
+        groups = share(
+            layouts,
+            cohorts=self._averaging.cohorts,
+            keep_local=keep_local,
+            normalization={site: answer.normalization for site, answer in ready.items()},
+        )
         by_cases = self._averaging.weighting == "cases"
         description = RunDescription(
             run=run,
@@ -386,9 +408,18 @@ class TrainingStage(Stage):
             averaging=self._averaging.averaging,
             flags=self._averaging.others,
             shared=[SharedTensors(sites=list(g.sites), tensors=list(g.layout.tensors)) for g in groups],
+            at_end=self._averaged_at_end(groups, next(iter(layouts.values()))),
         )
         # a pretrained model, where only some sites have it, is the one to start from
         return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
+
+    def _averaged_at_end(self, groups: Sequence[Group], network: Layout) -> list[TensorSpec]:
+        """Return which tensors stay at the sites, but for their mean in the model that is exported, if there is one."""
+        reason = why_there_is_none(self._roster.hellos, _of_weights(groups), self._averaging.keep_local)
+        if self._averaging.keep_local != NORM or reason is not None:
+            return []
+        shared = set(groups[0].layout.tensors)
+        return [tensor for tensor in network.tensors if not tensor.is_of_optimizer and tensor not in shared]
 
     def _resume(self, kept: RunDescription) -> None:
         """Go on with a training from the last complete round of which there is a model."""
@@ -406,7 +437,7 @@ class TrainingStage(Stage):
         self._description = kept.model_copy(
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
-        self._exchange = Exchange(kept.groups, kept.averaging)
+        self._exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
@@ -449,12 +480,11 @@ class TrainingStage(Stage):
         if self._folder.common_model() is not None:
             return
         groups, hellos = self._description.groups, self._roster.hellos
-        of_weights = [group for group in groups if not group.layout.is_of_optimizer]
-        reason = why_there_is_none(hellos, len(of_weights), self._averaging.keep_local)
+        reason = why_there_is_none(hellos, _of_weights(groups), self._averaging.keep_local)
         if reason is not None:
             logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
             return
-        model = ask_for_model(sites, hellos, groups[0].layout)
+        model = ask_for_model(sites, hellos, self._description.model)
         if model is not None:
             self._folder.keep_common_model(model)
             self._sink.emit(PlansAgreed(fingerprint=model.fingerprint, plans=model.plans))
@@ -463,12 +493,35 @@ class TrainingStage(Stage):
         """Write the global model as nnU-Net does, which is worth having even if a site never comes to validate it."""
         if not self._is_model_known:  # all rounds were done when the coordinator was started again
             self._learn_model(self._attendance.muster(self._completed, self._prepare))
-        layout, weights = self._description.groups[0].layout, self._exchange.state["0.weights"]
-        name = self._recovery.model_name
+        if self._folder.common_model() is None:
+            return
+        weights, layout, name = self._exchange.state["0.weights"], self._description.model, self._recovery.model_name
+        if self._description.at_end:
+            kept = self._collect()
+            if kept is None:
+                return
+            weights = np.concatenate([weights, kept])
         exported = export_model(self._recovery.run_dir, self._fold, weights, layout, self._schedule.epochs, name)
         if exported is not None:
-            self._sink.emit(exported)
+            caution = _MEAN_NORMALIZATION if self._description.at_end else None
+            self._sink.emit(exported.model_copy(update={"caution": caution}))
             logger.info("The model is in %s: nnUNetv2_install_pretrained_model_from_zip installs it.", exported.archive)
+
+    def _collect(self) -> np.ndarray | None:
+        """Return the mean of what stays at the sites, over those that send it; ``None`` if none does."""
+        sites = self._attendance.muster(self._completed, self._prepare)
+        while sites:
+            self._roster.allow(self._recovery.round_timeout)
+            try:
+                return self._exchange.collect(sites, self._completed, self._description.sites)
+            except SiteFailure as failure:
+                logger.warning(
+                    "The exported model has a mean without the normalization of site %s: %s.",
+                    *(failure.site, failure.reason.rstrip(".")),
+                )
+                sites = [site for site in sites if site.name != failure.site]
+        logger.warning("The model is not exported: no site has sent its layers of normalization.")
+        return None
 
     def _finish(self) -> dict[str, ValidationReport]:
         """Let sites finish; those that fail can come back as long as fewer than needed have finished."""
@@ -486,26 +539,18 @@ class TrainingStage(Stage):
 
     def _finish_at(
         self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
-    ) -> tuple[dict[str, ValidationReport], list[SiteFailure]]:
+    ) -> tuple[Mapping[str, ValidationReport], list[SiteFailure]]:
         """Let sites finish, which takes as long as it takes until enough have: others get no more than a round's time.
 
         A full validation has another size at each site, and than a round.
         """
-        finished, finishing = set(before), threading.Lock()
+        ask = partial(Site.ask, kind="finish", body=None, answer=ValidationReport, question=self._question("finish"))
+        return in_their_time(sites, ask, set(before), self._recovery)
 
-        def finish(site: Site) -> ValidationReport:
-            report = site.ask("finish", None, ValidationReport, question=self._question("finish"))
-            with finishing:
-                finished.add(site.name)
-                if len(finished) >= self._recovery.min_clients:
-                    for other in sites:
-                        other.hurry(self._recovery.round_timeout)
-            return report
 
-        for site in sites:
-            site.allow(None)
-        done, failures = each([(site, partial(finish, site)) for site in sites])
-        return {site.name: report for site, report in done}, failures
+def _of_weights(groups: Sequence[Group]) -> int:
+    """Return how many of the groups share weights, and not what their optimizers remember."""
+    return sum(not group.layout.is_of_optimizer for group in groups)
 
 
 def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fednnunet.channel.messages import OptimizerStateName, Schedule, TrainingOffer
+from fednnunet.channel.messages import OptimizerStateName, OwnModel, Schedule, TrainingOffer
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
 
@@ -83,6 +83,30 @@ class AveragingFlags:
     def others(self) -> dict[str, str | bool | None]:
         """The flags apart from `averaging`, by name."""
         return {"weighting": self.weighting, "keep_local": self.keep_local, "asym_cohorts": self.cohorts}
+
+
+@dataclass(frozen=True)
+class OwnModelFlags:
+    """The coordinator's flags for models that sites train beside the federation's.
+
+    Attributes
+    ----------
+    personalize
+        Epochs for which each site trains the federation's model on; ``None`` for no personal models.
+    alone
+        Whether each site also trains one alone.
+    """
+
+    personalize: int | None = None
+    alone: bool = False
+
+    def epochs(self, schedule: Schedule) -> dict[OwnModel, int]:
+        """Return how many epochs each of the models is trained that are asked for, in order.
+
+        A model that is trained alone gets those of the federation and, for equal work, those of the personal model.
+        """
+        found: dict[OwnModel, int] = {} if self.personalize is None else {"personal": self.personalize}
+        return found | ({"alone": schedule.epochs + (self.personalize or 0)} if self.alone else {})
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,14 @@ class KeptStates:
         """Return what there is, oldest first."""
         return sorted(self._valid(), key=lambda state: state.round)
 
+    def is_begun(self, run: str) -> bool:
+        """Return whether the fold's folder is that of this training."""
+        return self._marker.is_file() and self._marker.read_text(encoding="utf-8") == run
+
+    def is_final(self, run: str) -> bool:
+        """Return whether the final checkpoint of this training is there."""
+        return self.is_begun(run) and self._final.is_file()
+
     def begin(self, run: str, overwrite: bool) -> None:
         """Refuse to write over what another training has left, stock nnU-Net's too, and remember which one this is.
 

@@ -41,12 +41,13 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.optimizer_state import OptimizerState
+from fednnunet.node.own_trainer import OwnTrainer
 from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.node.warm_trainers import Parked
 from fednnunet.weights.layout import Layout
-from fednnunet.weights.packing import layout_of, pack, unpack
+from fednnunet.weights.packing import layout_of, load_state, normalization_in, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +63,23 @@ class FederatedRounds:
         The site's dataset.
     fold
         The fold to train.
+    own
+        How a model of the site's own is trained, if it is not the federation's.
     """
 
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold, own: OwnTrainer | None = None
+    ) -> None:
         self.fold = fold
         self._arguments = arguments
         self._device = use_device(arguments.device)
-        self._trainer = get_trainer_from_args(
-            dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
-        )
+        self._own = own
+        if own is not None:
+            self._trainer = own.build(self._device)
+        else:
+            self._trainer = get_trainer_from_args(
+                dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
+            )
         if not arguments.val:
             check_hooks(type(self._trainer), vars(self._trainer))
         if arguments.disable_checkpointing:  # else the trainer may have done that
@@ -136,13 +145,16 @@ class FederatedRounds:
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
         set_schedule(trainer, schedule)
-        if arguments.pretrained_weights is not None and not arguments.val:
+        initial = None if self._own is None else self._own.initial_weights()
+        if arguments.pretrained_weights is not None and initial is None and not arguments.val:
             self._load_pretrained()
         else:
             maybe_load_checkpoint(trainer, False, arguments.val)
         if not arguments.val:
             trainer.on_train_start()
             check_schedule(trainer, schedule)
+        if initial is not None:
+            load_state(initial, trainer.network.state_dict())
         self.is_untrained = not arguments.val  # which has loaded what was trained before
         if not arguments.val and schedule.optimizer_state != "local":
             self._optimizer_state = OptimizerState(trainer.network, trainer.optimizer)
@@ -152,6 +164,7 @@ class FederatedRounds:
         training_keys, _ = trainer.do_split()
         self._ready = Ready(
             tensors=list(self.layout.tensors),
+            normalization=normalization_in(trainer.network),
             training_cases=len(training_keys),
             pretrained=arguments.pretrained_weights is not None,
         )

@@ -12,6 +12,8 @@ from fednnunet.channel.messages import (
     Hello,
     ModelDescription,
     ModelPart,
+    OwnTrained,
+    OwnTraining,
     Ready,
     RoundReport,
     RoundRequest,
@@ -25,6 +27,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.own_models import train_own_model
 from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient
@@ -61,6 +64,9 @@ class TrainingClient(SiteClient):
         self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None
+        self._at_end: SiteModel | None = None
+        """What stays here but for its mean at the end."""
+        self._holds_kept = False
         self._ready: Ready | None = None
         self._started: Start | None = None
         self._global_round: int | None = None
@@ -80,9 +86,11 @@ class TrainingClient(SiteClient):
         self.answer("describe", self._describe)
         self.answer("share", self._share)
         self.answer_with_data("fetch", self._send_part)
+        self.answer_with_data("collect", self._send_kept_part)
         self.answer_with_data("hand", self._take_part)
         self.answer("accept", self._accept)
         self.answer("finish", self._finish)
+        self.answer("train_own", self._train_own)
 
     def answer_at_once(self, kind: str, body: str) -> Message | None:
         """Leave a round that is being trained alone if it is the one that a restarted coordinator will ask for."""
@@ -178,7 +186,7 @@ class TrainingClient(SiteClient):
             if self._warm is not None:
                 self._warm.forget(self._rounds_of_fold)
             self._rounds_of_fold.close()
-        self._rounds_of_fold = self._shared = self._ready = self._started = None
+        self._rounds_of_fold = self._shared = self._at_end = self._ready = self._started = None
         self._global_round = self._held_round = None
 
     def _own(self, fold: Fold) -> Fold:
@@ -217,15 +225,18 @@ class TrainingClient(SiteClient):
     def _share(self, body: str, tracker: Tracker) -> Shared:
         sharing = Sharing.from_json(body)
         own = {tensor.name: tensor for tensor in self._rounds.layout.tensors}
-        unknown = [name for group in sharing.groups for name in group if name not in own]
+        unknown = [name for group in (*sharing.groups, sharing.at_end) for name in group if name not in own]
         if unknown:
             raise FednnUNetError(f"the coordinator wants to share {unknown[0]}, which the network does not have")
         groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
+        at_end = [Layout(tuple(own[name] for name in sharing.at_end))] if sharing.at_end else []
         self._global_round = self._held_round = None  # this model has neither taken nor trained anything yet
         self._shared = SiteModel(self.hello.site, groups, ENCODINGS[sharing.encoding])
         if self._rounds.is_untrained:
             self._shared.hold(self._rounds.weights(self._shared.layout))
-        return Shared(digests=[group.digest for group in groups])
+        self._holds_kept = False
+        self._at_end = SiteModel(self.hello.site, at_end, ENCODINGS["float32"]) if at_end else None
+        return Shared(digests=[group.digest for group in (*groups, *at_end)])
 
     def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
@@ -235,6 +246,18 @@ class TrainingClient(SiteClient):
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
         return part, self._model.send(part.group, part.start, part.stop, part.round)
+
+    def _send_kept_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
+        """Send a part of what has stayed here in all rounds, after the last one; no mean of it ever comes back."""
+        part, kept, started = ModelPart.from_json(body), self._at_end, self._started
+        if kept is None or started is None:
+            raise FednnUNetError("the coordinator asks for weights of which it has said that they stay here")
+        if self._rounds.is_untrained or not part.round == self._global_round == started.schedule.rounds:
+            raise FednnUNetError("the coordinator asks for weights of the last round, which this node has not trained")
+        if not self._holds_kept:  # the full validation may load another checkpoint into the network
+            kept.hold(self._rounds.weights(kept.layout))
+            self._holds_kept = True
+        return part, kept.send(part.group, part.start, part.stop, part.round)
 
     def _take_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
         part = ModelPart.from_json(body)
@@ -257,3 +280,10 @@ class TrainingClient(SiteClient):
                 self._rounds.load(self._shared.weights, self._shared.layout)
             self._validations[fold] = self._rounds.finish()
         return self._validations[fold]
+
+    def _train_own(self, body: str, tracker: Tracker) -> OwnTrained:
+        asked = OwnTraining.from_json(body)
+        self._own(asked.fold)
+        self._after_housekeeping()
+        self._forget_fold()  # one trainer at a time has room on a GPU
+        return train_own_model(self.arguments, self.dataset, asked, tracker)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from fednnunet.channel.messages import FederationRecord, Method
+from fednnunet.channel.messages import FederationRecord, Method, OwnModel
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
@@ -197,9 +197,10 @@ def _finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[
     return [str(fold) for fold in folds if (model / f"fold_{fold}" / FINAL_CHECKPOINT).is_file()]
 
 
-def model_name(arguments: argparse.Namespace) -> str:
-    """Return what nnU-Net calls the folder of the model that a command line of the client trains."""
-    return f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
+def model_name(arguments: argparse.Namespace, own: OwnModel | None = None) -> str:
+    """Return what nnU-Net calls the folder of the model that a command line of the client trains, or of an own one."""
+    plans = arguments.p if own is None else f"{arguments.p}_{own}"
+    return f"{arguments.tr}__{plans}__{arguments.configuration}"
 
 
 def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:

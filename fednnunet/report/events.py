@@ -202,6 +202,7 @@ class ModelExported(Message):
     folder: str
     archive: str
     folds: list[str]
+    caution: str | None = Field(default=None, description="what whoever uses it should know")
 
 
 class SitesEvaluated(Message):

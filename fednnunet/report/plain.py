@@ -100,6 +100,8 @@ class PlainProgress:
                 self._table(validation_table(event))
             case ModelExported():
                 self._line(f"model of {_folds(event)} written to {event.folder} and {event.archive}")
+                if event.caution is not None:
+                    self._line(f"CAREFUL: {event.caution}")
             case SitesEvaluated():
                 self._table(evaluation_table(event))
                 for site, why in event.left_out.items():

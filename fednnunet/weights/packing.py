@@ -4,6 +4,7 @@ A state dict lists one storage under several names (``encoder.*`` again as ``dec
 a layout has each storage once, under the first of its names.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,14 @@ import torch
 from fednnunet.errors import FednnUNetError
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
 
+_NORMALIZATION = (
+    torch.nn.modules.batchnorm._NormBase,  # batch and instance normalization of any dimension
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+)
+_NAMED_AS_NORMALIZATION = re.compile(r"[Nn]orm([123][dD])?$")
+
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 """What ``torch.compile`` and DistributedDataParallel put before each name."""
 
@@ -19,6 +28,22 @@ _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
 def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
     """Return the layout of a state dict, whether or not the model is compiled or wrapped."""
     return Layout(tuple(_spec(name, tensor) for name, tensor in _distinct_tensors(state)))
+
+
+def normalization_in(network: torch.nn.Module) -> list[str]:
+    """Return the names of those tensors of a network's layout that belong to layers of normalization, in its order.
+
+    Layers are known by their class, not by the names of their tensors, which are those of whoever wrote the network:
+    torch's own classes, and others whose name ends like theirs (``LayerNorm2d``). What such a layer consists of in turn
+    does not count, for a block of convolution and normalization may be called a norm, too.
+    """
+    own = {
+        _place(tensor)
+        for module in network.modules()
+        if isinstance(module, _NORMALIZATION) or _NAMED_AS_NORMALIZATION.search(type(module).__name__)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    return [name for name, tensor in _distinct_tensors(network.state_dict()) if _place(tensor) in own]
 
 
 def listing_of(state: Mapping[str, torch.Tensor]) -> list[Listing | TensorSpec]:
@@ -98,6 +123,24 @@ def unpack(flat: np.ndarray, layout: Layout, state: Mapping[str, torch.Tensor]) 
             tensor.copy_(part)
 
 
+def load_state(source: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Copy a state dict into that of a live model, in place, whether or not either is of a compiled or wrapped one.
+
+    Raises
+    ------
+    FednnUNetError
+        If it is that of another network.
+    """
+    given = {bare(name): tensor for name, tensor in source.items()}
+    if {bare(name): tensor.shape for name, tensor in state.items()} != {
+        name: tensor.shape for name, tensor in given.items()
+    }:
+        raise FednnUNetError("the weights that were kept are those of another network")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(given[bare(name)])
+
+
 def _paired_with_parts(
     state: Mapping[str, torch.Tensor], layout: Layout, flat: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -125,6 +168,10 @@ def _floating(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str, tor
             own = bare(name)
             # tensors without elements have no storage by which to know them
             yield own, first.setdefault(identity, own) if tensor.numel() > 0 else own, tensor
+
+
+def _place(tensor: torch.Tensor) -> object:
+    return tensor.untyped_storage().data_ptr(), tensor.storage_offset()
 
 
 def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:

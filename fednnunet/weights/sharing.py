@@ -5,11 +5,15 @@ sites where its name, shape and dtype agree, and stays local elsewhere. For equa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.weights.layout import Layout, TensorSpec
+
+NORM = "norm"
+"""For `keep_local`: layers of normalization stay at the site (FedBN: Li et al., *FedBN: Federated Learning on Non-IID
+Features via Local Batch Normalization*, ICLR 2021). As a regular expression it is written ``(norm)``."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,13 @@ class Group:
     layout: Layout
 
 
-def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: str | None = None) -> list[Group]:
+def share(
+    layouts: Mapping[str, Layout],
+    *,
+    cohorts: bool = False,
+    keep_local: str | None = None,
+    normalization: Mapping[str, Collection[str]] | None = None,
+) -> list[Group]:
     """Find what sites have in common.
 
     Parameters
@@ -30,7 +40,10 @@ def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: s
     cohorts
         Average a tensor among every group of two or more sites that have it, not only where all sites do.
     keep_local
-        Regular expression; a weight in whose name it is found never leaves its site, nor does its momentum.
+        Regular expression; a weight in whose name it is found never leaves its site, nor does its momentum. `NORM` are
+        the layers of normalization.
+    normalization
+        Of each site, the names of the tensors of these layers.
 
     Returns
     -------
@@ -39,16 +52,13 @@ def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: s
     Raises
     ------
     FednnUNetError
-        If nothing would be shared, or `keep_local` is no regular expression.
+        If nothing would be shared, or `keep_local` is no regular expression, or there are no layers to be kept.
     """
-    try:
-        local = re.compile(keep_local) if keep_local is not None else None
-    except re.error as error:
-        raise FednnUNetError(f"--keep_local '{keep_local}' is no regular expression: {error}.") from error
+    stays = _local(keep_local, normalization or {})
     owners: dict[TensorSpec, list[str]] = {}
     for site, layout in layouts.items():
         for tensor in layout.tensors:
-            if local is None or not local.search(tensor.weight):
+            if not stays(tensor.weight):
                 owners.setdefault(tensor, []).append(site)
     least = min(2, len(layouts)) if cohorts else len(layouts)
     groups: dict[tuple[bool, tuple[str, ...]], list[TensorSpec]] = {}
@@ -62,3 +72,22 @@ def share(layouts: Mapping[str, Layout], *, cohorts: bool = False, keep_local: s
         )
     in_order = sorted(groups.items(), key=lambda item: item[0][0])
     return [Group(sites, Layout(tuple(tensors))) for (_, sites), tensors in in_order]
+
+
+def _local(keep_local: str | None, normalization: Mapping[str, Collection[str]]) -> Callable[[str], bool]:
+    """Return what tells of the name of a tensor whether it stays at the site."""
+    if keep_local is None:
+        return lambda name: False
+    if keep_local == NORM:
+        names = frozenset(name for of_site in normalization.values() for name in of_site)
+        if not names:
+            raise FednnUNetError(
+                "The sites' networks have no layers of normalization with weights, so --keep_local norm would keep "
+                "nothing: leave it out, or name the tensors with a regular expression."
+            )
+        return names.__contains__
+    try:
+        expression = re.compile(keep_local)
+    except re.error as error:
+        raise FednnUNetError(f"--keep_local '{keep_local}' is no regular expression: {error}.") from error
+    return lambda name: expression.search(name) is not None

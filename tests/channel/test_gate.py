@@ -367,6 +367,23 @@ def test_what_waits_is_shown_in_words_and_numbers_and_not_as_bytes(make: Any) ->
     assert "train_loss: 1.0" in person.asked[-1][1]
 
 
+def test_what_stays_until_the_end_is_an_update_like_any_other(make: Any) -> None:
+    part = ModelPart(round=7, group=0, start=0, stop=1)
+    refused = make(policy=Policy(update=UpdateRule(allow=False)))
+    refused.node.reply = {"body": part.to_json(), "data": b"none"}
+    assert "rule update.allow" in refused.ask("collect", round=7, group=0, start=0, stop=1)["failure"]
+    refused.log.close()
+    person = _Person(True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
+    site.node.reply = dict(refused.node.reply)
+    assert site.ask("collect", round=7, group=0, start=0, stop=1)["data"] == b"none"
+    assert "weights that stay at the site, once" in person.asked[0][1]
+    assert [(entry.kind, entry.round, entry.shapes) for entry in site.entries()[-2:]] == [
+        ("collect", 7, {}),
+        ("update", 7, {"data": [1]}),
+    ]
+
+
 def test_counts_are_shown_by_how_many_they_are_and_how_large(make: Any) -> None:
     person = _Person(True)
     site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(confirm=True)), person=person)

@@ -7,7 +7,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from fednnunet.channel.messages import Hello, ModelDescription
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.weights.packing import layout_of, listing_of, pack
+from fednnunet.weights.packing import layout_of, listing_of, normalization_in, pack
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 
 
@@ -33,9 +33,12 @@ def network() -> torch.nn.Module:
     return made
 
 
-STATE = network().state_dict()
+_NETWORK = network()
+STATE = _NETWORK.state_dict()
 LAYOUT = layout_of(STATE)
 WEIGHTS = pack(STATE, LAYOUT)
+NORMALIZATION = normalization_in(_NETWORK)
+"""Names of the tensors of its layers of normalization."""
 
 
 def hello(site: str = "A", **changes: Any) -> Hello:

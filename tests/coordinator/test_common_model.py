@@ -136,6 +136,8 @@ def test_sites_have_no_common_model_if_each_has_planned_for_itself_or_keeps_a_pa
     assert why_there_is_none([hello(method="AsymFedAvg")], 1, None) == "each has planned for itself"
     assert why_there_is_none([hello()], 2, None) == "each has planned for itself"
     assert "--keep_local 'seg' leaves a part" in str(why_there_is_none([hello()], 1, "seg"))
+    assert why_there_is_none([hello()], 1, "norm") is None
+    assert "--keep_local '(norm)' leaves a part" in str(why_there_is_none([hello()], 1, "(norm)"))
 
 
 class _Describer(FakeNode):

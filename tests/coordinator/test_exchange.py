@@ -10,6 +10,7 @@ from fednnunet.channel.messages import Accepted, Hello, ModelPart, Shared, Shari
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.weights.aggregation import AggregationName
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
 from fednnunet.weights.layout import Layout, TensorSpec, state_name
 from fednnunet.weights.sharing import Group, share
@@ -35,6 +36,7 @@ class Holder(FakeNode):
         self.may_answer.set()
         self.damage = lambda data: data
         self.model: SiteModel
+        self.kept = np.zeros(0, np.float32)
 
     def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         assert self.may_answer.wait(60)
@@ -42,13 +44,17 @@ class Holder(FakeNode):
             sharing = Sharing.from_json(body)
             own = {tensor.name: tensor for tensor in self.layout.tensors}
             groups = [Layout(tuple(own[name] for name in group)) for group in sharing.groups]
+            at_end = Layout(tuple(own[name] for name in sharing.at_end))
             self.model = SiteModel(self.cid, groups, ENCODINGS[sharing.encoding])
             self.hold(self.value)
-            return {"body": Shared(digests=[group.digest for group in groups]).to_json()}
+            digests = [group.digest for group in (*groups, *([at_end] if at_end.tensors else []))]
+            return {"body": Shared(digests=digests).to_json()}
         if kind == "accept":
             self.model.accept()
             return {"body": Accepted.from_json(body).to_json()}
         part = ModelPart.from_json(body)
+        if kind == "collect":
+            return {"body": body, "data": self.damage(self.kept[part.start : part.stop].tobytes())}
         where = (part.group, part.start, part.stop, part.round)
         if kind == "fetch":
             return {"body": body, "data": self.damage(self.model.send(*where))}
@@ -125,6 +131,28 @@ def test_groups_are_averaged_among_their_own_sites_only() -> None:
         node.hold(value)
     _average(exchange, nodes, dict.fromkeys("ABCD", 1))
     assert [node.received.tolist() for node in nodes] == [[3] * 3 + [1.5] * 4] * 2 + [[3] * 3 + [4.5] * 5] * 2
+
+
+@pytest.mark.parametrize(("aggregation", "expected"), [("mean", 4.25), ("median", 3)])
+def test_what_stays_at_the_sites_is_aggregated_once_and_no_site_gets_it(
+    aggregation: AggregationName, expected: float
+) -> None:
+    layout = _layout(conv=4, norm=3)
+    nodes = [Holder(site, layout, 1) for site in "ABC"]
+    groups = share({node.cid: node.layout for node in nodes}, keep_local="norm", normalization={"A": ["norm"]})
+    exchange = Exchange(groups, Averaging("int8", aggregation, "none", None), _layout(norm=3))
+    sites = _sites(nodes)
+    exchange.begin({site.name: site for site in sites}, [])
+    for site in sites:
+        exchange.bring(site, 0)
+    for node, value in zip(nodes, (2, 3, 6), strict=True):
+        node.kept = np.full(3, value, np.float32)
+    assert exchange.collect(sites, 9, {"A": 1, "B": 1, "C": 2}).tolist() == [expected] * 3
+    assert [node.model.layout.size for node in nodes] == [4] * 3
+    for damaged in (np.float32("nan"), np.float32(1e9)):
+        nodes[1].kept[2] = damaged
+        with pytest.raises(SiteFailure, match="Site B failed"):
+            exchange.collect(sites, 9, {"A": 1, "B": 1, "C": 2})
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -22,7 +22,9 @@ from fednnunet.coordinator.stage import NOTHING
 from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
 from fednnunet.folds import Fold
 from fednnunet.report.events import Event, ModelExported, PlansAgreed
-from tests.coordinator.example_model import LAYOUT, STATE, WEIGHTS, description, hello, network
+from fednnunet.weights.layout import Layout
+from fednnunet.weights.packing import pack
+from tests.coordinator.example_model import LAYOUT, NORMALIZATION, STATE, WEIGHTS, description, hello, network
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_exchange import Holder
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
@@ -172,8 +174,11 @@ class _Trainer(Holder):
     """A site that trains the U-Net."""
 
     describes = True
+    refuses = False
 
     def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
+        if kind == "collect" and self.refuses:
+            return {"failure": "the policy says no"}
         answers = {
             "start": Ready(tensors=list(LAYOUT.tensors), training_cases=3, pretrained=False),
             "describe": description(),
@@ -185,10 +190,15 @@ class _Trainer(Holder):
 class _Training:
     """A training of one round by two sites, which is kept in `path` already."""
 
-    def __init__(self, path: Path, keep_local: str | None = None, **changes: Any) -> None:
+    def __init__(self, path: Path, keep_local: str | None = None, refuses: str | None = None, **changes: Any) -> None:
         self.events: list[Event] = []
         self.path = path
         averaging = AveragingFlags(EXACT, keep_local=keep_local)
+        stays = set(NORMALIZATION if keep_local == "norm" else ())
+        shared, at_end = (
+            Layout(tuple(tensor for tensor in LAYOUT.tensors if (tensor.name in stays) == at_end))
+            for at_end in (False, True)
+        )
         kept = FoldFolder.of(path, 0)
         kept.begin(
             RunDescription(
@@ -199,11 +209,16 @@ class _Training:
                 schedule=Schedule(rounds=1, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1),
                 averaging=EXACT,
                 flags=averaging.others,
-                shared=[SharedTensors(sites=["A", "B"], tensors=list(LAYOUT.tensors))],
+                shared=[SharedTensors(sites=["A", "B"], tensors=list(shared.tensors))],
+                at_end=list(at_end.tensors),
             )
         )
-        kept.keep_model(0, {"0.weights": WEIGHTS})
+        first = pack(STATE, shared)
+        kept.keep_model(0, {"0.weights": first})
         self.nodes = [_Trainer(site, LAYOUT, 0) for site in "AB"]
+        for node, value in zip(self.nodes, (1, 2), strict=True):
+            node.kept = np.full(at_end.size, value, np.float32)
+            node.refuses = node.cid == refuses
         roster = Roster(2)
         for node in self.nodes:
             roster.register(node)
@@ -214,7 +229,7 @@ class _Training:
         for number in stage.rounds:
             stage.configure_fit(number, NOTHING, roster)
             for node in self.nodes:
-                node.model.hold(WEIGHTS * 2)
+                node.model.hold(first * 2)
             fitted = [(site, FitRes(OK, Parameters([], ""), 1, {})) for site in roster.sites]
             stage.aggregate_fit(number, fitted, [])  # type: ignore[arg-type]
             stage.configure_evaluate(number, NOTHING, roster)
@@ -246,6 +261,27 @@ def test_a_training_that_is_continued_asks_what_it_does_not_know_and_exports_bef
     description_of_run = FoldFolder.of(tmp_path, 0).description()
     assert description_of_run is not None
     assert description_of_run.finished
+
+
+def test_layers_of_normalization_that_stay_at_the_sites_are_averaged_for_the_exported_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = _Training(tmp_path, "norm")
+    (exported,) = training.told(ModelExported)
+    assert isinstance(exported, ModelExported)
+    assert "may find nothing" in str(exported.caution)
+    state = torch.load(Path(exported.folder) / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    names = set(NORMALIZATION)
+    assert {name.rpartition(".")[2] for name in names} == {"weight", "bias", "running_mean", "running_var"}
+    for tensor in LAYOUT.tensors:
+        expected = torch.full(tensor.shape, 1.5) if tensor.name in names else STATE[tensor.name] * 2
+        assert torch.equal(state[tensor.name], expected), tensor.name
+    network().load_state_dict(state)
+    # a site that does not send its layers does not stop the others
+    _Training(tmp_path / "again", "norm", refuses="B")
+    assert "without the normalization of site B: the policy says no" in caplog.text
+    path = next((tmp_path / "again").rglob("checkpoint_final.pth"))
+    assert (torch.load(path, weights_only=False)["network_weights"][NORMALIZATION[0]] == 1).all()
 
 
 @pytest.mark.parametrize(

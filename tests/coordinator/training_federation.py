@@ -14,6 +14,8 @@ from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import (
     Farewell,
     Hello,
+    OwnTrained,
+    OwnTraining,
     Ready,
     RoundReport,
     RoundRequest,
@@ -62,6 +64,7 @@ class Trainer(Holder):
         self.report = RoundReport(train_loss=-0.5, val_loss=-0.25, mean_dice=0.5, dice={"x": 0.5})
         self.farewell: str | None = "none was said"
         self.starts: list[int] = []
+        self.own_models: list[tuple[str, int]] = []
         self.asked: list[str] = []
         self.has_left = threading.Event()
 
@@ -82,6 +85,10 @@ class Trainer(Holder):
             return {"body": ready.to_json()}
         if kind == "finish":
             return {"body": ValidationReport(mean_dice=0.5, dice={"x": 0.5}).to_json()}
+        if kind == "train_own":
+            own = OwnTraining.from_json(body)
+            self.own_models.append((own.model, own.schedule.epochs))
+            return {"body": OwnTrained(epochs=own.schedule.epochs).to_json()}
         if kind == "farewell":
             self.farewell = Farewell.from_json(body).error
             return {"body": body}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fednnunet.channel.messages import RoundReport, Support, ValidationReport
-from tests.node.training_node import SIZE, UNTRAINED, Reply, TrainingNode
+from tests.node.training_node import SIZE, STEP, UNTRAINED, Reply, TrainingNode
 
 CASES = {f"case_{number}": {"organ", "lesion"} for number in range(6)}
 
@@ -60,6 +60,32 @@ def test_weights_that_are_held_after_sharing_anew_are_those_of_no_round(node: Tr
     assert "data" in node.fetch(1)
     node.share()
     assert "data" not in node.fetch(1)
+
+
+def test_what_stays_at_the_site_leaves_it_once_after_the_last_round_only(node: TrainingNode) -> None:
+    node.start(completed=28)
+    assert "data" not in node.share(at_end=True)
+    node.ask("accept", '{"round": 28}')
+    assert "has not trained" in str(node.collect(28)["failure"])
+    for number in (29, 30):
+        node.fit(number)
+        assert "failure" in node.collect(number)  # the round is not over
+        assert "failure" not in node.evaluate(number)
+    assert "failure" in node.collect(29)
+    sent = np.frombuffer(bytes(node.collect(30)["data"]), np.float32)
+    assert sent.tolist() == [UNTRAINED + 2 * STEP] * SIZE
+    node.ask("finish")
+    assert np.frombuffer(bytes(node.collect(30)["data"]), np.float32).tolist() == sent.tolist()
+    assert (node.trainers[0].network.weight == UNTRAINED + 2 * STEP).all()
+
+
+def test_an_untrained_network_and_one_that_shares_all_have_nothing_to_collect(node: TrainingNode) -> None:
+    node.start(completed=30)
+    node.share(at_end=True)
+    node.ask("accept", '{"round": 30}')
+    assert "has not trained" in str(node.collect(30)["failure"])
+    node.share()
+    assert "of which it has said that they stay here" in str(node.collect(30)["failure"])
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"error": 3}', '{"words": "good bye"}'])

@@ -65,7 +65,7 @@ class Trainer:
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2
         self.disable_checkpointing = False
-        self.validations = self.full_validations = 0
+        self.steps = self.validations = self.full_validations = 0
         self.preprocessed_dataset_folder = str(folder / "cases")
         for case, has in validation.items():
             path = folder / "cases" / f"{case}.pkl"
@@ -75,6 +75,7 @@ class Trainer:
         self.dataloader_train = self.dataloader_val = iter(lambda: None, "never")
 
     def train_step(self, batch: None) -> dict[str, float]:
+        self.steps += 1
         with torch.no_grad():
             self.network.weight += STEP
         return {"loss": LOSS}
@@ -168,9 +169,14 @@ class TrainingNode:
         )
         return self.ask("start", Start(fold=0, schedule=schedule, run=run, completed=completed).to_json())
 
-    def share(self) -> Reply:
-        """Tell it what is shared: everything."""
-        return self.ask("share", Sharing(groups=[[TENSOR]], encoding="float32").to_json())
+    def share(self, at_end: bool = False) -> Reply:
+        """Tell it what is shared: everything or, `at_end`, nothing but for its mean after the last round."""
+        groups = {"groups": [], "at_end": [TENSOR]} if at_end else {"groups": [[TENSOR]]}
+        return self.ask("share", Sharing.of(**groups, encoding="float32").to_json())
+
+    def collect(self, number: int) -> Reply:
+        """Ask for what stays at the site."""
+        return self.ask("collect", ModelPart(round=number, group=0, start=0, stop=SIZE).to_json())
 
     def fetch(self, number: int) -> Reply:
         """Ask for the update of a round."""

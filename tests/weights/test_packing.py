@@ -6,7 +6,7 @@ from torch import nn
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
-from fednnunet.weights.packing import layout_of, listing_of, pack, state_dict_of, unpack
+from fednnunet.weights.packing import layout_of, listing_of, normalization_in, pack, state_dict_of, unpack
 
 
 class _SharedEncoder(nn.Module):
@@ -50,6 +50,40 @@ def test_wrappers_do_not_show_in_the_layout(prefix: str) -> None:
     assert layout_of(wrapped) == layout_of(state)
     layout = layout_of(state)
     np.testing.assert_array_equal(pack(wrapped, layout), pack(state, layout))
+
+
+class LayerNorm2d(nn.Module):
+    """A layer of somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(3))
+
+
+class _ConvDropoutNorm(nn.Module):
+    """A block with a layer of each kind, as nnU-Net's are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, 1)
+        self.a = nn.InstanceNorm2d(3, affine=True)
+        self.b = nn.GroupNorm(1, 3)
+        self.c = nn.LayerNorm(3)
+        self.d = LayerNorm2d()
+        self.without = nn.InstanceNorm2d(3)
+        self.all_modules = nn.Sequential(self.a)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
+
+
+def test_layers_of_normalization_are_known_by_class_under_the_names_of_the_layout() -> None:
+    network = _ConvDropoutNorm()
+    expected = ["a.weight", "a.bias", "b.weight", "b.bias", "c.weight", "c.bias", "d.gamma"]
+    assert normalization_in(network) == expected
+    wrapped = nn.Module()
+    wrapped._orig_mod = network  # as torch.compile names it
+    assert normalization_in(wrapped) == expected
+    batches = normalization_in(_SharedEncoder())
+    assert batches == [f"encoder.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
 
 
 def test_a_half_precision_model_travels_without_loss() -> None:

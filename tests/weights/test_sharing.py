@@ -43,6 +43,22 @@ def test_what_is_kept_local_is_not_shared() -> None:
     assert _names(share(equal, keep_local="^st|head")) == {("A", "B"): ["deep"]}
 
 
+def test_layers_of_normalization_are_known_by_what_sites_say_of_them_not_by_name() -> None:
+    layout = _layout(conv_norm=(3, 1), scale=(3,), head=(2,))
+    sites = {"A": layout, "B": layout}
+    normalization = {"A": ["scale"], "B": ["scale"]}
+    assert _names(share(sites, keep_local="norm", normalization=normalization)) == {("A", "B"): ["conv_norm", "head"]}
+    assert _names(share(sites, keep_local="(norm)", normalization=normalization)) == {("A", "B"): ["scale", "head"]}
+    # what normalizes at one site is not averaged with what does not at another
+    normalization["B"] = ["head"]
+    assert _names(share(sites, keep_local="norm", normalization=normalization)) == {("A", "B"): ["conv_norm"]}
+
+
+def test_networks_without_layers_of_normalization_cannot_keep_them() -> None:
+    with pytest.raises(FednnUNetError, match="no layers of normalization with weights"):
+        share(SITES, keep_local="norm", normalization={"A": [], "B": [], "C": []})
+
+
 def test_one_site_shares_with_itself() -> None:
     assert _names(share({"A": SITES["A"]}, cohorts=True)) == {("A",): ["stem", "deep", "head"]}
 

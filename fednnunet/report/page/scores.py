@@ -50,6 +50,8 @@ def export_parts(run: RunState) -> list[Part]:
         "<div><dt>Folds</dt><dd>{}</dd></div></dl><p>On any machine with nnU-Net:</p>"
         '<pre class="scroll" tabindex="0"><code>{}</code></pre>'
     ).format(event.archive, event.folder, ", ".join(event.folds), "\n".join(lines))
+    if event.caution is not None:
+        text += Markup('<p class="note">{}</p>').format(event.caution)
     return [Part("model", "Model", text)]
 
 

@@ -1,0 +1,74 @@
+"""Models of a site's own, which it trains after the federation: a personal one, and one that has learned here alone.
+
+Each is trained as a federation of one site would, round by round with nothing exchanged, so that the hooks of any
+trainer, its log, its checkpoints and a new start after a kill are those of `FederatedRounds`. Nothing of it leaves.
+"""
+
+import argparse
+import logging
+
+from fednnunet.background import Tracker
+from fednnunet.channel.messages import OwnTrained, OwnTraining, Start
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.kept_states import KeptStates
+from fednnunet.node.own_trainer import OwnTrainer, fold_folder
+from fednnunet.node.rounds import FederatedRounds
+
+logger = logging.getLogger(__name__)
+
+
+def train_own_model(
+    arguments: argparse.Namespace, dataset: SiteDataset, asked: OwnTraining, tracker: Tracker
+) -> OwnTrained:
+    """Train one of a site's own models, and validate it; go on with one that was begun, and leave one that is done.
+
+    Parameters
+    ----------
+    arguments
+        Command line of the client.
+    dataset
+        The site's dataset.
+    asked
+        Which model, and how long.
+    tracker
+        Can stop it.
+
+    Raises
+    ------
+    FednnUNetError
+        If the site has not finished the federated training that `asked` names.
+    Stopped
+        If it shall not be trained to its end.
+    """
+    trainer = OwnTrainer(arguments, dataset, asked)
+    states, epochs = KeptStates(trainer.folder), asked.schedule.epochs
+    if not KeptStates(fold_folder(arguments, dataset, asked.fold)).is_final(asked.run):
+        raise FednnUNetError(
+            f"the coordinator asks for a model beside that of a training of fold {asked.fold} which this site has not "
+            "finished, or of which it was told to keep nothing (--disable_checkpointing)"
+        )
+    name = trainer.name
+    if states.is_final(name) and not states.all():
+        logger.info("The %s model of fold %s is there already.", asked.model, asked.fold)
+        return OwnTrained(epochs=epochs)
+    if not states.is_begun(name):
+        trainer.set_aside()
+        states.begin(name, overwrite=False)
+    begun = [state.round for state in states.all() if state.run == name]
+    for completed in (*reversed(begun), 0):
+        rounds = FederatedRounds(arguments, dataset, asked.fold, trainer)
+        try:
+            ready, _ = rounds.start(Start(fold=asked.fold, schedule=asked.schedule, run=name, completed=completed))
+            if completed and not ready.restored:
+                continue  # what was kept last is damaged
+            for number in range(completed + 1, epochs + 1):
+                rounds.train(tracker)
+                rounds.validate(number, None)
+                rounds.end_epoch()
+            rounds.finish()
+            break
+        finally:
+            rounds.close()
+    logger.info("The %s model of fold %s is in %s.", asked.model, asked.fold, trainer.folder.parent)
+    return OwnTrained(epochs=epochs)
