@@ -32,7 +32,7 @@ from fednnunet.channel.messages import (
     TrainingOffer,
     ValidationReport,
 )
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.files import read_json_object
 from fednnunet.folds import Fold
 from fednnunet.labels import Labels, read_labels
@@ -238,8 +238,8 @@ class FederatedRounds:
                         "Trainer %s saves no checkpoint, so round %d cannot be gone on from.",
                         *(type(self._trainer).__name__, round_number),
                     )
-            except Exception as error:  # torch reports a full disk as a RuntimeError
-                reason = getattr(error, "strerror", None) or f"{type(error).__name__}, is the disk full?"
+            except Exception as error:  # also what a trainer's own ``save_checkpoint`` raises
+                reason = disk_problem(error) or getattr(error, "strerror", None) or type(error).__name__
                 logger.error("The state of the training cannot be kept: %s", error)
                 raise FednnUNetError(
                     f"the state of its training cannot be written ({reason}): mend that, and start the node with --c"
