@@ -140,7 +140,8 @@ def main() -> None:
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory(prefix="fednnunet-many-sites-") as name:
         words = ("server", "train", "--num_clients", arguments.sites, "--port", port, "--rounds", arguments.rounds,
-                 "--iterations_per_epoch", 1, "--val_iterations_per_epoch", 1, "--run_dir", Path(name, "run"))  # fmt: skip
+                 "--iterations_per_epoch", 1, "--val_iterations_per_epoch", 1, "--run_dir",
+                 Path(name, "run"))  # fmt: skip
         command = [sys.executable, "-m", "fednnunet", *map(str, words)]
         with Path(name, "log").open("w") as log:
             coordinator = subprocess.Popen(command, stdout=log, stderr=log)
@@ -167,7 +168,9 @@ def main() -> None:
         missing = sum(len(record.sites) < arguments.sites for record in folder.history())
     console = Console()
     console.print(table)
-    console.print(f"exit status {coordinator.returncode}, {completed} rounds, {missing} without a site", highlight=False)
+    console.print(
+        f"exit status {coordinator.returncode}, {completed} rounds, {missing} without a site", highlight=False
+    )
 
 
 if __name__ == "__main__":

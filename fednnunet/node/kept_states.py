@@ -140,7 +140,10 @@ class KeptStates:
 
     def _remove(self, state: KeptState) -> None:
         for suffix in ("json", "npy", "pth"):
-            self._path(state.round, suffix).unlink(missing_ok=True)
+            path = self._path(state.round, suffix)
+            if path.is_dir():  # nothing that was kept, but in the way of what will be
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all states."""
