@@ -113,7 +113,7 @@ class FederatedRounds:
         if self._ready is None:
             if not self._arguments.val:
                 self._states.begin(start.run, self._arguments.overwrite)
-            self._build(start.schedule)
+            self._build(start.run, start.schedule)
         assert self._ready is not None
         self._run = start.run
         restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
@@ -124,7 +124,7 @@ class FederatedRounds:
             self._catch_up(start.completed * start.schedule.local_epochs)
         return self._ready.model_copy(update={"restored": restored}), rounding_error
 
-    def _build(self, schedule: Schedule) -> None:
+    def _build(self, run: str, schedule: Schedule) -> None:
         trainer, arguments = self._trainer, self._arguments
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
@@ -140,7 +140,9 @@ class FederatedRounds:
         self.layout = layout_of(trainer.network.state_dict())
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
-        training_keys, _ = trainer.do_split()
+        training_keys, validation_keys = trainer.do_split()
+        if not arguments.val:
+            self._states.check_split(run, list(training_keys), list(validation_keys))
         self._ready = Ready(
             tensors=list(self.layout.tensors),
             training_cases=len(training_keys),
