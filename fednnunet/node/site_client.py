@@ -166,6 +166,9 @@ class SiteClient(NumPyClient):
             which = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
             what = f"cannot be written: {full}. Mend that, and start the node again"
             return f"A file{which} {what}.", f"a file {what}"
+        if isinstance(error, FileNotFoundError) and error.filename:
+            what = "is not there any more. Bring it back, and start the node again"
+            return f"A file ({error.filename}) {what}.", f"a file {what}"
         if self.failure is None:
             logger.exception("This site failed")
         reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""

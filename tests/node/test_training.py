@@ -141,6 +141,18 @@ def _write_a_checkpoint() -> None:
     torch.save({"weights": torch.zeros(1 << 16)}, "/dev/full")
 
 
+def test_a_file_that_was_removed_meanwhile_is_told_in_one_sentence(
+    node: TrainingNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.begin()
+    case = tmp_path / "patient_007.b2nd"
+    node.client._rounds._trainer.train_step = lambda _: case.read_bytes()
+    told = str(node.fit(1)["failure"])
+    assert told == "a file is not there any more. Bring it back, and start the node again"
+    assert str(case) in str(node.client.failure)
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("write", "why"), [(_write_a_file, "Read-only file system"), (_write_a_checkpoint, "is the disk full?")]
 )
