@@ -1,5 +1,12 @@
 """The errors that a user can cause or mend; the commands print them as one sentence, without a traceback."""
 
+import errno
+import os
+
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "iostream error", "inline_container.cc")
+"""What a RuntimeError of torch says, which tells no reason, when a checkpoint cannot be written."""
+
 
 class FednnUNetError(Exception):
     """Something a user can mend: the message names the site, the thing and the remedy."""
@@ -57,3 +64,12 @@ class SiteFailure(FednnUNetError):  # noqa: N818, named for what it is
         super().__init__(f"Site {site} failed: {reason}")
         self.site = site
         self.reason = reason
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """Return why a disk takes no more, in a few words, if that is what an error of any library is about."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return os.strerror(error.errno)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_CANNOT_WRITE):
+        return "torch could not write it, is the disk full?"
+    return None if error.__cause__ is None else disk_problem(error.__cause__)

@@ -198,7 +198,10 @@ class Federation(Server):
             seconds = min(_GREETING_SECONDS, self._arguments.contact_timeout)
             hello, display_name = self._door.greet(proxy, self.run, seconds)
             known = self.roster.named(hello.site)
+            seen = self._check_not_here(hello)  # which may take long, and others shall not wait for it
             with self._admitting:
+                if self._node_of(hello.site) != seen:
+                    self._check_not_here(hello)
                 self._check(hello)
                 is_new = self.roster.named(hello.site) is None
                 admitted = self.roster.admit(proxy, hello)
@@ -227,16 +230,25 @@ class Federation(Server):
         check_task(hello, self._arguments)
         if self._given_plans is not None:
             check_fits(self._given_plans, hello)
-        known = self.roster.named(hello.site)
-        if known is None and self.roster.is_complete:
+        if self.roster.named(hello.site) is None and self.roster.is_complete:
             raise FednnUNetError(self._all_taken)
+        others = [other for other in self.roster.hellos if other.site != hello.site]
+        if others:
+            check_agreement(others[0], hello)
+
+    def _node_of(self, site: str) -> str | None:
+        """Return which node a site has, if it takes part."""
+        known = self.roster.named(site)
+        return None if known is None else known.hello.instance
+
+    def _check_not_here(self, hello: Hello) -> str | None:
+        """Refuse a second node of a site, of which the first one answers; return which one that is."""
+        seen, known = self._node_of(hello.site), self.roster.named(hello.site)
         if known is not None and known.hello.instance != hello.instance and known.ping():
             raise FednnUNetError(
                 f"Site {hello.site} takes part already: start one node per site, with its own dataset or --site."
             )
-        others = [other for other in self.roster.hellos if other.site != hello.site]
-        if others:
-            check_agreement(others[0], hello)
+        return seen
 
     def _wait_for_absent_sites(self) -> None:
         """Give sites whose connection has just broken the time to hear that all is done."""

@@ -150,12 +150,18 @@ class Roster(SimpleClientManager):
         threading.Thread(target=site.take_leave, args=(reason,), name="fednnunet-farewell", daemon=True).start()
 
     def keep_in_touch(self) -> None:
-        """Let all sites hear of the coordinator every few seconds, in a thread of its own, until `close`."""
+        """Let all sites hear of the coordinator every few seconds, in a thread of its own, until `close`.
+
+        A site whose connection takes what is said, and gives nothing, does not keep the others from hearing anything.
+        """
 
         def ping() -> None:
+            going_on: dict[str, concurrent.futures.Future[bool]] = {}
             with concurrent.futures.ThreadPoolExecutor(max(1, self.places)) as pool:
                 while not self.wait_for(lambda: self._is_closed, _PING_SECONDS):
-                    list(pool.map(lambda site: site.ping(older_than=_PING_SECONDS), self.sites))
+                    for site in self.sites:
+                        if site.name not in going_on or going_on[site.name].done():
+                            going_on[site.name] = pool.submit(site.ping, older_than=_PING_SECONDS)
 
         threading.Thread(target=ping, name="fednnunet-ping", daemon=True).start()
 

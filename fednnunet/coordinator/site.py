@@ -1,10 +1,12 @@
 """One site, as the coordinator sees it: the same through all of its connections."""
 
 import logging
+import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ from flwr.common import (
 )
 from flwr.server.client_proxy import ClientProxy
 
+from fednnunet.channel.long_lived.serving import hang_up
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.coordinator.meters import SiteMeter
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -39,6 +42,9 @@ RETURN_WITHIN_SECONDS = 20.0
 
 ASK_EVERY_SECONDS = 0.25
 """How often a question is asked at most: nodes take a second to say that they are still at work, but nobody must."""
+
+ANSWER_WITHIN_SECONDS = 5.0
+"""How long a site may take to say anything at all when it has no time left for its work."""
 
 _FAREWELL_SECONDS = 10.0
 _LOG_ENTRY = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
@@ -231,7 +237,7 @@ class Site(ClientProxy):
             config["data"] = data
         reply = self._until_answered(
             config,
-            lambda proxy, asked: proxy.get_properties(GetPropertiesIns(asked), self._contact_timeout, None),
+            lambda proxy, asked, seconds: proxy.get_properties(GetPropertiesIns(asked), seconds, None),
             lambda properties: properties.properties,
             progress=progress,
         )
@@ -242,16 +248,16 @@ class Site(ClientProxy):
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
         """Ask a question as Flower does."""
 
-        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> GetPropertiesRes:
-            return proxy.get_properties(GetPropertiesIns(config), self._contact_timeout, group_id)
+        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> GetPropertiesRes:
+            return proxy.get_properties(GetPropertiesIns(config), seconds, group_id)
 
         return self._until_answered(ins.config, send, lambda reply: reply.properties)
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         """Let the site do a round's work; `SiteLate` if it takes more than `timeout` seconds."""
 
-        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> FitRes:
-            return proxy.fit(FitIns(ins.parameters, config), self._contact_timeout, group_id)
+        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> FitRes:
+            return proxy.fit(FitIns(ins.parameters, config), seconds, group_id)
 
         self.allow(timeout)
         with self.meter.training.running():
@@ -260,8 +266,8 @@ class Site(ClientProxy):
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         """Hand a round's result to the site; `SiteLate` if it takes more than `timeout` seconds."""
 
-        def send(proxy: ClientProxy, config: dict[str, Scalar]) -> EvaluateRes:
-            return proxy.evaluate(EvaluateIns(ins.parameters, config), self._contact_timeout, group_id)
+        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> EvaluateRes:
+            return proxy.evaluate(EvaluateIns(ins.parameters, config), seconds, group_id)
 
         self.allow(timeout)
         with self.meter.validating.running():
@@ -289,7 +295,7 @@ class Site(ClientProxy):
     def _until_answered(
         self,
         config: dict[str, Scalar],
-        send: Callable[[ClientProxy, dict[str, Scalar]], Reply],
+        send: Callable[[ClientProxy, dict[str, Scalar], float], Reply],
         told: Callable[[Reply], dict[str, Scalar]],
         progress: OnProgress | None = None,
     ) -> Reply:
@@ -298,11 +304,13 @@ class Site(ClientProxy):
         try:
             while True:
                 began = time.monotonic()
-                proxy = self._connection()
+                proxy = self._connection(allowance)
+                # a site that lets its bytes trickle takes no longer than one that says nothing
+                seconds = min(self._contact_timeout, allowance.left + ANSWER_WITHIN_SECONDS)
                 try:
-                    with self._line:
+                    with self._turn(seconds):
                         self.meter.count_question(asked)
-                        reply = send(proxy, asked)
+                        reply = send(proxy, asked, seconds)
                         answer = told(reply)
                         self.meter.count_answer(answer)
                 except FednnUNetError:
@@ -350,11 +358,22 @@ class Site(ClientProxy):
         if allowance.is_used_up or allowance is not self._allowance:
             raise SiteLate(self.name, f"it has not done its work within {allowance.seconds or 0:g} s")
 
-    def _connection(self) -> ClientProxy:
-        """Return the connection, or wait for the next one."""
+    @contextmanager
+    def _turn(self, seconds: float) -> Iterator[None]:
+        """Have the connection for one question; a ping that goes on before it is waited for no longer than this."""
+        if not self._line.acquire(timeout=seconds):
+            raise TimeoutError(f"another question has had no answer for {seconds:g} s")
+        try:
+            yield
+        finally:
+            self._line.release()
+
+    def _connection(self, allowance: "_Allowance") -> ClientProxy:
+        """Return the connection, or wait for the next one, but no longer than an answer may take."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._proxy is not None or self.is_restarted or self._is_closed, RETURN_WITHIN_SECONDS
+                lambda: self._proxy is not None or self.is_restarted or self._is_closed,
+                min(RETURN_WITHIN_SECONDS, allowance.left),
             )
             if self.is_restarted:
                 raise SiteLost(self.name, "its node was restarted")
@@ -365,6 +384,7 @@ class Site(ClientProxy):
     def _lose(self, proxy: ClientProxy, error: Exception) -> None:
         logger.debug("The connection of site %s broke", self.name, exc_info=error)
         self.disconnect(proxy.cid)
+        hang_up(proxy)  # so that a node that can still be reached connects again
 
 
 class _Allowance:
@@ -377,6 +397,10 @@ class _Allowance:
     @property
     def is_used_up(self) -> bool:
         return self.seconds is not None and self._spent > self.seconds
+
+    @property
+    def left(self) -> float:
+        return math.inf if self.seconds is None else max(0.0, self.seconds - self._spent)
 
     def shorten(self, left: float) -> None:
         """Leave this many seconds at most."""

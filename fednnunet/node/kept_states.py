@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import replacing
+from fednnunet.files import read_json_object, replacing, write_json
 from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _KEPT = 2
 _MARKER = "federated_run.txt"
 """Names the training of which the fold's checkpoints are, or will be."""
+_TRAINED = "federated_cases.json"
+"""The cases that have trained in that training."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class KeptStates:
         self._final = output_folder / FINAL_CHECKPOINT
         self._marker = output_folder / _MARKER
         self._folder = output_folder / "federated"
+        self._trained = output_folder / _TRAINED
 
     def all(self) -> list[KeptState]:
         """Return what there is, oldest first."""
@@ -95,6 +98,26 @@ class KeptStates:
         if begun != run:
             with replacing(self._marker) as temporary:
                 temporary.write_text(run, encoding="utf-8")
+
+    def check_split(self, run: str, training: Collection[str], validation: Collection[str]) -> None:
+        """Warn if cases validate that have trained in this training before, and remember those that train now.
+
+        A case may go, if a patient withdraws it; but one that changes sides makes figures better than they are.
+        """
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(FednnUNetError):  # there is none yet, or it is damaged: nothing is known then
+            kept = read_json_object(self._trained, "remove it")
+        before = kept.get("cases") if kept.get("run") == run else None
+        trained = {case for case in before if isinstance(case, str)} if isinstance(before, list) else set()
+        changed = sorted((trained - set(training)).intersection(validation))
+        if changed:
+            logger.warning(
+                "Of the cases that validate now, %d have trained in this training before (%s): its figures will be "
+                "better than they should be. Bring splits_final.json back as it was, and start the node again.",
+                *(len(changed), changed[0] if len(changed) == 1 else f"{changed[0]} …"),
+            )
+        if before is None or not trained.issuperset(training):
+            write_json({"run": run, "cases": sorted(trained.union(training))}, self._trained)
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
         """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any.
@@ -148,7 +171,10 @@ class KeptStates:
 
     def _remove(self, state: KeptState) -> None:
         for suffix in ("json", "npy", "pth"):
-            self._path(state.round, suffix).unlink(missing_ok=True)
+            path = self._path(state.round, suffix)
+            if path.is_dir():  # nothing that was kept, but in the way of what will be
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all states."""

@@ -32,7 +32,7 @@ from fednnunet.channel.messages import (
     TrainingOffer,
     ValidationReport,
 )
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.files import read_json_object
 from fednnunet.folds import Fold
 from fednnunet.labels import Labels, read_labels
@@ -126,7 +126,7 @@ class FederatedRounds:
         if self._ready is None:
             if not self._arguments.val:
                 self._states.begin(start.run, self._arguments.overwrite)
-            self._build(start.schedule)
+            self._build(start.run, start.schedule)
         assert self._ready is not None
         self._run = start.run
         restored, rounding_error = self._states.restore(start.run, start.completed, self._trainer)
@@ -140,7 +140,7 @@ class FederatedRounds:
                 self._optimizer_state.set_steps(start.completed * iterations)
         return self._ready.model_copy(update={"restored": restored}), rounding_error
 
-    def _build(self, schedule: Schedule) -> None:
+    def _build(self, run: str, schedule: Schedule) -> None:
         trainer, arguments = self._trainer, self._arguments
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
@@ -161,7 +161,9 @@ class FederatedRounds:
         self.layout = layout_of(self._shareable)
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
-        training_keys, _ = trainer.do_split()
+        training_keys, validation_keys = trainer.do_split()
+        if not arguments.val:
+            self._states.check_split(run, list(training_keys), list(validation_keys))
         self._ready = Ready(
             tensors=list(self.layout.tensors),
             normalization=normalization_in(trainer.network),
@@ -270,8 +272,8 @@ class FederatedRounds:
                         "Trainer %s saves no checkpoint, so round %d cannot be gone on from.",
                         *(type(self._trainer).__name__, round_number),
                     )
-            except Exception as error:  # torch reports a full disk as a RuntimeError
-                reason = getattr(error, "strerror", None) or f"{type(error).__name__}, is the disk full?"
+            except Exception as error:  # also what a trainer's own ``save_checkpoint`` raises
+                reason = disk_problem(error) or getattr(error, "strerror", None) or type(error).__name__
                 logger.error("The state of the training cannot be kept: %s", error)
                 raise FednnUNetError(
                     f"the state of its training cannot be written ({reason}): mend that, and start the node with --c"

@@ -14,7 +14,7 @@ from fednnunet.background import Replies, StillWorking, Submits, Tracker
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.channel.question import identity
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 
@@ -160,9 +160,20 @@ class SiteClient(NumPyClient):
         except FednnUNetError as error:
             self.failure, told = str(error), error.shareable
         except Exception as error:  # its message may hold anything, the name of a case for example
-            if self.failure is None:
-                logger.exception("This site failed")
-            self.failure = f"{type(error).__name__}: {error}"
-            reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-            told = f"{type(error).__name__}{reason}, see the node's own output"
+            self.failure, told = self._unexpected(error)
         return [], 0, {"failure": told}
+
+    def _unexpected(self, error: Exception) -> tuple[str, str]:
+        """Return what is said here of an error that is not our own, and what the coordinator is told of it."""
+        full = disk_problem(error)
+        if full is not None:
+            which = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            what = f"cannot be written: {full}. Mend that, and start the node again"
+            return f"A file{which} {what}.", f"a file {what}"
+        if isinstance(error, FileNotFoundError) and error.filename:
+            what = "is not there any more. Bring it back, and start the node again"
+            return f"A file ({error.filename}) {what}.", f"a file {what}"
+        if self.failure is None:
+            logger.exception("This site failed")
+        reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        return f"{type(error).__name__}: {error}", f"{type(error).__name__}{reason}, see the node's own output"

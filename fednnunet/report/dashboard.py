@@ -3,12 +3,14 @@
 import contextlib
 import email.utils
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.events import EVENTS
@@ -19,6 +21,10 @@ HOST = "127.0.0.1"
 logger = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 15.0
+_REQUEST_SECONDS = 30.0
+"""For a browser to say what it wants, and to take a part of the page."""
+_MOST_CONNECTIONS = 64
+"""Each has a thread and a descriptor, of which the coordinator needs some itself."""
 _BEGIN = b'<html lang="en"'
 
 
@@ -146,14 +152,33 @@ def _listening(port: int, handler: type[BaseHTTPRequestHandler]) -> "_Server":
 
 
 class _Server(ThreadingHTTPServer):
+    """Hangs up on who is one too many."""
+
     daemon_threads = True
     block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._room = threading.Semaphore(_MOST_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            self._room.release()
 
 
 def _handler_for(dashboard: Dashboard) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         server_version = "fednnunet"
         sys_version = ""
+        timeout = _REQUEST_SECONDS
 
         def do_GET(self) -> None:
             if self.headers.get("Host", "").lower() not in dashboard.hosts:

@@ -183,7 +183,9 @@ class _Unable(_Node):
         raise FednnUNetError("the disk is full")
 
 
-def test_a_node_that_can_answer_nothing_any_more_ends_and_says_why() -> None:
+def test_a_node_that_can_answer_nothing_any_more_ends_and_says_why_in_one_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     port = find_free_port(HOST)
     errors: list[str] = []
 
@@ -199,6 +201,7 @@ def test_a_node_that_can_answer_nothing_any_more_ends_and_says_why() -> None:
         serve(join_address(HOST, port), _Asking(threading.Event()))
     thread.join(60)
     assert errors == ["the disk is full"]
+    assert not any(record.exc_info for record in caplog.records)  # no traceback of Flower's before it
 
 
 def test_what_a_node_says_unasked_does_not_fill_memory() -> None:

@@ -1,15 +1,25 @@
 """A site that is for ever at work does not hold up the others, whatever it was asked."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.common import GetPropertiesIns as Question
+from flwr.common import GetPropertiesRes as Reply
+from flwr.common import Scalar
 
+from fednnunet.channel.door import Door
+from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import Installed
-from fednnunet.coordinator.site import SiteLate, SiteLost
+from fednnunet.cli.arguments import parse_server
+from fednnunet.coordinator.federation import Federation
+from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.site import ANSWER_WITHIN_SECONDS, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
-from tests.coordinator.test_site import ANSWER, Node, _ask, _pending, _site
-from tests.coordinator.training_federation import Trainer, pending, run_training
+from tests.coordinator.fake_node import OK
+from tests.coordinator.test_site import ANSWER, Node, Step, _ask, _in_background, _pending, _site
+from tests.coordinator.training_federation import Events, Trainer, pending, run_training
 
 IMPATIENT = ("--rounds", "2", "--min_clients", "2", "--round_timeout", "0.2")
 
@@ -101,3 +111,115 @@ def test_a_site_that_says_at_once_that_it_is_at_work_is_not_asked_in_a_busy_loop
     with pytest.raises(SiteLost):
         _ask(site)
     assert (len(node.asked), len(waits)) == (1, 1)
+
+
+class _Trickling(Node):
+    """A node whose answer comes a byte at a time: it is not there yet when the connection is given up.
+
+    Attributes
+    ----------
+    allowed
+        The seconds that it had for each answer.
+    """
+
+    def __init__(self, *steps: Step) -> None:
+        super().__init__(*steps)
+        self.allowed: list[float | None] = []
+        self.is_asked, self.is_over = threading.Event(), threading.Event()
+
+    def get_properties(self, ins: Question, timeout: float | None, group_id: int | None) -> Reply:
+        self.allowed.append(timeout)
+        self.is_asked.set()
+        if ins.config["ask"] == "ping":
+            assert self.is_over.wait(60)
+        return super().get_properties(ins, timeout, group_id)
+
+
+def test_an_answer_that_trickles_is_given_up_when_the_site_has_no_time_left() -> None:
+    node = _Trickling(ANSWER, ANSWER, TimeoutError("not all of it is there"))
+    site = _site(node)
+    _ask(site)
+    site.allow(3.0)
+    _ask(site)
+    site.allow(0.0)
+    with pytest.raises(SiteLate):
+        _ask(site)
+    without, with_limit, none_left = node.allowed
+    assert without == 60.0
+    assert with_limit == 3.0 + ANSWER_WITHIN_SECONDS
+    assert none_left == ANSWER_WITHIN_SECONDS
+
+
+def test_a_connection_that_broke_is_awaited_no_longer_than_the_site_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = _site(Node())
+    waits: list[float | None] = []
+    monkeypatch.setattr(site._changed, "wait_for", lambda predicate, timeout=None: waits.append(timeout))
+    site.disconnect(str(site.proxy and site.proxy.cid))
+    site.allow(3.0)
+    with pytest.raises(SiteLost):
+        _ask(site)
+    assert waits == [3.0]
+
+
+def test_a_question_does_not_wait_for_ever_behind_a_ping_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fednnunet.coordinator.site.ANSWER_WITHIN_SECONDS", 0.01)
+    node = _Trickling(ANSWER)
+    site = _site(node)
+    ping = _in_background(site.ping)
+    assert node.is_asked.wait(60)
+    site.allow(0.0)
+    asked = _in_background(lambda: _ask(site))
+    assert isinstance(asked.exception(10), SiteLate)
+    node.is_over.set()
+    ping.result(60)
+
+
+def test_a_site_that_does_not_answer_a_ping_does_not_keep_the_others_from_hearing_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fednnunet.coordinator.roster._PING_SECONDS", 0.01)
+    silent, other = _Trickling(ANSWER), _Pinged()
+    roster = Roster(places=2)
+    for node in (silent, other):
+        roster.register(node)
+        assert roster.admit(node, node.hello)
+    roster.keep_in_touch()
+    assert silent.is_asked.wait(60)
+    assert all(other.pings.acquire(timeout=10) for _ in range(3))
+    roster.close()
+    silent.is_over.set()
+
+
+class _Pinged(Node):
+    """Site B, which answers pings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hello = self.hello.model_copy(update={"site": "B"})
+        self.pings = threading.Semaphore(0)
+
+    def get_properties(self, ins: Question, timeout: float | None, group_id: int | None) -> Reply:
+        self.pings.release()
+        return Reply(OK, {"body": "{}"})
+
+
+def test_a_site_whose_old_node_does_not_answer_does_not_keep_others_from_being_admitted() -> None:
+    arguments = parse_server(["train", "--num_clients", "2"])
+    federation = Federation(arguments, Events(), Door(None, NO_CERTIFICATE))
+    is_pinged, is_over = threading.Event(), threading.Event()
+
+    def hang(body: str) -> dict[str, Scalar]:
+        is_pinged.set()
+        assert is_over.wait(60)
+        return {"body": body}
+
+    old, new, other = Trainer("A", ping=hang), Trainer("A"), Trainer("B")
+    for node in (old, new, other):
+        federation.client_manager().register(node)
+    greeting = threading.Thread(target=federation._greet_all, daemon=True)
+    greeting.start()
+    assert is_pinged.wait(60)
+    assert federation.roster.wait_for(lambda: federation.roster.named("B") is not None, 10)
+    federation.roster.close()
+    is_over.set()
+    greeting.join(60)

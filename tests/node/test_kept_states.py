@@ -112,3 +112,30 @@ def test_a_finished_training_is_only_replaced_on_demand_and_then_by_that_one(tmp
     states.begin("a", overwrite=False)
     with pytest.raises(FednnUNetError, match="finished"):
         states.begin("b", overwrite=False)
+
+
+def test_a_case_that_validates_after_it_has_trained_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told(run: str, training: str, validation: str) -> str:
+        caplog.clear()
+        KeptStates(tmp_path).check_split(run, list(training), list(validation))
+        return caplog.text
+
+    assert told("a", "123", "45") == ""
+    assert told("a", "123", "45") == ""
+    assert told("a", "23", "4") == ""  # two were withdrawn
+    assert "now, 1 have trained in this training before (1): " in told("a", "23", "14")
+    assert "now, 3 have trained" in told("a", "45", "123")
+    assert "now, 2 have trained in this training before (4 …)" in told("a", "123", "45")  # which have trained meanwhile
+    assert told("b", "45", "123") == ""
+    assert told("c", "123", "123") == ""  # fold all
+    assert told("c", "123", "123") == ""
+
+
+def test_what_is_in_the_way_of_states_that_are_removed_does_not_end_a_training(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 1)
+    (tmp_path / "federated" / "round_000001.pth").unlink()
+    (tmp_path / "federated" / "round_000001.pth").mkdir()
+    for number in (2, 3):
+        _keep(states, "a", number)
+    assert states.all() == [KeptState("a", 2), KeptState("a", 3)]

@@ -1,10 +1,13 @@
 """What a node that trains answers, and to which questions it does not."""
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fednnunet.channel.messages import RoundReport, Support, ValidationReport
 from tests.node.training_node import SIZE, STEP, UNTRAINED, Reply, TrainingNode
@@ -154,3 +157,44 @@ def test_reports_tell_how_many_cases_are_behind_each_figure(tmp_path: Path, monk
     node.share(), node.hand(0, bytes(4 * SIZE)), node.ask("accept", '{"round": 0}'), node.fit(1)
     assert _report(node.evaluate(1)).support == Support(training=2, validation=2, labels={"organ": 2, "lesion": 2})
     node.client.close()
+
+
+def _write_a_file() -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/secret/place/progress.png")
+
+
+def _write_a_checkpoint() -> None:
+    torch.save({"weights": torch.zeros(1 << 16)}, "/dev/full")
+
+
+def test_a_file_that_was_removed_meanwhile_is_told_in_one_sentence(
+    node: TrainingNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.begin()
+    case = tmp_path / "patient_007.b2nd"
+    node.client._rounds._trainer.train_step = lambda _: case.read_bytes()
+    told = str(node.fit(1)["failure"])
+    assert told == "a file is not there any more. Bring it back, and start the node again"
+    assert str(case) in str(node.client.failure)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("write", "why"), [(_write_a_file, "Read-only file system"), (_write_a_checkpoint, "is the disk full?")]
+)
+def test_a_disk_that_takes_no_more_is_told_in_one_sentence(
+    node: TrainingNode, write: Callable[[], None], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.begin()
+    node.fit(1)
+    node.hand(1, bytes(4 * SIZE))
+    node.evaluate(1)
+    node.trainers[0].perform_actual_validation = lambda _: write()  # type: ignore[method-assign]
+    told = str(node.ask("finish")["failure"])
+    assert told.startswith("a file cannot be written")
+    assert why in told
+    assert "start the node again" in told
+    assert "/secret" not in told
+    assert why in str(node.client.failure)
+    assert ("/secret/place" in str(node.client.failure)) == (write is _write_a_file)
+    assert not any(record.exc_info for record in caplog.records)

@@ -1,3 +1,4 @@
+import contextlib
 import http.client
 import itertools
 import socket
@@ -64,6 +65,18 @@ def test_it_listens_on_the_loopback_interface_only(dashboard):
     port = int(dashboard.url.rstrip("/").rpartition(":")[2])
     with socket.socket() as other:  # the same port of another address is still free
         other.bind(("127.0.0.2", port))
+
+
+def test_who_connects_and_wants_nothing_takes_neither_all_threads_nor_a_thread_for_ever(monkeypatch):
+    monkeypatch.setattr("fednnunet.report.dashboard._REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr("fednnunet.report.dashboard._MOST_CONNECTIONS", 2)
+    with Dashboard(0) as dashboard, contextlib.ExitStack() as stack:
+        port = int(dashboard.url.rstrip("/").rpartition(":")[2])
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(3)]
+        for one in reversed(silent):
+            assert one.recv(1) == b""  # hung up on: the last one at once, the others when they have said nothing
+        dashboard.show(b'<html lang="en">one</html>')
+        assert get(dashboard).status == 200
 
 
 def test_a_port_in_use_is_told_in_one_sentence_before_anything_starts(dashboard, tmp_path, capsys):

@@ -41,6 +41,7 @@ from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.site import Site, SiteLate
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
 from fednnunet.evaluation.metrics import Scores
 from fednnunet.evaluation.summaries import Summary, summarize_cases, summarize_overall
@@ -606,6 +607,38 @@ def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str
     assert federation.error is None
     assert {"A", "B"} <= set(events.rounds[0].sites)
     assert {event.site for event in events.left_out} == {"C"}
+
+
+def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fednnunet.coordinator.site.ANSWER_WITHIN_SECONDS", 0.5)
+    port, roster, is_over, said = find_free_port("127.0.0.1"), Roster(places=1), threading.Event(), []
+
+    class Asking(Server):
+        def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+            proxy = roster.next_newcomer(60)
+            assert proxy is not None
+            site = Site(HELLO, proxy, contact_timeout=3600)
+            site.allow(0.0)
+            with pytest.raises(SiteLate) as late:  # long before the connection counts as broken
+                site.ask("install", None, Installed)
+            said.append((str(late.value), site.is_connected))
+            is_over.set()
+            return History(), 0.0
+
+        def disconnect_all_clients(self, timeout: float | None) -> None:
+            pass
+
+    class Trickling:
+        has_left = False
+
+        def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+            assert is_over.wait(60)
+            return {}
+
+    words = (Endpoint("127.0.0.1", port), Trickling())
+    threading.Thread(target=join, args=words, daemon=True).start()
+    serve(join_address("127.0.0.1", port), Asking(client_manager=roster))
+    assert said == [("Site Clinic A failed: it has not done its work within 0 s", False)]
 
 
 def test_malicious_site_cannot_fill_memory() -> None:

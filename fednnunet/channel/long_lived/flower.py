@@ -7,6 +7,9 @@ LONGEST_MESSAGE = 16 << 20
 
 
 def silence() -> None:
-    """Keep Flower's own narration, deprecation notices included, out of ours, and gRPC's about connections that end."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Keep Flower's own narration, deprecation notices included, out of ours, and gRPC's about connections that end.
+
+    What a node raises is told by whoever started it, in one sentence: Flower would tell it first, with a traceback.
+    """
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)

@@ -195,6 +195,11 @@ class _Connection(Client):
         self._busy += 1
         try:
             return answer()
+        except (FednnUNetError, ConnectionError):
+            raise
+        except Exception:  # which Flower takes for the end of the connection
+            logger.exception("The node could not answer")
+            raise
         finally:
             self._last_contact = time.monotonic()
             self._busy -= 1
