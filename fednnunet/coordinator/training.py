@@ -491,18 +491,18 @@ class TrainingStage(Stage):
             if late and len(reports) < self._recovery.min_clients:
                 raise FednnUNetError(
                     f"{', '.join(late)} did not finish nnU-Net's full validation within --give_up_after "
-                    f"{self._recovery.give_up_after:g} s after the first site: start the coordinator again with --c when "
-                    "they can, or with --min_clients to do without; the trained model is complete."
+                    f"{self._recovery.give_up_after:g} s after the first site: start the coordinator again with --c "
+                    "when they can, or with --min_clients to do without; the trained model is complete."
                 )
         return {name: reports[name] for name in sorted(reports)}
 
     def _finish_at(
         self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
     ) -> tuple[dict[str, ValidationReport], list[SiteFailure]]:
-        """Let sites finish, which takes as long as it takes: a full validation has another size at each, and than a round.
+        """Let sites finish, which takes as long as it takes: a full validation has another size than a round.
 
-        Once the first one has finished, others wait: those that are needed get `--give_up_after` more, and once enough
-        have finished, the rest no more than a round's time.
+        Once the first one has finished, it waits for others: those that are needed get `--give_up_after` more, and once
+        enough have finished, the rest no more than a round's time.
         """
         recovery = self._recovery
         finished, finishing = set(before), threading.Lock()

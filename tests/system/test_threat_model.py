@@ -243,6 +243,25 @@ def test_curious_coordinator_sees_no_image_no_label_and_no_name_of_a_case(
         told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=id(what)))
         assert "failure" in told
         assert "Mr_X" not in told
+    # and where an error names one by mistake: of a file, of a list that was changed meanwhile, of the split
+    raw, preprocessed = node.dataset.raw, node.dataset.preprocessed
+    (raw / "imagesTr").mkdir()
+    (raw / "imagesTr" / "Mr_X_1953_0000.png").touch()
+    listed = {"labels": HELLO.labels, "dataset": {"Mrs_Y": {"images": [], "label": ""}}}
+    (raw / "dataset.json").write_text(json.dumps(listed))
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": ["Mr Z"], "val": []}]))
+
+    def tell(*_: object) -> None:
+        raise FednnUNetError("Mr_X_1953_0000.png and the case Mr_X_1953, Mrs_Y or Mr Z; Mr_X_19530 is no case")
+
+    monkeypatch.setattr("fednnunet.node.planning.measure", tell)
+    told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=3)["failure"])
+    a_case = "a case of this site"
+    assert told == f"{a_case}.png and the case {a_case}, {a_case} or {a_case}; Mr_X_19530 is no case"
+    monkeypatch.setattr("fednnunet.node.planning.measure", lambda *words: read_raw_dataset_json(words[1]))
+    told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=4)["failure"])
+    assert told.startswith('dataset.json has no images for the case "a case of this site" in "dataset"')
 
 
 def test_curious_coordinator_sees_no_path_of_a_site(node: PlanningClient, tmp_path: Path) -> None:
