@@ -406,6 +406,7 @@ class TrainingStage(Stage):
         self._description = kept.model_copy(
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
+        self._folder.describe(self._description)  # one of its two files may be lost
         self._exchange = Exchange(kept.groups, kept.averaging)
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
