@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 
+from fednnunet.background import Tracker
 from fednnunet.channel.address import find_free_port, join_address
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.approval import waiting as requests_in
@@ -398,20 +399,25 @@ def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None
     client.close()
 
 
+class _NobodyIsAsked(Approver):
+    """A person who must not be asked for anything."""
+
+    def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
+        raise AssertionError(summary)
+
+
 def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = TrainingNode(tmp_path, monkeypatch, {"case_1": {"organ"}})
     log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
-    approver = Approver(tmp_path / "waits", terminal=False)
     policy = Policy.model_validate({"update": {"confirm": True}})
-    gate = training.door = Gate(training.client, policy, log, approver)
+    gate = training.door = Gate(training.client, policy, log, _NobodyIsAsked(tmp_path / "waits"))
     training.begin()
     training.fit(1)
     for again in (lambda: None, training.share, lambda: training.start() and training.share()):
         again()
         assert "asks for an untrained model" in str(training.fetch(0)["failure"])
-    assert not (tmp_path / "waits").exists()  # nobody was asked for anything by that name
     gate.close()
     log.close()
     training.client.close()
