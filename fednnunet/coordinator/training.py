@@ -31,7 +31,7 @@ from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_all, each
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RoundRecord, RunDescription, SharedTensors
-from fednnunet.coordinator.site import Site, SiteLost, SiteOutOfLine
+from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -406,6 +406,7 @@ class TrainingStage(Stage):
         self._description = kept.model_copy(
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
+        self._folder.describe(self._description)  # one of its two files may be lost
         self._exchange = Exchange(kept.groups, kept.averaging)
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
@@ -470,7 +471,13 @@ class TrainingStage(Stage):
             logger.info("The model is in %s: nnUNetv2_install_pretrained_model_from_zip installs it.", exported.archive)
 
     def _finish(self) -> dict[str, ValidationReport]:
-        """Let sites finish; those that fail can come back as long as fewer than needed have finished."""
+        """Let sites finish; those that fail can come back as long as fewer than needed have finished.
+
+        Raises
+        ------
+        FednnUNetError
+            If a site that is needed takes too long.
+        """
         reports: dict[str, ValidationReport] = {}
         while len(reports) < self._recovery.min_clients:
             sites = [
@@ -481,28 +488,43 @@ class TrainingStage(Stage):
             done, failures = self._finish_at(sites, reports)
             self._attendance.leave_out(failures, self._completed)
             reports |= done
+            late = [failure.site for failure in failures if isinstance(failure, SiteLate)]
+            if late and len(reports) < self._recovery.min_clients:
+                raise FednnUNetError(
+                    f"{', '.join(late)} did not finish nnU-Net's full validation within --give_up_after "
+                    f"{self._recovery.give_up_after:g} s after the first site: start the coordinator again with --c "
+                    "when they can, or with --min_clients to do without; the trained model is complete."
+                )
         return {name: reports[name] for name in sorted(reports)}
 
     def _finish_at(
         self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
     ) -> tuple[dict[str, ValidationReport], list[SiteFailure]]:
-        """Let sites finish, which takes as long as it takes until enough have: others get no more than a round's time.
+        """Let sites finish, which takes as long as it takes: a full validation has another size than a round.
 
-        A full validation has another size at each site, and than a round.
+        Once the first one has finished, it waits for others: those that are needed get `--give_up_after` more, and once
+        enough have finished, the rest no more than a round's time.
         """
+        recovery = self._recovery
         finished, finishing = set(before), threading.Lock()
+
+        def hurry_others() -> None:
+            enough = len(finished) >= recovery.min_clients
+            for other in sites:
+                other.hurry(recovery.give_up_after)
+                other.hurry(recovery.round_timeout if enough else None)
 
         def finish(site: Site) -> ValidationReport:
             report = site.ask("finish", None, ValidationReport, question=self._question("finish"))
             with finishing:
                 finished.add(site.name)
-                if len(finished) >= self._recovery.min_clients:
-                    for other in sites:
-                        other.hurry(self._recovery.round_timeout)
+                hurry_others()
             return report
 
         for site in sites:
             site.allow(None)
+        if finished:
+            hurry_others()
         done, failures = each([(site, partial(finish, site)) for site in sites])
         return {site.name: report for site, report in done}, failures
 
