@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.background import Tracker
+from fednnunet.background import Stopped, Tracker
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
 
@@ -39,19 +39,31 @@ class Request:
         answer = self.summary.with_suffix(".answer")
         return answer.read_text(encoding="utf-8").strip() == "yes" if answer.is_file() else None
 
-    def decide(self, agreed: bool) -> None:
-        """Write down what the person has said."""
+    def decide(self, agreed: bool) -> bool:
+        """Write down what the person has said; return whether the node was still waiting for that."""
+        return self._answer("yes" if agreed else "no")
+
+    def withdraw(self) -> None:
+        """Take note that no node waits for an answer any more."""
+        self._answer("withdrawn")
+
+    def _answer(self, answer: str) -> bool:
+        if self.decision is not None:
+            return False
         with replacing(self.summary.with_suffix(".answer")) as temporary:
-            temporary.write_text("yes" if agreed else "no", encoding="utf-8")
+            temporary.write_text(answer, encoding="utf-8")
+        return True
 
 
 class Approver:
     """Puts each request into a folder, where a person finds it, and waits for the answer.
 
+    What a node has left there that was killed is withdrawn: an answer to that would do nothing.
+
     Parameters
     ----------
     folder
-        The folder; made when it is needed.
+        The folder, of one node; made when it is needed.
     terminal
         Whether somebody sits before the node, who can be asked at once.
     """
@@ -59,6 +71,8 @@ class Approver:
     def __init__(self, folder: Path, terminal: bool | None = None) -> None:
         self._folder = folder
         self._terminal = sys.stdin.isatty() if terminal is None else terminal
+        for left in waiting(folder) if folder.is_dir() else []:
+            left.withdraw()
 
     def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
         """Return whether a person agrees, once one has said so.
@@ -92,7 +106,11 @@ class Approver:
         if self._terminal:
             threading.Thread(target=_ask_here, args=(request,), name="fednnunet-approval", daemon=True).start()
         while (decision := request.decision) is None:
-            tracker.check()
+            try:
+                tracker.check()
+            except Stopped:
+                request.withdraw()
+                raise
             tracker.pause(_LOOK_EVERY_SECONDS)
         logger.info("%s: %s.", kind, "approved" if decision else "not approved")
         return decision

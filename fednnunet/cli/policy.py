@@ -58,5 +58,7 @@ def _approve(folder: Path, console: Console) -> None:
                 pass
         except EOFError:
             raise FednnUNetError("Nobody has answered: run this in a terminal.") from None
-        request.decide(answer)
-        console.print("It will be sent." if answer else "It will not be sent.")
+        if request.decide(answer):
+            console.print("It will be sent." if answer else "It will not be sent.")
+        else:
+            console.print("The node does not wait for this any more: look whether something else waits.")

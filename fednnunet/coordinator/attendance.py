@@ -60,7 +60,7 @@ class Attendance:
             site = self._roster.named(failure.site)
             if site is not None and not isinstance(failure, SiteLost | SiteLate | SiteOutOfLine):
                 self._dismissed.add((site.name, site.hello.instance))
-                self._roster.dismiss(site, f"This site has failed: {failure.reason}.")
+                self._roster.dismiss(site, f"This site has failed: {failure.reason.removesuffix('.')}.")
 
     def take_left_out(self) -> dict[str, str]:
         """Return who was left out since the last call, and why: a round is complete."""

@@ -83,7 +83,10 @@ class OwnModels:
 def in_their_time(
     sites: Sequence[Site], ask: partial[AnyMessage], before: set[str], recovery: RecoveryFlags
 ) -> tuple[Mapping[str, AnyMessage], list[SiteFailure]]:
-    """Ask sites what takes as long as it takes, until enough are done: others get no more than a round's time.
+    """Ask sites what takes as long as it takes.
+
+    Once the first one is done, it waits for others: those that are needed get `--give_up_after` more, and once enough
+    are done, the rest no more than a round's time.
 
     Parameters
     ----------
@@ -94,7 +97,7 @@ def in_their_time(
     before
         Those that are done already.
     recovery
-        How many are enough, and what a round's time is.
+        How many are needed, and how long others may take.
 
     Returns
     -------
@@ -102,17 +105,22 @@ def in_their_time(
     """
     done, finishing = set(before), threading.Lock()
 
+    def hurry_others() -> None:
+        for other in sites:
+            other.hurry(recovery.give_up_after)
+            other.hurry(recovery.round_timeout if len(done) >= recovery.min_clients else None)
+
     def finish(site: Site) -> AnyMessage:
         answer = ask(site)
         with finishing:
             done.add(site.name)
-            if len(done) >= recovery.min_clients:
-                for other in sites:
-                    other.hurry(recovery.round_timeout)
+            hurry_others()
         return answer
 
     for site in sites:
         site.allow(None)
+    if done:
+        hurry_others()
     told, failures = each([(site, partial(finish, site)) for site in sites])
     return {site.name: answer for site, answer in told}, failures
 

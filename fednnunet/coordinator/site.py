@@ -356,7 +356,7 @@ class Site(ClientProxy):
         """Take the time since `began` off what a site has left for its answer; raise `SiteLate` if that is nothing."""
         allowance.spend(began)
         if allowance.is_used_up or allowance is not self._allowance:
-            raise SiteLate(self.name, f"it has not done its work within {allowance.seconds or 0:g} s")
+            raise SiteLate(self.name, f"it has not done its work within {allowance.seconds or 0:.4g} s")
 
     @contextmanager
     def _turn(self, seconds: float) -> Iterator[None]:

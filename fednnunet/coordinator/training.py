@@ -32,7 +32,7 @@ from fednnunet.coordinator.own_models import OwnModels, in_their_time
 from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.round_costs import RoundCosts
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RoundRecord, RunDescription, SharedTensors
-from fednnunet.coordinator.site import Site, SiteLost, SiteOutOfLine
+from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -437,6 +437,7 @@ class TrainingStage(Stage):
         self._description = kept.model_copy(
             update={"schedule": kept.schedule.model_copy(update={"save_every": self._flags.save_every})}
         )
+        self._folder.describe(self._description)  # one of its two files may be lost
         self._exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
@@ -524,7 +525,13 @@ class TrainingStage(Stage):
         return None
 
     def _finish(self) -> dict[str, ValidationReport]:
-        """Let sites finish; those that fail can come back as long as fewer than needed have finished."""
+        """Let sites finish; those that fail can come back as long as fewer than needed have finished.
+
+        Raises
+        ------
+        FednnUNetError
+            If a site that is needed takes too long.
+        """
         reports: dict[str, ValidationReport] = {}
         while len(reports) < self._recovery.min_clients:
             sites = [
@@ -535,14 +542,22 @@ class TrainingStage(Stage):
             done, failures = self._finish_at(sites, reports)
             self._attendance.leave_out(failures, self._completed)
             reports |= done
+            late = [failure.site for failure in failures if isinstance(failure, SiteLate)]
+            if late and len(reports) < self._recovery.min_clients:
+                raise FednnUNetError(
+                    f"{', '.join(late)} did not finish nnU-Net's full validation within --give_up_after "
+                    f"{self._recovery.give_up_after:g} s after the first site: start the coordinator again with --c "
+                    "when they can, or with --min_clients to do without; the trained model is complete."
+                )
         return {name: reports[name] for name in sorted(reports)}
 
     def _finish_at(
         self, sites: Sequence[Site], before: Mapping[str, ValidationReport]
     ) -> tuple[Mapping[str, ValidationReport], list[SiteFailure]]:
-        """Let sites finish, which takes as long as it takes until enough have: others get no more than a round's time.
+        """Let sites finish, which takes as long as it takes: a full validation has another size than a round.
 
-        A full validation has another size at each site, and than a round.
+        Once the first one has finished, it waits for others: those that are needed get `--give_up_after` more, and once
+        enough have finished, the rest no more than a round's time.
         """
         ask = partial(Site.ask, kind="finish", body=None, answer=ValidationReport, question=self._question("finish"))
         return in_their_time(sites, ask, set(before), self._recovery)

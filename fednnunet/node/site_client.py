@@ -13,9 +13,11 @@ from flwr.common import NDArrays, Scalar
 from fednnunet.background import Replies, StillWorking, Submits, Tracker
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
+from fednnunet.channel.paths import without_paths
 from fednnunet.channel.question import identity
 from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.message import Message
+from fednnunet.node.case_names import without_cases
 from fednnunet.node.dataset import SiteDataset
 
 logger = logging.getLogger(__name__)
@@ -158,7 +160,8 @@ class SiteClient(NumPyClient):
             report = WorkReport(done=working.tracker.done, total=working.tracker.total)
             return [], 0, {"pending": report.to_json()}
         except FednnUNetError as error:
-            self.failure, told = str(error), error.shareable
+            self.failure = str(error)
+            told = without_cases(without_paths(error.shareable), self.dataset)  # in this order: paths are looked up
         except Exception as error:  # its message may hold anything, the name of a case for example
             self.failure, told = self._unexpected(error)
         return [], 0, {"failure": told}

@@ -123,3 +123,20 @@ def test_who_waits_for_an_answer_can_be_stopped(tmp_path: Path) -> None:
     tracker.stop()
     thread.join(60)
     assert answers == [Stopped]
+    assert waiting(tmp_path) == []
+
+
+def test_what_a_killed_node_has_waited_for_is_withdrawn_when_it_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "0001-update.txt").write_text("of a node that was killed")
+    (left,) = waiting(tmp_path)
+    approver = Approver(tmp_path, terminal=False)
+    assert waiting(tmp_path) == []
+    assert not left.decide(True)  # whoever was looking at it is told so
+    assert left.decision is False
+    thread, answers = _ask(approver)
+    while not waiting(tmp_path):
+        thread.join(0.01)
+    (request,) = waiting(tmp_path)
+    assert request.decide(True)
+    thread.join(60)
+    assert answers == [True]

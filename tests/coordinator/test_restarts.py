@@ -79,6 +79,15 @@ def test_without_what_was_agreed_the_copy_is_taken(stopped: Path, content: bytes
     assert json.loads(path.read_text())["finished"] is True
 
 
+@pytest.mark.parametrize("name", ["run.json", "run_copy.json"])
+def test_there_are_two_again_as_soon_as_the_training_goes_on(stopped: Path, name: str) -> None:
+    folder = FoldFolder.of(stopped, 0).path
+    before = (folder / name).read_text()
+    (folder / name).unlink()
+    run_training(stopped, [Trainer("A"), Trainer("B")], "--rounds", "4", "--c", sink=_StopAfter(4))
+    assert (folder / name).read_text() == before
+
+
 @pytest.mark.parametrize("flags", [("--c",), ()])
 def test_where_the_copy_is_lost_too_no_model_is_touched(stopped: Path, flags: tuple[str, ...]) -> None:
     folder = FoldFolder.of(stopped, 0)

@@ -17,6 +17,7 @@ from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.site import ANSWER_WITHIN_SECONDS, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
+from fednnunet.report.events import FoldValidated
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_site import ANSWER, Node, Step, _ask, _in_background, _pending, _site
 from tests.coordinator.training_federation import Events, Trainer, pending, run_training
@@ -67,6 +68,19 @@ def test_where_all_are_needed_the_wait_is_given_up_and_the_site_is_named(tmp_pat
     assert isinstance(federation.error, FednnUNetError)
     assert str(federation.error).startswith(("Site A failed: it has not done its work", "A did not come back within"))
     assert nodes[1].farewell == str(federation.error)
+
+
+def test_where_all_are_needed_a_validation_that_never_ends_is_given_up_once_others_have_ended_theirs(
+    tmp_path: Path,
+) -> None:
+    nodes = [Trainer("A", finish=pending), Trainer("B")]
+    federation, _ = run_training(tmp_path, nodes, "--rounds", "1", "--give_up_after", "0.2")
+    assert str(federation.error).startswith("A did not finish nnU-Net's full validation within --give_up_after 0.2 s")
+    assert "start" not in nodes[0].asked[nodes[0].asked.index("finish") :]  # it need not validate all over again
+    again = [Trainer("A"), Trainer("B")]
+    federation, events = run_training(tmp_path, again, "--rounds", "1", "--give_up_after", "3600", "--c")
+    assert federation.error is None
+    assert [sorted(event.sites) for event in events.seen if isinstance(event, FoldValidated)] == [["A", "B"]]
 
 
 class _Stop:

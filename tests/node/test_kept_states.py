@@ -74,6 +74,27 @@ def test_a_state_of_another_training_or_round_is_not_taken(tmp_path: Path, run: 
     assert (trainer.weight, restored, error) == (100, False, None)
 
 
+def test_states_from_after_the_round_to_which_the_coordinator_went_back_are_dropped(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "a", 5)
+    _keep(states, "a", 6, np.zeros(1, np.float32))
+    trainer, restored, _ = _restore(states, "a", 5)
+    assert (trainer.weight, restored, states.all()) == (5, True, [KeptState("a", 5)])
+    _keep(states, "a", 6)  # of another course: without the rounding error of the first one
+    assert _restore(states, "a", 6)[1:] == (True, None)
+    trainer, restored, _ = _restore(states, "a", 2)  # of which nothing was kept
+    assert (trainer.weight, restored, states.all()) == (100, False, [])
+    _keep(states, "a", 3)  # and later ones do not push out what is kept of the new course
+    assert states.all() == [KeptState("a", 3)]
+
+
+def test_newer_states_of_another_training_are_left_alone(tmp_path: Path) -> None:
+    states = KeptStates(tmp_path)
+    _keep(states, "b", 6)
+    _restore(states, "a", 2)
+    assert states.all() == [KeptState("b", 6)]
+
+
 @pytest.mark.parametrize("damaged", ["round_000004.pth", "round_000004.json"])
 def test_a_damaged_state_is_not_taken(tmp_path: Path, damaged: str) -> None:
     states = KeptStates(tmp_path)

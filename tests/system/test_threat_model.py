@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 
+from fednnunet.background import Tracker
 from fednnunet.channel.address import find_free_port, join_address
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.approval import waiting as requests_in
@@ -244,6 +245,25 @@ def test_curious_coordinator_sees_no_image_no_label_and_no_name_of_a_case(
         told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=id(what)))
         assert "failure" in told
         assert "Mr_X" not in told
+    # and where an error names one by mistake: of a file, of a list that was changed meanwhile, of the split
+    raw, preprocessed = node.dataset.raw, node.dataset.preprocessed
+    (raw / "imagesTr").mkdir()
+    (raw / "imagesTr" / "Mr_X_1953_0000.png").touch()
+    listed = {"labels": HELLO.labels, "dataset": {"Mrs_Y": {"images": [], "label": ""}}}
+    (raw / "dataset.json").write_text(json.dumps(listed))
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": ["Mr Z"], "val": []}]))
+
+    def tell(*_: object) -> None:
+        raise FednnUNetError("Mr_X_1953_0000.png and the case Mr_X_1953, Mrs_Y or Mr Z; Mr_X_19530 is no case")
+
+    monkeypatch.setattr("fednnunet.node.planning.measure", tell)
+    told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=3)["failure"])
+    a_case = "a case of this site"
+    assert told == f"{a_case}.png and the case {a_case}, {a_case} or {a_case}; Mr_X_19530 is no case"
+    monkeypatch.setattr("fednnunet.node.planning.measure", lambda *words: read_raw_dataset_json(words[1]))
+    told = str(_ask(node, "measure", Measure(cases=100).to_json(), number=4)["failure"])
+    assert told.startswith('dataset.json has no images for the case "a case of this site" in "dataset"')
 
 
 def test_curious_coordinator_sees_no_path_of_a_site(node: PlanningClient, tmp_path: Path) -> None:
@@ -382,20 +402,25 @@ def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None
     client.close()
 
 
+class _NobodyIsAsked(Approver):
+    """A person who must not be asked for anything."""
+
+    def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
+        raise AssertionError(summary)
+
+
 def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = TrainingNode(tmp_path, monkeypatch, {"case_1": {"organ"}})
     log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
-    approver = Approver(tmp_path / "waits", terminal=False)
     policy = Policy.model_validate({"update": {"confirm": True}})
-    gate = training.door = Gate(training.client, policy, log, approver)
+    gate = training.door = Gate(training.client, policy, log, _NobodyIsAsked(tmp_path / "waits"))
     training.begin()
     training.fit(1)
     for again in (lambda: None, training.share, lambda: training.start() and training.share()):
         again()
         assert "asks for an untrained model" in str(training.fetch(0)["failure"])
-    assert not (tmp_path / "waits").exists()  # nobody was asked for anything by that name
     gate.close()
     log.close()
     training.client.close()
