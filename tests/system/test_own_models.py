@@ -102,18 +102,5 @@ def test_stock_nnunet_predicts_with_the_personal_model(federation: Workspace, ru
         "-p", "nnUNetPlans_personal", "-device", "cpu", "-npp", 0, "-nps", 0,
     )  # fmt: skip
     assert len(list(output.glob("*.nii.gz"))) == 1
-    evaluated = federation.succeed(
-        "run",
-        "evaluate",
-        "902",
-        "2d",
-        3,
-        "-p",
-        "nnUNetPlans_personal",
-        "-device",
-        "cpu",
-        "--min_cases",
-        1,
-        "--disable_tta",
-    )
-    assert "overall" in evaluated
+    words = ("902", "2d", 3, "-p", "nnUNetPlans_personal", "-device", "cpu", "--disable_tta")
+    assert "overall" in federation.succeed("run", "evaluate", *words, "--min_cases", 1)
