@@ -18,6 +18,7 @@ from fednnunet.channel.identity import Challenge
 from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.messages import (
     CommonPlans,
+    GainReport,
     Hello,
     PlanAlone,
     Query,
@@ -31,7 +32,7 @@ from fednnunet.channel.paths import without_paths
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
 from fednnunet.channel.question import identity
 from fednnunet.channel.readable import answered, asked
-from fednnunet.channel.support import enough
+from fednnunet.channel.support import enough, enough_gain
 from fednnunet.errors import FednnUNetError
 from fednnunet.message import WireMessage, is_readable
 
@@ -51,6 +52,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "fetch": "update",
     "collect": "update",
     "finish": "metrics",
+    "gain": "metrics",
     "test": "metrics",
 }
 """What the answer to each question is; to all others it is a sign of life."""
@@ -58,6 +60,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
 _WITHOUT_METRICS = {
     "evaluate": RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={}),
     "finish": ValidationReport(mean_dice=None, dice={}),
+    "gain": GainReport(),
 }
 """What is sent where metrics may not leave: training can go on without them; an evaluation cannot."""
 
@@ -303,7 +306,7 @@ class Gate:
             return self._send(kind, reply, shapes, _round(body), data)
         if kind == "metrics" and rule.startswith("metrics.") and question != "test":
             self._log_withheld(kind, rule, reply, body)
-            without = _WITHOUT_METRICS["finish" if question == "finish" else "evaluate"]
+            without = _WITHOUT_METRICS[question]
             return self._send("contact", {"body": without.to_json(), "withheld": rule}, {}, _round(body))
         return self._withhold(kind, rule, reply, body)
 
@@ -331,8 +334,14 @@ class Gate:
         rule, text = self._policy.metrics, str(reply["body"])
         if question == "evaluate" and self._iterations < rule.min_val_iterations:
             return reply, "metrics.min_val_iterations"
-        report = RoundReport.from_json(text) if question == "evaluate" else ValidationReport.from_json(text)
-        told = enough(report, rule.min_cases)
+        report: RoundReport | ValidationReport | GainReport
+        told: RoundReport | ValidationReport | GainReport | None
+        if question == "gain":
+            report = GainReport.from_json(text)
+            told = enough_gain(report, rule.min_cases)
+        else:
+            report = RoundReport.from_json(text) if question == "evaluate" else ValidationReport.from_json(text)
+            told = enough(report, rule.min_cases)
         if told is None:
             return reply, "metrics.min_cases"
         if told == report:

@@ -66,6 +66,8 @@ _Fraction = Annotated[Annotated[Number, Field(ge=0, le=1)] | None, NONE_IF_NOT_F
 """A Dice, or a normalised surface Dice."""
 _Metric = Annotated[Annotated[Number, Field(ge=0, le=1e9)] | None, NONE_IF_NOT_FINITE]
 """Millimetres, or a fraction."""
+_Difference = Annotated[Number, Field(ge=-100, le=100)]
+"""Of a Dice; the interval of two cases can be wider than a Dice is."""
 _Scores = Annotated[dict[Line, _Fraction], Field(max_length=MOST_LABELS)]
 
 
@@ -409,7 +411,7 @@ class OwnTraining(WireMessage):
 class OwnTrained(WireMessage):
     """A site has trained, and validated, a model of its own; nothing of it leaves."""
 
-    epochs: _Epochs
+    epochs: _Epochs | None = Field(description="none: it could not, and its own output says why")
 
 
 class Support(WireMessage):
@@ -442,6 +444,48 @@ class ValidationReport(WireMessage):
     mean_dice: _Fraction
     dice: _Scores
     support: Support | None = None
+
+
+class GainRequest(WireMessage):
+    """The coordinator asks what a federated training gave the site, which has these models of its own beside it."""
+
+    fold: _Fold
+    run: Name
+    models: list[OwnModel] = Field(max_length=2)
+
+
+class PairedDifference(WireMessage):
+    """Mean over cases of the difference between two models' Dice, and its 95 % confidence interval."""
+
+    mean: _Difference
+    low: _Difference | None
+    high: _Difference | None
+
+
+class Gain(WireMessage):
+    """Mean Dice of a site's models over the validation cases on which each of them has one."""
+
+    federated: _Fraction = None
+    personal: _Fraction = None
+    alone: _Fraction = None
+    personal_over_federated: PairedDifference | None = None
+    federated_over_alone: PairedDifference | None = None
+    personal_over_alone: PairedDifference | None = None
+    cases: int | None = Field(default=None, ge=0, le=MOST_CASES)
+    fewest: int | None = Field(
+        default=None, ge=0, le=MOST_CASES, description="cases in which these figures differ from others that are told"
+    )
+
+
+class GainReport(WireMessage):
+    """What a federation gave a site: means over cases, nothing about a single one."""
+
+    longest_text: ClassVar[int] = 1 << 20
+
+    labels: dict[Line, Gain] = Field(default_factory=dict, max_length=MOST_LABELS)
+    overall: Gain = Gain()
+    advice: Literal["federated", "personal", "alone"] | None = Field(default=None, description="the model to use")
+    is_certain: bool = Field(default=False, description="whether it is better by more than chance")
 
 
 class EvaluationRequest(WireMessage):

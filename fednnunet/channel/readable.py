@@ -21,6 +21,7 @@ _ASKED = {
     "fetch": "for a part of the network's weights",
     "collect": "for a part of the weights that stay at the site, once, for the mean in the exported model",
     "evaluate": "how good the global model of a round is",
+    "gain": "what the federation gave the site, by its validation cases",
     "finish": "for the full validation after the last round",
     "test": "how good the model is on the test cases",
 }

@@ -1,6 +1,6 @@
 """Which figures of a report are made of enough cases to be told."""
 
-from fednnunet.channel.messages import RoundReport, Support, ValidationReport
+from fednnunet.channel.messages import Gain, GainReport, RoundReport, Support, ValidationReport
 
 
 def enough(report: RoundReport | ValidationReport, min_cases: int) -> RoundReport | ValidationReport | None:
@@ -27,3 +27,19 @@ def enough(report: RoundReport | ValidationReport, min_cases: int) -> RoundRepor
     if isinstance(report, RoundReport) and (support.training or 0) < min_cases:
         changes["train_loss"] = counts["training"] = None
     return report.model_copy(update={**changes, "support": support.model_copy(update=counts)})
+
+
+def enough_gain(report: GainReport, min_cases: int) -> GainReport | None:
+    """Return a report without the figures behind which there are too few cases, ``None`` if nothing would be left.
+
+    Where one label is left out, what is told over all labels is, too: it would give that away.
+    """
+    if min_cases <= 1:
+        return report
+    few = {label for label, gain in report.labels.items() if (gain.fewest or 0) < min_cases}
+    labels = {label: Gain() if label in few else gain for label, gain in report.labels.items()}
+    if all(label in few for label in labels):
+        return None
+    is_hidden = any(report.labels[label].cases for label in few) or (report.overall.fewest or 0) < min_cases
+    changes: dict[str, object] = {"overall": Gain(), "advice": None, "is_certain": False} if is_hidden else {}
+    return report.model_copy(update={"labels": labels, **changes})

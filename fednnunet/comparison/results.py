@@ -6,16 +6,15 @@ from functools import cached_property
 
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.scores import (
-    Difference,
     Scores,
     Summary,
     best,
     by_case,
-    confidence,
     mean_over_sites,
     paired_differences,
     summary,
 )
+from fednnunet.evaluation.paired import Difference, confidence
 
 MEAN = "mean over sites"
 ALL_CASES = "all sites"

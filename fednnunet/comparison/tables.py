@@ -10,7 +10,8 @@ from rich.table import Table
 
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
-from fednnunet.comparison.scores import METRICS, Difference
+from fednnunet.comparison.scores import METRICS
+from fednnunet.evaluation.paired import Difference
 from fednnunet.files import replacing
 from fednnunet.report.formats import MISSING, duration, number, own_name
 from fednnunet.table_cells import markdown_cell, markdown_row, write_csv

@@ -3,12 +3,12 @@
 import logging
 from typing import TypeVar
 
-from fednnunet.channel.messages import EvaluationReport, Hello, RoundReport, ValidationReport
+from fednnunet.channel.messages import EvaluationReport, GainReport, Hello, RoundReport, ValidationReport
 from fednnunet.message import cleaned
 
 logger = logging.getLogger(__name__)
 
-Report = TypeVar("Report", RoundReport, ValidationReport, EvaluationReport)
+Report = TypeVar("Report", RoundReport, ValidationReport, EvaluationReport, GainReport)
 
 _LONGEST_SHOWN = 100
 
@@ -18,7 +18,7 @@ def of_own_labels(report: Report, hello: Hello) -> Report:
 
     Otherwise, it could fill tables, and the memory of whoever keeps them, with new names in every round.
     """
-    field = "labels" if isinstance(report, EvaluationReport) else "dice"
+    field = "labels" if isinstance(report, EvaluationReport | GainReport) else "dice"
     figures = getattr(report, field)
     own = {name: value for name, value in figures.items() if name in hello.labels}
     if len(own) == len(figures):

@@ -1,20 +1,24 @@
 """Models of the sites' own, which they train beside the federation's once that is done and can be lost no more."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from fednnunet.channel.messages import OwnModel, OwnTrained, OwnTraining
+from fednnunet.channel.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining
 from fednnunet.coordinator.attendance import Attendance
+from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, each
 from fednnunet.coordinator.run_folder import RunDescription
 from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.training_flags import OwnModelFlags, RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message
-from fednnunet.report.events import EventSink, StageStarted
+from fednnunet.report.events import EventSink, GainTold, StageStarted
+
+logger = logging.getLogger(__name__)
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -38,6 +42,8 @@ class OwnModels:
         The sites.
     sink
         Takes what happens.
+    failed
+        Sites that have failed, and are not asked any more.
     """
 
     flags: OwnModelFlags
@@ -45,10 +51,12 @@ class OwnModels:
     recovery: RecoveryFlags
     roster: Roster
     sink: EventSink
+    failed: set[str] = field(default_factory=set)
 
     def train(self) -> None:
         """Let each site train the models that the flags ask for, one after the other."""
-        for model, epochs in self.flags.epochs(self.description.schedule).items():
+        models = self.flags.epochs(self.description.schedule)
+        for model, epochs in models.items():
             self.sink.emit(StageStarted(title=f"{_TITLES[model]}, fold {self.description.fold}"))
             changes = {"rounds": epochs, "local_epochs": 1, "proximal_mu": 0.0}
             asked = OwnTraining(
@@ -57,23 +65,39 @@ class OwnModels:
                 model=model,
                 schedule=self.description.schedule.model_copy(update=changes),
             )
-            self._ask_all("train_own", asked, OwnTrained, f"{model} {epochs}")
+            for site, trained in self._ask_all("train_own", asked, OwnTrained, f"{model} {epochs}").items():
+                if trained.epochs is None:
+                    logger.warning("Site %s could not train its %s model: its node's output says why.", site, model)
+        if self.description.fold == "all":
+            logger.info("With fold_all every case trains, so no validation case tells which model is better.")
+        elif models:
+            self._compare(list(models))
+
+    def _compare(self, models: list[OwnModel]) -> None:
+        """Tell what the federation gave each site."""
+        fold, run = self.description.fold, self.description.run
+        asked = GainRequest(fold=fold, run=run, models=models)
+        told = self._ask_all("gain", asked, GainReport, f"gain {' '.join(models)}")
+        hellos = {site.name: site.hello for site in self.roster.sites}
+        sites = {name: of_own_labels(report, hellos[name]) for name, report in told.items()}
+        self.sink.emit(GainTold(fold=str(fold), sites=sites))
 
     def _ask_all(self, kind: str, body: Message, answer: type[AnyMessage], what: str) -> dict[str, AnyMessage]:
         """Ask all sites, and return the answers of those that have one."""
         attendance = Attendance(self.roster, self.recovery.min_clients, self.recovery.give_up_after, self.sink)
         number, question = self.description.schedule.rounds, f"{self.description.run} {what}"
         answers: dict[str, AnyMessage] = {}
-        failed: set[str] = set()
-        while len(answers) + len(failed) < self.recovery.min_clients:
+        failed = self.failed
+        while True:
             there = attendance.muster(number, self._check, {*answers, *failed})
             sites = [site for site in there if site.name not in {*answers, *failed}]
             ask = partial(Site.ask, kind=kind, body=body, answer=answer, question=question)
             told, failures = in_their_time(sites, ask, {*answers, *failed}, self.recovery)
             answers |= told
-            failed |= {failure.site for failure in failures if not isinstance(failure, SiteLost)}
+            failed.update(failure.site for failure in failures if not isinstance(failure, SiteLost))
             attendance.leave_out(failures, number)
-        return {name: answers[name] for name in sorted(answers)}
+            if len(answers.keys() | failed) >= self.recovery.min_clients:
+                return {name: answers[name] for name in sorted(answers)}
 
     def _check(self, site: Site) -> None:
         if site.name not in self.description.sites:

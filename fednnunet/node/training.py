@@ -1,6 +1,7 @@
 """The node of the task ``train``."""
 
 import argparse
+import logging
 
 import numpy as np
 from flwr.common import NDArrays
@@ -9,6 +10,8 @@ from fednnunet.background import Background, Stopped, Submits, Tracker
 from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
+    GainReport,
+    GainRequest,
     Hello,
     ModelDescription,
     ModelPart,
@@ -27,6 +30,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.federation_gain import tell_gain
 from fednnunet.node.own_models import train_own_model
 from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
@@ -35,6 +39,8 @@ from fednnunet.node.warm_trainers import WarmTrainers
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.site_model import SiteModel
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingClient(SiteClient):
@@ -91,6 +97,7 @@ class TrainingClient(SiteClient):
         self.answer("accept", self._accept)
         self.answer("finish", self._finish)
         self.answer("train_own", self._train_own)
+        self.answer("gain", self._gain)
 
     def answer_at_once(self, kind: str, body: str) -> Message | None:
         """Leave a round that is being trained alone if it is the one that a restarted coordinator will ask for."""
@@ -286,4 +293,16 @@ class TrainingClient(SiteClient):
         self._own(asked.fold)
         self._after_housekeeping()
         self._forget_fold()  # one trainer at a time has room on a GPU
-        return train_own_model(self.arguments, self.dataset, asked, tracker)
+        try:
+            return train_own_model(self.arguments, self.dataset, asked, tracker)
+        except Stopped:
+            raise
+        except Exception as error:  # the federation, which has all that it needs of this node, goes on with it
+            logger.error("The %s model could not be trained: %s", asked.model, error)
+            logger.debug("It failed", exc_info=error)
+            return OwnTrained(epochs=None)
+
+    def _gain(self, body: str, tracker: Tracker) -> GainReport:
+        asked = GainRequest.from_json(body)
+        self._own(asked.fold)
+        return tell_gain(self.arguments, self.dataset, asked)

@@ -14,6 +14,7 @@ from fednnunet.report.events import (
     Event,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     RoundCompleted,
     SharingAgreed,
@@ -25,7 +26,7 @@ from fednnunet.report.events import (
 logger = logging.getLogger(__name__)
 
 _WORK_SECONDS = 1.0
-_RESULTS = (RoundCompleted, FoldValidated, ModelExported, SitesEvaluated, Finished)
+_RESULTS = (RoundCompleted, FoldValidated, GainTold, ModelExported, SitesEvaluated, Finished)
 
 
 class EventFile:

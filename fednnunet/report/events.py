@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from fednnunet.channel.messages import EvaluationReport, RoundReport, ValidationReport, WorkReport
+from fednnunet.channel.messages import EvaluationReport, GainReport, RoundReport, ValidationReport, WorkReport
 from fednnunet.message import JsonObject, Message
 
 EVENTS = "events.jsonl"
@@ -195,6 +195,14 @@ class FoldValidated(Message):
     sites: dict[str, ValidationReport]
 
 
+class GainTold(Message):
+    """Sites have compared the federation's model of a fold with models of their own."""
+
+    event: Literal["gain_told"] = "gain_told"
+    fold: str
+    sites: dict[str, GainReport]
+
+
 class ModelExported(Message):
     """The coordinator has written the global model as nnU-Net's results folder, and as nnU-Net's zip archive."""
 
@@ -238,6 +246,7 @@ Event = (
     | RoundCompleted
     | FoldValidated
     | ModelExported
+    | GainTold
     | SitesEvaluated
     | Finished
 )

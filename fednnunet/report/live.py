@@ -17,6 +17,7 @@ from fednnunet.report.events import (
     FingerprintFound,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     PlansAgreed,
     RoundCompleted,
@@ -136,6 +137,8 @@ class _View:
                 pass  # told by the lines above the region
             case FoldValidated():
                 self._title, self._rounds = f"fold {event.fold} validated", None
+            case GainTold():
+                self._title, self._rounds = f"models of fold {event.fold} compared", None
             case Finished():
                 self._title, self._finished_after, self._ends_at = "finished", event.seconds, None
 

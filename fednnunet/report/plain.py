@@ -11,6 +11,7 @@ from fednnunet.report.events import (
     FingerprintFound,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     PlansAgreed,
     RoundCompleted,
@@ -36,6 +37,7 @@ from fednnunet.report.formats import (
     printable,
     validation_table,
 )
+from fednnunet.report.gains import gain_table
 
 _WORTH_SAYING = (
     ApprovalAwaited,
@@ -44,6 +46,7 @@ _WORTH_SAYING = (
     SitesAwaited,
     UpdateOutOfLine,
     FoldValidated,
+    GainTold,
     ModelExported,
     SitesEvaluated,
     Finished,
@@ -98,6 +101,8 @@ class PlainProgress:
                     self._line(awaited(event))
             case FoldValidated():
                 self._table(validation_table(event))
+            case GainTold():
+                self._table(gain_table(event))
             case ModelExported():
                 self._line(f"model of {_folds(event)} written to {event.folder} and {event.archive}")
                 if event.caution is not None:

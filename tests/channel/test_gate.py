@@ -17,7 +17,16 @@ from fednnunet.channel.audit import AuditEntry, AuditLog, verify
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.kept_approvals import KeptApprovals
-from fednnunet.channel.messages import Hello, ModelPart, RoundReport, Support, ValidationReport
+from fednnunet.channel.messages import (
+    Gain,
+    GainReport,
+    Hello,
+    ModelPart,
+    PairedDifference,
+    RoundReport,
+    Support,
+    ValidationReport,
+)
 from fednnunet.channel.policy import MetricsRule, Policy, Rule, StatisticsRule, UpdateRule
 
 Reply = dict[str, Scalar]
@@ -382,6 +391,47 @@ def test_what_stays_until_the_end_is_an_update_like_any_other(make: Any) -> None
         ("collect", 7, {}),
         ("update", 7, {"data": [1]}),
     ]
+
+
+def _gains(*, organ: int, lesion: int, overall: int) -> GainReport:
+    difference = PairedDifference(mean=0.25, low=0.1, high=0.4)
+
+    def gain(fewest: int) -> Gain:
+        return Gain(federated=0.5, personal=0.75, personal_over_federated=difference, cases=20, fewest=fewest)
+
+    labels = {"organ": gain(organ), "lesion": gain(lesion), "in no case": Gain(cases=0, fewest=0)}
+    return GainReport(labels=labels, overall=gain(overall), advice="personal", is_certain=True)
+
+
+def test_what_the_federation_gave_is_told_of_enough_cases_only(make: Any) -> None:
+    site = make(policy=Policy(metrics=MetricsRule(min_cases=5)))
+
+    def ask(report: GainReport) -> tuple[GainReport, object]:
+        site.node.reply = {"body": report.to_json()}
+        reply = site.ask("gain", site.node.rounds)
+        site.node.rounds += 1
+        return GainReport.from_json(str(reply["body"])), reply.get("withheld")
+
+    every = _gains(organ=20, lesion=5, overall=5)
+    told, rule = ask(every)
+    assert told.overall == every.overall
+    assert told.advice == "personal"
+    assert told.labels["lesion"] == every.labels["lesion"]
+    # a label that is left out could be computed from what is told over all
+    told, rule = ask(_gains(organ=20, lesion=4, overall=5))
+    assert rule == "metrics.min_cases"
+    assert (told.overall, told.advice, told.is_certain) == (Gain(), None, False)
+    assert (told.labels["organ"], told.labels["lesion"]) == (
+        every.labels["organ"].model_copy(update={"fewest": 20}),
+        Gain(),
+    )
+    told, _ = ask(_gains(organ=20, lesion=20, overall=4))
+    assert (told.overall, told.labels["organ"].federated) == (Gain(), 0.5)
+    assert ask(_gains(organ=4, lesion=4, overall=4)) == (GainReport(), "metrics.min_cases")
+    site.log.close()
+    without = make(policy=Policy(metrics=MetricsRule(allow=False)))
+    without.node.reply = {"body": every.to_json()}
+    assert without.ask("gain")["body"] == GainReport().to_json()
 
 
 def test_counts_are_shown_by_how_many_they_are_and_how_large(make: Any) -> None:

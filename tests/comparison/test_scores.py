@@ -9,7 +9,6 @@ from fednnunet.comparison.scores import (
     Summary,
     best,
     by_case,
-    confidence,
     mean_of_models,
     mean_over_sites,
     paired_differences,
@@ -17,6 +16,7 @@ from fednnunet.comparison.scores import (
     summary,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.evaluation.paired import confidence
 
 SCORES = {
     ("p1", "organ"): {"dice": 0.8, "hd95": 2.0},

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from flwr.common import Scalar
 
+from fednnunet.channel.messages import Gain, GainReport, OwnTrained
 from fednnunet.coordinator.run_folder import FoldFolder
+from fednnunet.report.events import GainTold
 from tests.coordinator.training_federation import Trainer, run_training
 
 _FLAGS = ("--rounds", "2", "--local_epochs", "3")
@@ -17,12 +19,15 @@ def _fail(body: str) -> dict[str, Scalar]:
 
 def test_own_models_come_after_the_federation_is_finished_and_get_equal_work(tmp_path: Path) -> None:
     nodes = [Trainer("A"), Trainer("B")]
-    federation, _ = run_training(tmp_path, nodes, *_FLAGS, "--personalize", "4", "--alone")
+    federation, events = run_training(tmp_path, nodes, *_FLAGS, "--personalize", "4", "--alone")
     assert federation.error is None
     for node in nodes:
         assert node.own_models == [("personal", 4), ("alone", 2 * 3 + 4)]
-        assert node.asked[-3:] == ["train_own", "train_own", "farewell"]
+        assert node.asked[-4:] == ["train_own", "train_own", "gain", "farewell"]
         assert node.asked.index("finish") < node.asked.index("train_own")
+    (told,) = [event for event in events.seen if isinstance(event, GainTold)]
+    report = GainReport(labels={"x": Gain(federated=0.5)}, advice="alone")  # there is no label y
+    assert told == GainTold(fold="0", sites={"A": report, "B": report})
 
 
 def test_without_the_flags_no_site_is_asked(tmp_path: Path) -> None:
@@ -31,12 +36,25 @@ def test_without_the_flags_no_site_is_asked(tmp_path: Path) -> None:
     assert node.own_models == []
 
 
+def test_a_site_that_cannot_train_its_own_stays_and_its_name_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [Trainer("A"), Trainer("B", train_own=lambda body: {"body": OwnTrained(epochs=None).to_json()})]
+    federation, events = run_training(tmp_path, nodes, *_FLAGS, "--personalize", "4", "--alone")
+    assert federation.error is None
+    assert events.left_out == []
+    assert [message for message in caplog.messages if "Site B could not train its personal model" in message]
+    assert nodes[1].asked[-4:] == ["train_own", "train_own", "gain", "farewell"]
+
+
 @pytest.mark.parametrize("fails", ["A", "B", "AB"])
 def test_a_site_that_fails_has_the_federations_model_and_stops_nobody(tmp_path: Path, fails: str) -> None:
     nodes = [Trainer(site, **({"train_own": _fail} if site in fails else {})) for site in "AB"]
-    federation, events = run_training(tmp_path, nodes, *_FLAGS, "--personalize", "4")
+    federation, events = run_training(tmp_path, nodes, *_FLAGS, "--personalize", "4", "--alone")
     assert federation.error is None
-    assert [node.own_models for node in nodes] == [[] if node.cid in fails else [("personal", 4)] for node in nodes]
+    for node in nodes:
+        assert node.own_models == ([] if node.cid in fails else [("personal", 4), ("alone", 10)])
+        assert node.asked.count("train_own") == (1 if node.cid in fails else 2)
     assert {(event.site, "its disk is full" in event.reason) for event in events.left_out} == {
         (site, True) for site in fails
     }

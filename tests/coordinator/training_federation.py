@@ -13,6 +13,8 @@ from fednnunet.channel.door import Door
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import (
     Farewell,
+    Gain,
+    GainReport,
     Hello,
     OwnTrained,
     OwnTraining,
@@ -65,6 +67,7 @@ class Trainer(Holder):
         self.farewell: str | None = "none was said"
         self.starts: list[int] = []
         self.own_models: list[tuple[str, int]] = []
+        self.gain = GainReport(labels={"x": Gain(federated=0.5), "y": Gain()}, advice="alone")
         self.asked: list[str] = []
         self.has_left = threading.Event()
 
@@ -89,6 +92,8 @@ class Trainer(Holder):
             own = OwnTraining.from_json(body)
             self.own_models.append((own.model, own.schedule.epochs))
             return {"body": OwnTrained(epochs=own.schedule.epochs).to_json()}
+        if kind == "gain":
+            return {"body": self.gain.to_json()}
         if kind == "farewell":
             self.farewell = Farewell.from_json(body).error
             return {"body": body}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fednnunet.background import Stopped, Tracker
-from fednnunet.channel.messages import OwnModel, OwnTrained, OwnTraining, Schedule
+from fednnunet.channel.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining, Schedule
 from fednnunet.node.own_models import train_own_model
 from fednnunet.node.own_trainer import OwnTrainer
-from tests.node.training_node import RUN, SIZE, STEP, UNTRAINED, Reply, Trainer, TrainingNode
+from tests.node.training_node import LABELS, RUN, SIZE, STEP, UNTRAINED, Reply, Trainer, TrainingNode
 
 FEDERATED = 8.0
 """All weights of the federation's final model."""
@@ -148,15 +148,82 @@ def test_a_personal_model_of_another_training_is_kept_aside(site: _Site) -> None
     assert (torch.load(aside / "checkpoint_final.pth", weights_only=True)["weight"] == FEDERATED + 6 * STEP).all()
 
 
-def test_without_the_federations_model_there_is_no_personal_one(site: _Site) -> None:
-    assert "has not finished" in str(site.train_own(run="cd" * 16)["failure"])
+def test_without_the_federations_model_there_is_no_personal_one_and_the_node_goes_on(
+    site: _Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    could_not = OwnTrained(epochs=None).to_json()
+    assert site.train_own(run="cd" * 16)["body"] == could_not
+    assert "has not finished" in caplog.messages[-1]
     (site.federated / "checkpoint_final.pth").write_bytes(b"half")
-    assert "cannot be read" in str(site.train_own()["failure"])
+    assert site.train_own()["body"] == could_not
+    assert "cannot be read" in caplog.messages[-1]
     (site.federated / "checkpoint_final.pth").unlink()
-    assert "has not finished" in str(site.train_own()["failure"])
+    assert site.train_own()["body"] == could_not
+    assert "has not finished" in caplog.messages[-1]
+    assert not site.client.has_left
     assert not site.results("nnUNetPlans_personal").joinpath("checkpoint_final.pth").exists()
 
 
 def test_a_fold_for_which_the_node_was_not_started_is_not_trained(site: _Site) -> None:
     body = asked().model_copy(update={"fold": 1}).to_json()
     assert "for which this node was not started" in str(site.ask("train_own", body)["failure"])
+
+
+_DICE = {"": (0.5, 0.6, 0.7), "_personal": (0.75, 0.8, 0.9), "_alone": (0.5, 0.5, 0.75)}
+
+
+def _write_summaries(site: _Site, **missing: int) -> None:
+    (site.plans.parent / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    for own, values in _DICE.items():
+        per_case = []
+        for number, value in enumerate(values):
+            lesion = float("nan") if missing.get(own) == number else value - 0.25
+            metrics = {"1": {"Dice": value}, "2": {"Dice": lesion}}
+            per_case.append({"metrics": metrics, "prediction_file": f"/somewhere/{own}/patient_{number}.nii.gz"})
+        path = site.results(f"nnUNetPlans{own}") / "validation" / "summary.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"metric_per_case": per_case}))
+
+
+def _gain(site: _Site, *models: OwnModel, run: str = RUN) -> Reply:
+    return site.ask("gain", GainRequest(fold=0, run=run, models=list(models)).to_json())
+
+
+def test_the_coordinator_gets_means_and_the_site_every_case_and_a_sentence(
+    site: _Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write_summaries(site, _personal=2)
+    with caplog.at_level("INFO"):
+        body = str(_gain(site, "personal", "alone")["body"])
+    assert "patient" not in body
+    report = GainReport.from_json(body)
+    organ, lesion = report.labels["organ"], report.labels["lesion"]
+    assert (organ.federated, organ.personal, organ.alone, organ.cases) == (0.6, 0.8167, 0.5833, 3)
+    assert (lesion.federated, lesion.cases, lesion.fewest) == (0.3, 2, 1)
+    assert organ.federated_over_alone is not None
+    assert organ.federated_over_alone.mean == 0.0167
+    assert report.advice == "personal"
+    content = json.loads((site.federated / "federation_gain.json").read_text())
+    assert content["dice_by_case"]["alone"]["patient_2.nii.gz"] == {"organ": 0.75, "lesion": 0.5}
+    assert content["reason"] in caplog.messages
+    assert content["reason"].startswith("Use the personal model")
+    text = (site.federated / "federation_gain.md").read_text()
+    assert content["reason"] in text
+    assert "| organ | 3 | 0.6000 | 0.8167 | 0.5833 | +0.2167 [" in text
+
+
+def test_a_site_that_would_be_better_off_alone_is_told_so(site: _Site, caplog: pytest.LogCaptureFixture) -> None:
+    _write_summaries(site)
+    path = site.results("nnUNetPlans_alone") / "validation" / "summary.json"
+    path.write_text(site.results("nnUNetPlans_personal").joinpath("validation", "summary.json").read_text())
+    assert GainReport.from_json(str(_gain(site, "alone")["body"])).advice == "alone"
+    assert [record.levelname for record in caplog.records if "would be better off alone" in record.message] == [
+        "WARNING"
+    ]
+
+
+def test_without_a_summary_nothing_is_told_and_the_node_goes_on(site: _Site) -> None:
+    _write_summaries(site)
+    (site.results("nnUNetPlans_personal") / "validation" / "summary.json").unlink()
+    assert _gain(site, "personal")["body"] == GainReport().to_json()
+    assert "has not finished" in str(_gain(site, "alone", run="cd" * 16)["failure"])

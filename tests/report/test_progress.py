@@ -14,8 +14,11 @@ from rich.console import Console
 
 from fednnunet.channel.messages import (
     EvaluationReport,
+    Gain,
+    GainReport,
     MetricSummaries,
     MetricSummary,
+    PairedDifference,
     RoundReport,
     ValidationReport,
 )
@@ -25,6 +28,7 @@ from fednnunet.report.events import (
     FingerprintFound,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     PlansAgreed,
     RoundCompleted,
@@ -43,6 +47,7 @@ from fednnunet.report.events import (
     WorkProgressed,
 )
 from fednnunet.report.formats import RoundTimes, duration, mean, number, validation_table
+from fednnunet.report.gains import gain_rows
 from fednnunet.report.live import LiveProgress
 from fednnunet.report.plain import PlainProgress
 from fednnunet.report.progress import progress_for
@@ -336,6 +341,7 @@ def every_kind_of_event():
         ApprovalAwaited(site="A", waits=True),
         COSTLY,
         FoldValidated(fold="0", sites={"A": ValidationReport(mean_dice=0.75, dice={})}),
+        GainTold(fold="0", sites={"A": GainReport(advice="federated")}),
         ModelExported(folder="results", archive="model.zip", folds=["0", "1"]),
         SitesEvaluated(
             fold="0",
@@ -408,6 +414,7 @@ def test_quiet_shows_results_and_what_needs_attention_only():
         "waiting for B",
         "site A waits until a person there agrees",
         "Validation of fold 0: Dice",
+        "What the federation gave, fold 0",
         "model of folds 0, 1 written to results and model.zip",
         "0.8750",
         "not evaluated at site B: it has no test cases",
@@ -479,3 +486,29 @@ def test_a_terminal_gets_colours_unless_no_color_is_set_whatever_force_color_say
         assert b"red" in text
         assert b"Warning: a warning" in text
         assert COLOUR.search(text) is None
+
+
+def test_what_the_federation_gave_is_a_table_with_intervals_and_advice():
+    difference = PairedDifference(mean=0.0391, low=0.0204, high=0.058)
+    alone = Gain(federated=0.79, alone=0.905, federated_over_alone=PairedDifference(mean=-0.115, low=None, high=None))
+    event = GainTold(
+        fold="0",
+        sites={
+            "A": GainReport(
+                overall=Gain(federated=0.874, personal=0.913, personal_over_federated=difference, cases=12),
+                labels={"organ": Gain(), "lesion": Gain()},
+                advice="personal",
+                is_certain=True,
+            ),
+            "B": GainReport(overall=alone.model_copy(update={"cases": 5}), advice="alone", is_certain=True),
+            "C": GainReport(),
+        },
+    )
+    console = plain_console(width=40)
+    PlainProgress(console).emit(event)
+    rows = [line.replace("│", " ").split() for line in written(console).splitlines()]
+    assert ["A", "12", "0.8740", "0.9130", "–", "+0.039", "[+0.020,", "+0.058]", "–", "–", "personal"] in rows
+    told = "B 5 0.7900 – 0.9050 – -0.115 – alone: better off without the federation"
+    assert told.split() in rows
+    assert ["C", *["–"] * 8] in rows
+    assert [name for name, _ in gain_rows(event.sites["A"], labels=True)] == ["all labels", "organ", "lesion"]

@@ -11,13 +11,14 @@ from fednnunet.report.page.part import Part
 from fednnunet.report.page.participation import participation_parts
 from fednnunet.report.page.planning import planning_parts
 from fednnunet.report.page.run_state import RunState
-from fednnunet.report.page.scores import evaluation_parts, export_parts, validation_parts
+from fednnunet.report.page.scores import evaluation_parts, export_parts, gain_parts, validation_parts
 from fednnunet.report.page.training import training_parts
 
 _MAKERS = (
     overview_parts,
     training_parts,
     validation_parts,
+    gain_parts,
     evaluation_parts,
     cost_parts,
     participation_parts,

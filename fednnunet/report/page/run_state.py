@@ -9,6 +9,7 @@ from fednnunet.report.events import (
     Event,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     PlansAgreed,
     RoundCompleted,
@@ -70,6 +71,7 @@ class RunState:
     plans: PlansAgreed | None = None
     sharing: SharingAgreed | None = None
     validated: dict[str, FoldValidated] = field(default_factory=dict)
+    gains: dict[str, GainTold] = field(default_factory=dict)
     exported: ModelExported | None = None
     evaluated: dict[tuple[str, str], SitesEvaluated] = field(default_factory=dict)
     finished: Finished | None = None
@@ -107,6 +109,8 @@ class RunState:
                 self.sharing = event
             case FoldValidated():
                 self.validated[event.fold] = event
+            case GainTold():
+                self.gains[event.fold] = event
             case ModelExported():
                 self.exported = event
             case SitesEvaluated():

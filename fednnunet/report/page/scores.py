@@ -11,6 +11,7 @@ from fednnunet.folds import spelled
 from fednnunet.report.evaluations import ALL_SITES, over_all_sites
 from fednnunet.report.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
+from fednnunet.report.gains import HEADINGS, NOTE, gain_rows
 from fednnunet.report.page.part import NOTHING, Part
 from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
@@ -23,6 +24,27 @@ def validation_parts(run: RunState) -> list[Part]:
     tables = Markup("").join(_validation_table(event) for event in run.validated.values())
     text = Markup('<p class="note">Mean Dice over the validation cases of each site.</p>')
     return [Part("validation", "Validation", text + tables)] if run.validated else []
+
+
+def gain_parts(run: RunState) -> list[Part]:
+    """Return the part with what the federation gave each site, if models of their own were trained."""
+    if not run.gains:
+        return []
+    tables = (
+        html_table(
+            ["site", "label", *HEADINGS],
+            [
+                [site, label, *cells]
+                for site, report in event.sites.items()
+                for label, cells in gain_rows(report, labels=True)
+            ],
+            caption=f"Fold {event.fold}: Dice",
+            text_columns=(0, 1, len(HEADINGS) + 1),
+        )
+        for event in run.gains.values()
+    )
+    text = Markup('<p class="note">{}</p>').format(NOTE)
+    return [Part("gain", "What the federation gave", text + Markup("").join(tables))]
 
 
 def evaluation_parts(run: RunState) -> list[Part]:

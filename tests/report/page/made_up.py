@@ -5,11 +5,21 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary, RoundReport, ValidationReport
+from fednnunet.channel.messages import (
+    EvaluationReport,
+    Gain,
+    GainReport,
+    MetricSummaries,
+    MetricSummary,
+    PairedDifference,
+    RoundReport,
+    ValidationReport,
+)
 from fednnunet.report.events import (
     Event,
     Finished,
     FoldValidated,
+    GainTold,
     ModelExported,
     PlansAgreed,
     RoundCompleted,
@@ -171,6 +181,10 @@ def a_run(rounds: int = 60, sites: Sequence[str] = SITES) -> list[Event]:
         for i, site in enumerate(sites)
     }
     events.append(FoldValidated(fold="0", sites=reports))
+    difference = PairedDifference(mean=0.03, low=0.01, high=0.05)
+    gain = Gain(federated=0.9, personal=0.93, personal_over_federated=difference, cases=12, fewest=12)
+    told = GainReport(labels=dict.fromkeys(LABELS, gain), overall=gain, advice="personal", is_certain=True)
+    events.append(GainTold(fold="0", sites=dict.fromkeys(sites, told)))
     results = "/data/nnUNet_results/Dataset511_Abdomen/nnUNetTrainer__nnUNetPlans__3d_fullres"
     events.append(ModelExported(folder=results, archive="/data/runs/abdomen model.zip", folds=["0"]))
     evaluated = {

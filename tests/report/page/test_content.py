@@ -44,9 +44,18 @@ def rows_of(html):
 
 def test_each_part_is_there_only_if_there_is_something_to_show():
     assert [part.id for part in parts_of([])] == ["overview"]
-    names = "overview training validation evaluation time participation failures plan model"
+    names = "overview training validation gain evaluation time participation failures plan model"
     assert [part.id for part in parts_of(a_run())] == names.split()
     assert [part.id for part in parts_of([a_round(1, 2, SITES)])] == ["overview", "training", "time", "participation"]
+
+
+def test_what_the_federation_gave_is_told_by_site_and_label_with_intervals():
+    rows = rows_of(part(parts_of(a_run()), "gain").html)
+    assert rows[0][:3] == ["site", "label", "cases"]
+    figures = ["12", "0.9000", "0.9300", "–", "+0.030 [+0.010, +0.050]", "–", "–"]  # noqa: RUF001
+    assert rows[1] == ["hospital-a", "all labels", *figures, "personal"]
+    assert rows[2] == ["hospital-a", "liver", *figures, ""]
+    assert len(rows) == 1 + 3 * 4
 
 
 def test_lines_are_the_events_numbers_and_gaps_are_where_a_site_was_missing():
