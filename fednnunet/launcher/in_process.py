@@ -47,7 +47,7 @@ from fednnunet.cli.arguments import parse_client, parse_server
 from fednnunet.cli.coordinating import coordinate
 from fednnunet.cli.trust import alone_in_results, gate
 from fednnunet.coordinator.federation import Federation
-from fednnunet.errors import FednnUNetError
+from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.garbage import importing
 from fednnunet.interruption import interruptible
 from fednnunet.launcher.preflight import check_sites
@@ -86,7 +86,7 @@ def run_in_process(arguments: argparse.Namespace) -> int:
     console = Console(file=sys.stdout, highlight=False)  # this one, also while a site's output goes elsewhere
     try:
         with interruptible(), _named_warnings(), contextlib.ExitStack() as stack:
-            sites = _Sites([parse_client(words) for words in commands], log_dir, arguments.warm_sites, stack)
+            sites = _Sites([parse_client(words) for words in commands], log_dir, arguments.warm_sites or 1, stack)
             coordinate(server, Door(None, NO_CERTIFICATE), sites.carry, console, nodes_return=False)
     finally:
         if not arguments.quiet:
@@ -97,9 +97,11 @@ def run_in_process(arguments: argparse.Namespace) -> int:
 def _check_flags(arguments: argparse.Namespace) -> None:
     if arguments.task != "train":
         raise FednnUNetError(f"--in_process is for train, not for {arguments.task}: leave it out.")
-    for flag, value in (("--gpus", arguments.gpus), ("--round_timeout", arguments.round_timeout)):
-        if value is not None:
-            raise FednnUNetError(f"{flag} has no sense with --in_process, where sites wait for each other: drop one.")
+    for name in ("port", "gpus", "round_timeout"):
+        if getattr(arguments, name) is not None:
+            raise FednnUNetError(
+                f"--{name} has no sense with --in_process, where sites take turns and need no network: leave it out."
+            )
     if os.environ.get("nnUNet_wandb_enabled", "0").lower() in {"1", "true"}:
         raise FednnUNetError(
             "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb tells of "
@@ -141,7 +143,6 @@ class _Sites:
         self._warm = WarmTrainers(warm)
         self._clients: list[TrainingClient] = []
         self._proxies: list[_Node] = []
-        stack.callback(self._close)
         for arguments in commands:
             arguments.identity = None
             dataset, hello = training_hello(arguments)
@@ -151,6 +152,7 @@ class _Sites:
             self._clients.append(client)
             stack.enter_context(alone_in_results(arguments, client))
             self._proxies.append(_Node(hello.site, stack.enter_context(gate(arguments, client))))
+        stack.callback(self._close)
 
     def carry(self, federation: Federation) -> None:
         """Let all nodes join a federation, and run it to its end."""
@@ -159,9 +161,16 @@ class _Sites:
             proxy.join(federation.client_manager())
         federation.fit(0, None)
         federation.disconnect_all_clients(None)
-        failures = [f"Site {client.hello.site}: {client.failure}" for client in self._clients if client.failure]
-        if failures and isinstance(federation.error, FednnUNetError):
-            federation.error = FednnUNetError(" ".join(failures))
+        if isinstance(federation.error, FednnUNetError):
+            federation.error = self._explained(federation.error)
+
+    def _explained(self, error: FednnUNetError) -> FednnUNetError:
+        """Return what has ended a federation with what nodes say of it, which can be more than they tell others."""
+        failures = {client.hello.site: client.failure for client in self._clients if client.failure is not None}
+        told = [f"Site {site} failed: {failure}" for site, failure in failures.items()]
+        if not (isinstance(error, SiteFailure) and error.site in failures):
+            told.append(str(error))
+        return FednnUNetError(" ".join(sentence if sentence.endswith(".") else f"{sentence}." for sentence in told))
 
     def _close(self) -> None:
         """Stop what is going on, and free the trainers."""
@@ -257,8 +266,8 @@ def _named_warnings() -> Iterator[None]:
     """Say of what nodes have to say which of them it was."""
 
     def name(record: logging.LogRecord) -> bool:
-        if (site := _speaker.get()) is not None:
-            record.msg, record.args = f"{site} | {record.getMessage()}", None
+        if (site := _speaker.get()) is not None and not hasattr(record, "site"):
+            record.site, record.msg, record.args = site, f"{site} | {record.getMessage()}", None
         return True
 
     handlers = logging.getLogger().handlers

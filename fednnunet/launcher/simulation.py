@@ -285,6 +285,8 @@ def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
 
 
 def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
+    if arguments.warm_sites is not None:
+        raise FednnUNetError("--warm_sites has no effect without --in_process: leave it out.")
     if arguments.gpus is not None and getattr(arguments, "device", None) != "cuda":
         where = f"-device {arguments.device}" if arguments.task in TASKS_WITH_NETWORK else arguments.task
         raise FednnUNetError(f"--gpus has no effect with {where}, which uses no CUDA GPU: leave it out.")
