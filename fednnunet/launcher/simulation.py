@@ -78,7 +78,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
         Process(
             name,
             client_command(arguments, index),
-            log_dir / f"{_file_name(name)}.log",
+            log_dir / log_name(name),
             {**columns, **share.environment},
             share.description,
         )
@@ -201,8 +201,9 @@ def site_names(datasets: Sequence[str]) -> list[str]:
     return names
 
 
-def _file_name(name: str) -> str:
-    return "".join(character if character.isalnum() or character in " _-." else "_" for character in name)
+def log_name(site: str) -> str:
+    """Return the name of the file with the output of a site's node."""
+    return "".join(character if character.isalnum() or character in " _-." else "_" for character in site) + ".log"
 
 
 def training_run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
