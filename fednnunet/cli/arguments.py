@@ -325,8 +325,8 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--warm_sites",
         type=positive_int,
-        default=1,
-        help="with --in_process: sites whose network may be on the GPU at a time (default: %(default)s)",
+        default=None,
+        help="with --in_process: sites whose network may be on the GPU at a time (default: 1)",
     )
     add_flags(parser, (HOST, *FEDERATION_FLAGS[task], *((SEED,) if task == "train" else ())))
     add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))

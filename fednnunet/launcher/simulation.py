@@ -78,7 +78,7 @@ def run_simulation(arguments: argparse.Namespace) -> int:
         Process(
             name,
             client_command(arguments, index),
-            log_dir / f"{_file_name(name)}.log",
+            log_dir / log_name(name),
             {**columns, **share.environment},
             share.description,
         )
@@ -201,8 +201,9 @@ def site_names(datasets: Sequence[str]) -> list[str]:
     return names
 
 
-def _file_name(name: str) -> str:
-    return "".join(character if character.isalnum() or character in " _-." else "_" for character in name)
+def log_name(site: str) -> str:
+    """Return the name of the file with the output of a site's node."""
+    return "".join(character if character.isalnum() or character in " _-." else "_" for character in site) + ".log"
 
 
 def training_run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
@@ -285,6 +286,8 @@ def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
 
 
 def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
+    if arguments.warm_sites is not None:
+        raise FednnUNetError("--warm_sites has no effect without --in_process: leave it out.")
     if arguments.gpus is not None and getattr(arguments, "device", None) != "cuda":
         where = f"-device {arguments.device}" if arguments.task in TASKS_WITH_NETWORK else arguments.task
         raise FednnUNetError(f"--gpus has no effect with {where}, which uses no CUDA GPU: leave it out.")

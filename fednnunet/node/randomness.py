@@ -20,31 +20,20 @@ def seed_all(*about: object) -> None:
 
 
 class OwnRandomness:
-    """Random numbers that somebody has for himself although others draw from the same generators meanwhile."""
+    """Random numbers that a site has for itself although others draw from the same generators meanwhile."""
 
     def __init__(self) -> None:
-        with _kept():
-            seed_all(os.urandom(32).hex())
-            self._state = _state()
+        seed_all(os.urandom(32).hex())
+        self._state = _state()
 
     @contextlib.contextmanager
     def drawn(self) -> Iterator[None]:
         """Let the generators go on where they were at the end of the last such block."""
-        with _kept():
-            _restore(self._state)
-            try:
-                yield
-            finally:
-                self._state = _state()
-
-
-@contextlib.contextmanager
-def _kept() -> Iterator[None]:
-    before = _state()
-    try:
-        yield
-    finally:
-        _restore(before)
+        _restore(self._state)
+        try:
+            yield
+        finally:
+            self._state = _state()
 
 
 def _state() -> tuple[Any, ...]:

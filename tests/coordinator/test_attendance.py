@@ -38,8 +38,8 @@ class Node(FakeNode):
 class Federation(Roster):
     """Three places; `meanwhile` happens, one after the other, while sites are awaited."""
 
-    def __init__(self, *present: str) -> None:
-        super().__init__(places=3)
+    def __init__(self, *present: str, nodes_return: bool = True) -> None:
+        super().__init__(places=3, nodes_return=nodes_return)
         self.settle()
         self.meanwhile: list[Callable[[], object]] = []
         self.idle = 0
@@ -274,3 +274,15 @@ def test_a_site_that_was_left_out_is_prepared_again_unless_it_has_failed_and_was
     assert attendance.take_left_out() == {"B": failure.reason}
     assert _names(attendance.muster(0, federation.prepare)) == ["A", *["B"] * (not is_let_go), "C"]
     assert federation.prepared == ["B"] * (not is_let_go)
+
+
+def test_nobody_waits_for_a_node_that_cannot_be_started_again() -> None:
+    federation = Federation("A", "B", "C", nodes_return=False)
+    attendance = federation.attendance(needed=2)
+    assert [site.name for site in attendance.muster(0, federation.prepare)] == ["A", "B", "C"]
+    attendance.leave_out([SiteFailure("B", "no memory")], 1)
+    assert [site.name for site in attendance.muster(0, federation.prepare)] == ["A", "C"]
+    attendance.leave_out([SiteFailure("C", "no memory")], 1)
+    with pytest.raises(FednnUNetError, match="Without B, C there are fewer sites than --min_clients"):
+        attendance.muster(0, federation.prepare)
+    assert not [event for event in federation.events if isinstance(event, SitesAwaited)]

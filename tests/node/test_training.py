@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fednnunet.channel.messages import RoundReport, Support, ValidationReport
+from fednnunet.node.warm_trainers import Parkable, WarmTrainers
 from tests.node.training_node import SIZE, STEP, UNTRAINED, Reply, TrainingNode
 
 CASES = {f"case_{number}": {"organ", "lesion"} for number in range(6)}
@@ -198,3 +199,55 @@ def test_a_disk_that_takes_no_more_is_told_in_one_sentence(
     assert why in str(node.client.failure)
     assert ("/secret/place" in str(node.client.failure)) == (write is _write_a_file)
     assert not any(record.exc_info for record in caplog.records)
+
+
+def _drawn_in_round(node: TrainingNode, number: int) -> float:
+    """Train a round, and return what is drawn next."""
+    node.fit(number)
+    return float(np.random.random())
+
+
+def test_with_a_seed_a_round_draws_the_same_numbers_in_a_node_that_was_started_again(node: TrainingNode) -> None:
+    node.arguments.seed = 5
+    node.begin()
+    first = _drawn_in_round(node, 1)
+    node.hand(1, bytes(4 * SIZE))
+    node.evaluate(1)
+    second = _drawn_in_round(node, 2)
+    assert second != first
+    node.client._forget_fold()
+    np.random.seed(1)
+    node.begin(completed=1)
+    assert _drawn_in_round(node, 2) == second
+
+
+def test_without_a_seed_random_numbers_are_left_alone(node: TrainingNode) -> None:
+    np.random.seed(1)
+    node.begin()
+    assert _drawn_in_round(node, 1) == np.random.RandomState(1).random()
+
+
+class _Places(WarmTrainers):
+    """Writes down how often a trainer is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(places=1)
+        self.used = 0
+
+    def use(self, trainer: Parkable) -> None:
+        self.used += 1
+        super().use(trainer)
+
+
+def test_a_trainer_takes_a_place_on_the_device_to_work_and_none_to_exchange_weights(node: TrainingNode) -> None:
+    places = _Places()
+    node.client._warm = places
+    node.begin()
+    for work in (lambda: node.fit(1), lambda: node.evaluate(1), lambda: node.ask("finish")):
+        before = places.used
+        work()
+        assert places.used > before
+        before = places.used
+        node.fetch(1)
+        node.hand(1, bytes(4 * SIZE))
+        assert places.used == before

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -113,6 +114,32 @@ def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bits(
         assert [record.round for record in training.history] == list(range(1, ROUNDS + 1))
         for weights in training.weights(*SITES):
             assert equal_weights(weights, undisturbed)
+
+
+def test_a_training_in_one_process_that_was_stopped_ends_with_the_same_bits(
+    federation: Workspace, undisturbed: dict[str, Any]
+) -> None:
+    workspace = replace(federation, results_name="results of one process")
+    workspace.results.mkdir()
+    words = (
+        *("run", "train", "901 902 903", "2d", 0, "-tr", TRAINER, "-device", "cpu", "--rounds", ROUNDS),
+        *("--iterations_per_epoch", 2, "--val_iterations_per_epoch", 1, *STATEFUL, "--in_process"),
+    )
+    process = workspace.start(*map(str, words))
+    assert process.stdout is not None
+    assert any(f"round 2/{ROUNDS}" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    status, output = finish(process)
+    assert status == 128 + signal.SIGINT
+    assert "Stopped." in output
+    assert f"round {ROUNDS}/{ROUNDS}" not in output
+    assert "Traceback" not in output
+
+    output = workspace.succeed(*map(str, words), "--c")
+    assert "round 1/" not in output
+    assert f"round {ROUNDS}/{ROUNDS}" in output
+    for site in SITES:
+        assert equal_weights(workspace.checkpoint(site, trainer=TRAINER)["network_weights"], undisturbed)
 
 
 def test_a_site_that_has_lost_all_but_its_data_is_awaited_and_ends_like_the_others(federation: Workspace) -> None:
