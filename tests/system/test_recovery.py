@@ -119,7 +119,7 @@ def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bits(
 def test_a_training_in_one_process_that_was_stopped_ends_with_the_same_bits(
     federation: Workspace, undisturbed: dict[str, Any]
 ) -> None:
-    workspace = replace(federation, results_name="results of one process")
+    workspace = replace(federation, results_name="results of a stopped process")
     workspace.results.mkdir()
     words = (
         *("run", "train", "901 902 903", "2d", 0, "-tr", TRAINER, "-device", "cpu", "--rounds", ROUNDS),
