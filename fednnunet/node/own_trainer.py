@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-PERSONAL_LEARNING_RATE = 0.1
-"""With what share of the trainer's initial learning rate personal epochs begin; nnU-Net's schedule takes it to 0.
-
-A federation ends with small steps. Large ones would throw its model away, and then a few epochs are too few.
-"""
-
-
 def fold_folder(arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold, model: OwnModel | None = None) -> Path:
     """Return nnU-Net's folder of a fold of the federation's model, or of one of the site's own."""
     return nnunet_folder("nnUNet_results") / dataset.name / model_name(arguments, model) / f"fold_{fold}"
@@ -98,7 +91,7 @@ class OwnTrainer:
         FednnUNetError
             If the site has plans of the name that the model's folder needs.
         """
-        plans, arguments, federated = self._plans(), self.arguments, self.asked.model == "personal"
+        plans, arguments = self._plans(), self.arguments
         name = f"{plans['plans_name']}_{self.asked.model}"
         taken = self.dataset.preprocessed / f"{name}.json"
         if taken.exists():
@@ -117,8 +110,6 @@ class OwnTrainer:
             trainer.folder_with_segs_from_previous_stage = str(
                 folder / "predicted_next_stage" / arguments.configuration
             )
-        if federated:
-            trainer.initial_lr *= PERSONAL_LEARNING_RATE
         return trainer
 
     def initial_weights(self) -> Mapping[str, Any] | None:
