@@ -57,7 +57,7 @@ def test_own_models_are_ordinary_ones_and_leave_the_federations_as_it_is(federat
         federated, personal, alone = (_checkpoint(federation, site, own) for own in ("", "_personal", "_alone"))
         assert [each["current_epoch"] for each in (federated, personal, alone)] == [2, 2, 4]
         np.testing.assert_allclose(federated["logging"]["lrs"], [0.01 * (1 - n / 2) ** 0.9 for n in range(2)])
-        np.testing.assert_allclose(personal["logging"]["lrs"], [0.001 * (1 - n / 2) ** 0.9 for n in range(2)])
+        np.testing.assert_allclose(personal["logging"]["lrs"], [0.01 * (1 - n / 2) ** 0.9 for n in range(2)])
         np.testing.assert_allclose(alone["logging"]["lrs"], [0.01 * (1 - n / 4) ** 0.9 for n in range(4)])
         assert {each["trainer_name"] for each in (federated, personal, alone)} == {"nnUNetTrainer"}
         name = "encoder.stages.0.0.convs.0.conv.weight"
