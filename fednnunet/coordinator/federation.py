@@ -95,6 +95,7 @@ class Federation(Server):
         self._door = door
         self._receipts = Receipts(arguments.run_dir)
         self._refusals = Refusals()
+        self._sent_away: FednnUNetError | None = None
         self._admitting = threading.Lock()
         self.error: Exception | KeyboardInterrupt | None = None
         self._given_plans = given_plans
@@ -166,7 +167,9 @@ class Federation(Server):
         """Wait until enough sites are there to begin, or to go on."""
         continued = self._arguments.task == "train" and self._arguments.c
         needed = self._needed if continued else self.roster.places
-        self.roster.wait_for(lambda: len(self.roster.sites) >= needed)
+        self.roster.wait_for(lambda: len(self.roster.sites) >= needed or self._sent_away is not None)
+        if self._sent_away is not None:
+            raise self._sent_away
         self.roster.settle()
 
     @property
@@ -208,6 +211,8 @@ class Federation(Server):
                 joined = len(self.roster.sites)
         except FednnUNetError as error:
             self._refusals.warn(cleaned(str(error)))
+            if not self.roster.nodes_return:
+                self._sent_away = error
             take_leave(proxy, str(error))
             hang_up(proxy)
             return

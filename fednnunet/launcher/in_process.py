@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,9 +153,10 @@ class _Sites:
 
     def carry(self, federation: Federation) -> None:
         """Let all nodes join a federation, and run it to its end."""
+        from fednnunet.launcher.turns import join_in_turn
+
         silence()
-        for node in self._nodes:
-            node.join(federation.client_manager())
+        threading.Thread(target=join_in_turn, args=(self._nodes, federation.roster), daemon=True).start()
         federation.fit(0, None)
         federation.disconnect_all_clients(None)
         if isinstance(federation.error, FednnUNetError):

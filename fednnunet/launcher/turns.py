@@ -5,7 +5,8 @@ import contextvars
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import IO
 
 from flwr.common import (
@@ -30,6 +31,7 @@ from fednnunet.background import Submits
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.joining import answer
+from fednnunet.coordinator.roster import Roster
 from fednnunet.node.randomness import OwnRandomness
 
 _OK = Status(Code.OK, "")
@@ -122,6 +124,17 @@ class InProcessNode(ClientProxy):
         if self._manager is not None:
             self._manager.unregister(self)
         return DisconnectRes("")
+
+
+def join_in_turn(nodes: Sequence[InProcessNode], roster: Roster) -> None:
+    """Let nodes join, each when the one before has been let in or sent away: too many strangers are hung up on."""
+
+    def is_settled(site: str) -> bool:
+        return roster.named(site) is not None or site not in roster.clients
+
+    for node in nodes:
+        node.join(roster)
+        roster.wait_for(partial(is_settled, node.cid))
 
 
 @contextlib.contextmanager

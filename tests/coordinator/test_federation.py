@@ -142,6 +142,19 @@ def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wr
     assert right.common is not None
 
 
+def test_a_node_that_does_not_fit_ends_the_federation_if_it_cannot_be_started_again() -> None:
+    arguments = parse_server(["extract_fingerprint", "--num_clients", "2"])
+    federation = Federation(arguments, _Events(), Door(None, NO_CERTIFICATE), nodes_return=False)
+    first, wrong = Site("A"), Site("B", channels={"0": "MRI"})
+    for node in (first, wrong):
+        _connect(node, federation)
+    federation.fit(0, None)
+    federation.disconnect_all_clients(None)
+    assert "channels" in str(federation.error)
+    assert first.farewell == str(federation.error)
+    assert wrong.disconnected
+
+
 def test_sites_with_slices_and_sites_with_volumes_have_no_common_fingerprint() -> None:
     flat, other = Site("A"), Site("B")
     flat.is_flat = True

@@ -13,8 +13,9 @@ from flwr.common import GetPropertiesIns, ReconnectIns, Scalar
 from fednnunet.background import Background, Replies, Worker
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import Challenge
+from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.roster import Roster
-from fednnunet.launcher.turns import InProcessNode, Turns, named_records
+from fednnunet.launcher.turns import InProcessNode, Turns, join_in_turn, named_records
 
 
 class _ByHand:
@@ -123,6 +124,25 @@ def test_the_coordinator_reaches_a_node_until_it_lets_it_go() -> None:
     assert "failure" in refused
     node.reconnect(ReconnectIns(None), None, None)
     assert roster.num_available() == 0
+
+
+def test_any_number_of_nodes_can_join_although_the_roster_has_room_for_few_strangers() -> None:
+    roster = Roster(places=60)
+    names = [f"site {number}" for number in range(60)]
+    nodes = [InProcessNode(name, cast(Gate, _Gate())) for name in names]
+    joining = threading.Thread(target=join_in_turn, args=(nodes, roster), daemon=True)
+    joining.start()
+    refused = {names[7], names[59]}
+    for _ in names:
+        newcomer = roster.next_newcomer(60)
+        assert newcomer is not None
+        if newcomer.cid in refused:
+            newcomer.reconnect(ReconnectIns(None), None, None)
+        else:
+            hello = Hello(site=newcomer.cid, task="train", method="FFE", cases=1, versions={}, labels={}, channels={})
+            assert roster.admit(newcomer, hello)
+    joining.join(60)
+    assert {site.name for site in roster.sites} == set(names) - refused
 
 
 def test_warnings_tell_which_site_they_come_from_once_for_all_handlers() -> None:
