@@ -7,6 +7,7 @@ from pathlib import Path
 from fednnunet.cli.arguments import (
     AVERAGING_FLAGS,
     FINGERPRINT,
+    OWN_MODEL_FLAGS,
     RECOVERY_FLAGS,
     ROUND_TIMEOUT,
     SCHEDULE_FLAGS,
@@ -15,7 +16,8 @@ from fednnunet.cli.arguments import (
 )
 from fednnunet.cli.nnunet_flags import PLAN_AND_PREPROCESS_FLAGS, TRAIN_FLAGS, Flag, add_flags
 from fednnunet.cli.site_words import parse_with_sites, split_words
-from fednnunet.comparison.methods import METHODS
+from fednnunet.comparison.methods import METHODS, PERSONAL, read_methods
+from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_HELP
 
 
@@ -42,6 +44,8 @@ FEDERATED_TRAINING_FLAGS = (
     ROUND_TIMEOUT,
 )
 """Of trainings in which several sites take part."""
+PERSONALIZE = _named(OWN_MODEL_FLAGS, "--personalize")[0]
+"""For how many epochs the models of the method `personal` are trained on."""
 TESTING_FLAGS = (
     *_named(server_flags("evaluate"), "--nsd_tolerance"),
     *_named(client_flags("evaluate"), "-step_size", "--disable_tta", "--checkpoint"),
@@ -57,11 +61,18 @@ def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
     parser = compare_parser()
     arguments = parse_with_sites(parser, argv, argparse.Namespace())
     arguments.external = split_words(arguments.external)
-    names = split_words(arguments.methods)
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        parser.error(f"--methods: '{' '.join(unknown)}' is no method, choose from {','.join(METHODS)}")
-    arguments.methods = [method for name, method in METHODS.items() if name in names]
+    default = [*METHODS, *([PERSONAL] if arguments.personalize is not None else [])]
+    try:
+        arguments.methods = read_methods(arguments.methods or default, arguments)
+    except FednnUNetError as error:
+        parser.error(str(error))
+    words = split_words(" ".join(arguments.seeds))
+    if not all(word.isdecimal() for word in words):
+        parser.error(f"--seeds: '{' '.join(words)}' are no whole numbers")
+    arguments.seeds = list(dict.fromkeys(map(int, words))) or [None]
+    for name in ("gpus", "round_timeout"):
+        if arguments.in_process and getattr(arguments, name) is not None:
+            parser.error(f"--{name} has no sense with --in_process, where sites take turns: leave one of them out")
     if arguments.gpus is not None:
         arguments.gpus = split_words(arguments.gpus)
         if len(arguments.gpus) != len(arguments.dataset):
@@ -84,7 +95,26 @@ def compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("fold", metavar="FOLD", help=f"{FOLDS_HELP}; several folds predict together")
     parser.add_argument("--external", default="", help='datasets that only test the models, in quotes: "514 515"')
     parser.add_argument(
-        "--methods", default=",".join(METHODS), help="what is compared, separated by commas (default: %(default)s)"
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help=f"what is compared: {', '.join([*METHODS, PERSONAL])}, or one of them with flags of its training, in "
+        "quotes, and a name if you want: 'FedBN=ffe --keep_local norm' (default: local asym ffe centralized, and "
+        "personal with --personalize)",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="train each method once with each of these seeds, and tell means (default: once, without a seed)",
+    )
+    parser.add_argument(
+        "--in_process",
+        action="store_true",
+        help="train each federation in one process, site after site: the same weights, and faster where sites share a "
+        "machine's cores or one GPU",
     )
     parser.add_argument(
         "--test",
@@ -107,5 +137,6 @@ def compare_parser() -> argparse.ArgumentParser:
     add_flags(parser.add_argument_group("training"), ANY_TRAINING_FLAGS)
     federated = parser.add_argument_group("federated training")
     add_flags(federated, (*FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS))
+    PERSONALIZE.add_to(federated)
     add_flags(parser.add_argument_group("evaluation"), TESTING_FLAGS)
     return parser

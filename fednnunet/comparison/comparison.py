@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,21 @@ from rich.text import Text
 
 from fednnunet.cli.comparison_flags import SETTLED_FLAGS
 from fednnunet.comparison import tables
+from fednnunet.comparison.costs import Cost, mean_cost, traffic_of
 from fednnunet.comparison.memory import Memory, digest
 from fednnunet.comparison.methods import Method
-from fednnunet.comparison.raw import POOLED, Source, check_alike, find_sources, free_id, link_dataset, pool
-from fednnunet.comparison.results import Results
-from fednnunet.comparison.scores import Scores, mean_of_models, read_scores
+from fednnunet.comparison.raw import (
+    POOLED,
+    Source,
+    check_alike,
+    find_sources,
+    free_id,
+    link_dataset,
+    link_test_cases,
+    pool,
+)
+from fednnunet.comparison.results import ByModel, Results
+from fednnunet.comparison.scores import of_pooled_cases, read_scores
 from fednnunet.comparison.splits import check_numbers, site_splits
 from fednnunet.comparison.work import Model, Work
 from fednnunet.errors import FednnUNetError
@@ -113,7 +123,7 @@ class _Comparison:
         self._memory = Memory.open(self._folder(), self._settings(), overwrite=arguments.overwrite)
         self.work = Work(self._folder(), arguments, names, pooled)
         externals = [source.name for source in self._externals]
-        self._results = Results(names, externals, arguments.methods, untested=untested)
+        self._results = Results(names, externals, arguments.methods, untested=untested, seeds=arguments.seeds)
 
     def run(self) -> Results:
         """Do what is not done yet, and return what came out."""
@@ -123,7 +133,7 @@ class _Comparison:
             methods = [method for method in self._results.methods if method.plans == plans]
             self._attempt(methods, lambda plans=plans: self._plan(plans))  # type: ignore[misc]
         for method in self._results.methods:
-            self._attempt([method], lambda method=method: self._train_and_test(method))  # type: ignore[misc]
+            self._attempt([method], lambda method=method: self._train_and_test_all(method))  # type: ignore[misc]
             self._write()
         if len(self._results.failures) == len(self._results.methods):
             raise FednnUNetError(f"No method has results: {next(iter(self._results.failures.values()))}")
@@ -147,29 +157,64 @@ class _Comparison:
     def _plan(self, plans: str) -> None:
         self._do(_PLANS_TITLES[plans], [self.work.planning(plans)])
 
-    def _train_and_test(self, method: Method) -> None:
-        self._do(_training_title(method), self.work.trainings(method, self._shares), self.work.continued)
-        if not self._results.datasets:
-            return
-        models = self.work.models(method)
-        tested = [(model, datasets) for model in models if (datasets := self._tests_of(model, models))]
+    def _train_and_test_all(self, method: Method) -> None:
+        """Train and test a method with each seed."""
+        seeds = self._arguments.seeds
+        found = [self._train_and_test(method, seed) for seed in seeds]
+        self._results.costs[method.name] = mean_cost([self._cost(method, seed) for seed in seeds])
+        if self._results.datasets:
+            self._results.add(method, found)
+
+    def _train_and_test(self, method: Method, seed: int | None) -> ByModel:
+        """Train a method, and return what the model of each site achieves, by name of the site and the dataset."""
+        which = "" if seed is None else f" (seed {seed})"
+        trainings = self.work.trainings(method, self._shares, seed)
+        self._do(f"{_training_title(method)}{which}", trainings, self.work.continued)
+        if method.personal_epochs is not None:
+            personal = [self.work.personal_training(method, training) for training in trainings]
+            title = f"{method.title}: each site trains on for {method.personal_epochs} epochs{which}"
+            self._do(title, personal, self.work.continued)
+        models = self.work.models(method, seed)
         shares = self._shares if len(models) > 1 else [None] * len(models)
+        tested = {model: self._tests_of(model, models) for model in models}
+        away = [model for model in models if len(models) > 1 and self._others(model)]
         by_model = dict(zip(models, shares, strict=True))
-        jobs = [self.work.evaluation(model, datasets, by_model[model]) for model, datasets in tested]
-        self._do(f"{method.title}: the test cases are predicted", jobs)
-        self._results.scores[method.name] = self._scores(tested)
+        title = f"{method.title}: the test cases are predicted{which}"
+        own = [self.work.evaluation(model, datasets, by_model[model]) for model, datasets in tested.items() if datasets]
+        self._do(title, own)
+        elsewhere = [self.work.evaluation_elsewhere(model, by_model[model]) for model in away]
+        self._do(f"{method.title}: the other sites' test cases are predicted{which}", elsewhere)
+        return self._scores(tested, away)
 
     def _tests_of(self, model: Model, models: Sequence[Model]) -> list[str]:
         """Return the datasets on which a model is tested: where sites have their own, its site's and the externals."""
-        others = [site for site in self._results.tested_sites if len(models) > 1 and site != model.dataset]
+        others = self._others(model) if len(models) > 1 else []
         return [name for name in self._results.datasets if name not in others]
 
-    def _scores(self, tested: Sequence[tuple[Model, Sequence[str]]]) -> dict[str, Scores]:
-        scores = {}
-        for name in self._results.datasets:
-            paths = [self.work.scores(model) / name / "cases.csv" for model, datasets in tested if name in datasets]
-            scores[name] = mean_of_models([read_scores(path) for path in paths])
-        return scores
+    def _others(self, model: Model) -> list[str]:
+        """Return the sites with test cases that a site's model is not that of."""
+        return [site for site in self._results.tested_sites if site != model.dataset]
+
+    def _scores(self, tested: Mapping[Model, Sequence[str]], away: Sequence[Model]) -> ByModel:
+        found: ByModel = {}
+        for model, datasets in tested.items():
+            folder = self.work.scores(model)
+            scores = {name: read_scores(folder / name / "cases.csv") for name in datasets}
+            if model in away:
+                path = self.work.scores_elsewhere(model) / model.dataset / "cases.csv"
+                scores |= of_pooled_cases(read_scores(path), self._others(model))
+            found |= {site: scores for site in (self._results.sites if len(tested) == 1 else [model.dataset])}
+        return found
+
+    def _cost(self, method: Method, seed: int | None) -> Cost:
+        """Return what a training has taken; trainings of several sites alone go on at once."""
+        trainings = self.work.trainings(method, self._shares, seed)
+        seconds = max(self._results.seconds[job.name] for job in trainings)
+        if method.personal_epochs is not None:
+            seconds += sum(
+                self._results.seconds[self.work.personal_training(method, training).name] for training in trainings
+            )
+        return Cost(seconds, *traffic_of(self.work.events(method, seed))) if method.is_federated else Cost(seconds)
 
     def _do(self, title: str, jobs: Sequence[Job], prepare: Callable[[Job], Job] = lambda job: job) -> None:
         """Run those jobs at once that are not done yet, and remember how long each took."""
@@ -193,9 +238,11 @@ class _Comparison:
 
     def _write(self) -> None:
         about = {"command": sys.argv[1:], "fold": self._arguments.fold, "test": self._arguments.test}
+        about["seeds"] = self._results.seeds
         tables.write_results(self._results, self.work.folder, about)
         federated = [method for method in self._results.methods if method.is_federated]
-        events = {method.name: self.work.events(method) for method in federated}
+        seed = self._arguments.seeds[0]
+        events = {method.name: self.work.events(method, seed) for method in federated if method.personal_epochs is None}
         try:
             from fednnunet.comparison.page import write_report  # Bokeh takes a second
 
@@ -211,6 +258,11 @@ class _Comparison:
         for source in self._externals:
             link_dataset(source, raw / source.name, None)
         pool(self._sites, self._splits, raw / self.work.pooled)
+        tested = {site: raw / site for site in self._results.tested_sites}
+        for site in self._results.sites:
+            self.work.others(site).parent.mkdir(exist_ok=True)
+            others = {name: folder for name, folder in tested.items() if name != site}
+            link_test_cases(others, self.work.others(site))
 
     def _held_out(self, source: Source) -> list[str] | None:
         splits = self._splits[source.name]

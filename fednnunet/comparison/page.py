@@ -1,7 +1,7 @@
 """The report page of a comparison: the tables, the differences as a picture, and the federated trainings."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
 from fednnunet.comparison import tables
+from fednnunet.comparison.methods import Method
 from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
+from fednnunet.evaluation.paired import Difference
 from fednnunet.report.event_files import EventReader
 from fednnunet.report.events import Event
 from fednnunet.report.formats import duration
@@ -53,12 +55,20 @@ def comparison_part(results: Results) -> Part:
         table = html_table(
             titles, tables.difference_rows(results), caption=tables.DIFFERENCES_TITLE, text_columns=(0, 1)
         )
-        below = [table, Markup('<p class="note">{}</p>').format(tables.DIFFERENCES_MEANING), *below]
-        figures = [_figure(results, metric) for metric in TABLE_METRICS]
+        below = [table, Markup('<p class="note">{}</p>').format(tables.meaning_of_differences(results)), *below]
+        figures = [_differences_figure(results, metric) for metric in TABLE_METRICS]
+    if results.models:
+        figures += [_values_figure(results, metric) for metric in TABLE_METRICS]
+    if results.costs:
+        costs = html_table(tables.COST_TITLES, tables.cost_rows(results), caption="Cost of the training")
+        below.append(costs + Markup('<p class="note">{}</p>').format(tables.COST_MEANING))
     if results.seconds:
         times = [(name, duration(seconds)) for name, seconds in results.seconds.items()]
         below.append(html_table(["step", "h:mm:ss"], times, caption="Time that each step took"))
     html = [_table(results, metric) for metric in TABLE_METRICS]
+    for metric in TABLE_METRICS:
+        for title, columns, rows in tables.elsewhere_tables(results, metric):
+            html.append(html_table(["method", *columns[1:]], rows, caption=f"{title}: {metric.title}"))
     html.append(Markup('<p class="note">{}</p>').format(tables.MEANING))
     return Part("comparison", "Comparison", Markup().join(html), figures, Markup().join(below))
 
@@ -72,19 +82,44 @@ def _table(results: Results, metric: Metric) -> Markup:
     return html_table(columns, rows[False], caption=metric.title, foot=rows[True])
 
 
-def _figure(results: Results, metric: Metric) -> Figure:
-    """Return a picture of the differences in a metric: a dot for the mean, a line for the confidence interval."""
+def _differences_figure(results: Results, metric: Metric) -> Figure:
+    """Return a picture of the differences in a metric."""
+    good = "right" if metric.higher_is_better else "left"
+    caption = f"Difference to local training in {metric.title} with 95 % confidence interval; to the {good} is better"
+    plot = _dots(results, metric, "difference", results.compared, results.difference)
+    zero = VSpan(x="x", line_color="#777777", line_dash="dashed", tags=[INK])
+    plot.add_glyph(ColumnDataSource({"x": [0.0]}), zero)
+    return escape(caption), plot
+
+
+def _values_figure(results: Results, metric: Metric) -> Figure:
+    """Return a picture of what each method achieves in a metric."""
+    caption = (
+        f"{metric.title} of each method with 95 % confidence interval, which holds what cases have in common, too: the "
+        "difference tells methods apart"
+    )
+    return escape(caption), _dots(results, metric, "value", results.methods, results.interval)
+
+
+def _dots(
+    results: Results,
+    metric: Metric,
+    what: str,
+    methods: Sequence[Method],
+    of: Callable[[Method, str, str], Difference | None],
+) -> figure:
+    """Return a figure with, for each set of test cases and method, a dot for the mean and a line for its interval."""
     names = results.rows_of_differences
     titles = dict(zip(names, tables.headings(results, names), strict=True))
     rows = [
         (plain(titles[name]), plain(method.title), index, found)
         for name in names
-        for index, method in enumerate(results.compared)
-        if (found := results.difference(method, name, metric.name)) is not None
+        for index, method in enumerate(methods)
+        if (found := of(method, name, metric.name)) is not None
     ]
     plot: figure = empty_figure(
-        f"difference {metric.name}",
-        f"difference in {metric.title}",
+        f"{what} {metric.name}",
+        f"difference in {metric.title}" if what == "difference" else metric.title,
         "test cases, method",
         _FRAME_PIXELS + _ROW_PIXELS * max(3, len(rows)),
     )
@@ -107,11 +142,10 @@ def _figure(results: Results, metric: Metric) -> Figure:
             "low": np.array([row[3].mean if row[3].low is None else row[3].low for row in rows]),
             "high": np.array([row[3].mean if row[3].high is None else row[3].high for row in rows]),
             "cases": [row[3].cases for row in rows],
+            "seeds": [row[3].seeds for row in rows],
         },
-        name=f"difference {metric.name} data",
+        name=f"{what} {metric.name} data",
     )
-    zero = VSpan(x="x", line_color="#777777", line_dash="dashed", tags=[INK])
-    plot.add_glyph(ColumnDataSource({"x": [0.0]}), zero)
     plot.add_glyph(source, Segment(x0="low", x1="high", y0="row", y1="row", line_color="colour", line_width=2.5))
     dots = plot.add_glyph(source, Scatter(x="mean", y="row", size=9, line_color=None, fill_color="colour"))
     places = "0." + "0" * metric.digits
@@ -120,15 +154,13 @@ def _figure(results: Results, metric: Metric) -> Figure:
             renderers=[dots],
             tooltips=[
                 ("method", "@method"),
-                ("test cases", "@test_cases, n = @cases"),
-                ("mean difference", f"@mean{{{places}}}"),
+                ("test cases", "@test_cases, n = @cases, seeds: @seeds"),
+                (f"mean {what}", f"@mean{{{places}}}"),
                 ("95 % interval", f"@low{{{places}}} to @high{{{places}}}"),
             ],
         )
     )
-    good = "right" if metric.higher_is_better else "left"
-    caption = f"Difference to local training in {metric.title} with 95 % confidence interval; to the {good} is better"
-    return escape(caption), plot
+    return plot
 
 
 def _read(path: Path) -> list[Event]:

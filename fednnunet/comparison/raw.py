@@ -163,8 +163,26 @@ def pool(sources: Sequence[Source], splits: Mapping[str, Splits | None], folder:
             _write(pooled, temporary / SPLITS)
 
 
+def link_test_cases(sites: Mapping[str, Path], folder: Path) -> None:
+    """Make a folder of links to the test cases of datasets, named ``SITE_CASE``; it replaces the one that is there.
+
+    Parameters
+    ----------
+    sites
+        The raw dataset of each, by name.
+    folder
+        Gets ``imagesTs`` and ``labelsTs``.
+    """
+    with _new_folder(folder) as temporary:
+        for name in ("imagesTs", "labelsTs"):
+            (temporary / name).mkdir()
+            for site, raw in sites.items():
+                for entry in sorted((raw / name).iterdir()) if (raw / name).is_dir() else ():
+                    (temporary / name / pooled_name(site, entry.name)).symlink_to(entry.absolute())
+
+
 def pooled_name(site: str, case: str) -> str:
-    """Return the name of a site's case in the pooled dataset; unique, because ids of datasets are."""
+    """Return the name of a site's case beside those of other sites; unique, because ids of datasets are."""
     return f"{site}_{case}"
 
 

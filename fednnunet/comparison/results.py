@@ -1,24 +1,34 @@
 """The results of a comparison: the paper's table, the differences to local training, and what each step took."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, TypeAlias
 
+from fednnunet.comparison.costs import Cost
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.scores import (
     Scores,
     Summary,
     best,
     by_case,
+    joined,
+    mean_of_models,
     mean_over_sites,
     paired_differences,
     summary,
 )
-from fednnunet.evaluation.paired import Difference, confidence
+from fednnunet.evaluation.paired import Difference, crossed_confidence
 
 MEAN = "mean over sites"
+WORST = "worst site"
 ALL_CASES = "all sites"
+OTHERS = "other sites' cases"
 REFERENCE = "local"
+
+ByModel: TypeAlias = dict[str, dict[str, Scores]]
+"""What the model of each site achieves on each dataset, by their names; one model for all stands at each site."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ DICE = Metric("dice", "DSC \N{UPWARDS ARROW}", 3, higher_is_better=True)
 HD95 = Metric("hd95", "HD95 in mm \N{DOWNWARDS ARROW}", 2, higher_is_better=False)
 TABLE_METRICS = (DICE, HD95)
 
+Where: TypeAlias = Literal["others", "externals"]
+
 
 @dataclass(frozen=True)
 class Results:
@@ -58,23 +70,54 @@ class Results:
         Names of the datasets, in the table's order.
     methods
         The methods that are compared, in the table's order.
-    scores
-        By name of the method and the dataset.
+    models
+        By name of the method, for each seed, what the models achieve.
     failures
         By name of the method, why it has no results.
     seconds
         What each step took, by its name.
     untested
         Datasets without labelled test cases.
+    costs
+        By name of the method, what its training has taken, as a mean over seeds.
+    seeds
+        With which each method is trained.
     """
 
     sites: Sequence[str]
     externals: Sequence[str]
     methods: Sequence[Method]
-    scores: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    models: dict[str, list[ByModel]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     untested: Sequence[str] = ()
+    costs: dict[str, Cost] = field(default_factory=dict)
+    seeds: Sequence[int | None] = (None,)
+    _scores: dict[str, dict[str, list[Scores]]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method.name in self.models:
+                self.add(method, self.models[method.name])
+
+    def add(self, method: Method, models: Sequence[ByModel]) -> None:
+        """Take what a method's models achieve, for each seed."""
+        self.models[method.name] = list(models)
+        of_seeds = [self._by_dataset(of_seed) for of_seed in models]
+        self._scores[method.name] = {name: [found[name] for found in of_seeds] for name in of_seeds[0]}
+
+    def _by_dataset(self, models: ByModel) -> dict[str, Scores]:
+        """Return what one counts: each site's own model, on other cases the mean over the models."""
+        found = {site: models[site][site] for site in self.tested_sites}
+        for name in self.datasets[len(found) :]:
+            found[name] = _mean_over([models[site][name] for site in self.sites])
+        if len(self.sites) > 1 and self.tested_sites:
+            others = {
+                name: _mean_over([models[site][name] for site in self.sites if site != name])
+                for name in self.tested_sites
+            }
+            found[OTHERS] = joined(others)
+        return found
 
     @property
     def tested_sites(self) -> list[str]:
@@ -89,16 +132,39 @@ class Results:
     @cached_property
     def labels(self) -> list[str]:
         """The labels, in the order in which the scores name them."""
-        every = (scores for datasets in self.scores.values() for scores in datasets.values())
+        every = (scores for datasets in self._scores.values() for of_seeds in datasets.values() for scores in of_seeds)
         return list(dict.fromkeys(label for scores in every for _, label in scores))
 
     def of(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Summary | None:
-        """Return what a method achieves on a dataset: the mean over cases of each case's mean over labels."""
-        scores = self.scores.get(method.name, {}).get(dataset)
-        return None if scores is None else summary(by_case(scores, metric, label).values())
+        """Return what a method achieves on a dataset: the mean over cases of each case's mean over labels and seeds."""
+        values = _over_seeds(self._values(method, dataset, metric, label))
+        return summary(values[0]) if len(values) == 1 else summary(map(statistics.fmean, zip(*values, strict=True)))
+
+    def interval(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Difference | None:
+        """Return what a method achieves on a dataset, with an interval for other cases and seeds."""
+        return crossed_confidence(_over_seeds(self._values(method, dataset, metric, label)))
+
+    def elsewhere(self, method: Method, site: str, metric: str, where: Where) -> float | None:
+        """Return what the model of a site achieves on the cases of other sites, or external ones, as a mean of these.
+
+        In the mean each dataset counts the same.
+        """
+        others = [name for name in self.tested_sites if name != site]
+        names = others if where == "others" else self.datasets[len(self.tested_sites) :]
+        means = []
+        for name in names:
+            seeds = [by_case(of_seed[site][name], metric) for of_seed in self.models.get(method.name, [])]
+            found = summary(value for cases in _over_seeds(seeds) for value in cases)
+            means.append(None if found is None else found.mean)
+        return mean_over_sites(means)
+
+    def elsewhere_row(self, method: Method, metric: Metric, where: Where) -> list[float | None]:
+        """Return what the model of each site achieves elsewhere, then the worst and the mean of that."""
+        values = [self.elsewhere(method, site, metric.name, where) for site in self.sites]
+        return [*values, _worst(values, metric), mean_over_sites(values)]
 
     def column(self, dataset: str, metric: str) -> dict[str, float | None]:
-        """Return each method's value in a column of the table: a dataset, or `MEAN`."""
+        """Return each method's value in a column of the table: a dataset, `WORST` or `MEAN`."""
         return {method.name: self._value(method, dataset, metric) for method in self.methods}
 
     def best(self, dataset: str, metric: Metric) -> set[str]:
@@ -110,32 +176,76 @@ class Results:
     @property
     def columns(self) -> list[str]:
         """The columns of the table."""
-        return [*self.datasets, *([MEAN] if len(self.tested_sites) > 1 else [])]
+        return [*self.datasets, *([WORST, MEAN] if len(self.tested_sites) > 1 else [])]
 
     @property
     def compared(self) -> list[Method]:
         """The methods that have a difference to local training."""
-        if REFERENCE not in self.scores:
+        if REFERENCE not in self._scores:
             return []
-        return [method for method in self.methods if method.name != REFERENCE and method.name in self.scores]
+        return [method for method in self.methods if method.name != REFERENCE and method.name in self._scores]
+
+    @property
+    def tested_on(self) -> dict[str, str]:
+        """What models are tested on, and whether that is a site, external, or several sites."""
+        kinds = {name: "external" if name in self.externals else "site" for name in self.datasets}
+        return kinds | {name: "several sites" for name in self.rows_of_differences if name not in kinds}
 
     @property
     def rows_of_differences(self) -> list[str]:
-        """The datasets for which differences are told; `ALL_CASES` are those of all sites."""
-        return [*self.datasets, *([ALL_CASES] if len(self.tested_sites) > 1 else [])]
+        """The datasets for which differences are told; `ALL_CASES` are those of all sites, each with its own model."""
+        more = [ALL_CASES] if len(self.tested_sites) > 1 else []
+        return [*self.datasets, *more, *([OTHERS] if len(self.sites) > 1 and self.tested_sites else [])]
 
     def difference(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Difference | None:
         """Return by how much a method is above local training, case by case, on a dataset or in `ALL_CASES`."""
         names = self.tested_sites if dataset == ALL_CASES else [dataset]
-        mine, reference = self.scores.get(method.name, {}), self.scores.get(REFERENCE, {})
-        differences: list[float] = []
+        mine, reference = self._scores.get(method.name, {}), self._scores.get(REFERENCE, {})
+        seeds: list[dict[str, float]] = [{} for _ in self.seeds]
         for name in names:
             if name in mine and name in reference:
-                differences += paired_differences(mine[name], reference[name], metric, label).values()
-        return confidence(differences)
+                for of_seed, ours, theirs in zip(seeds, mine[name], reference[name], strict=True):
+                    found = paired_differences(ours, theirs, metric, label)
+                    of_seed |= {f"{name}/{case}": value for case, value in found.items()}
+        return crossed_confidence(_over_seeds(seeds))
+
+    def _values(self, method: Method, dataset: str, metric: str, label: str | None) -> list[dict[str, float]]:
+        """Return, for each seed, the value of each case."""
+        if dataset == ALL_CASES:
+            found = [self._values(method, site, metric, label) for site in self.tested_sites]
+            return [
+                {f"{site}/{case}": value for site, of in zip(self.tested_sites, sites, strict=True)
+                 for case, value in of.items()}
+                for sites in zip(*found, strict=True)
+            ]  # fmt: skip
+        return [by_case(scores, metric, label) for scores in self._scores.get(method.name, {}).get(dataset, [])]
 
     def _value(self, method: Method, dataset: str, metric: str) -> float | None:
-        if dataset == MEAN:
-            return mean_over_sites([self._value(method, site, metric) for site in self.tested_sites])
+        if dataset in {MEAN, WORST}:
+            values = [self._value(method, site, metric) for site in self.tested_sites]
+            return mean_over_sites(values) if dataset == MEAN else _worst(values, _METRICS[metric])
         of_dataset = self.of(method, dataset, metric)
         return None if of_dataset is None else of_dataset.mean
+
+
+_METRICS = {metric.name: metric for metric in TABLE_METRICS}
+
+
+def _worst(values: Sequence[float | None], metric: Metric) -> float | None:
+    """Return the worst value, ``None`` unless all are there."""
+    there = [value for value in values if value is not None]
+    if not there or len(there) < len(values):
+        return None
+    return min(there) if metric.higher_is_better else max(there)
+
+
+def _mean_over(models: Sequence[Scores]) -> Scores:
+    """Return the mean over models; one model for all stands there several times."""
+    unique = list({id(scores): scores for scores in models}.values())
+    return unique[0] if len(unique) == 1 else mean_of_models(unique)
+
+
+def _over_seeds(seeds: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    """Return, for each seed, the values of those cases that have one with all seeds."""
+    cases = [case for case in seeds[0] if all(case in of_seed for of_seed in seeds)] if seeds else []
+    return [[of_seed[case] for case in cases] for of_seed in seeds] or [[]]

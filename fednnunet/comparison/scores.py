@@ -55,6 +55,23 @@ def read_scores(path: Path) -> Scores:
     return scores
 
 
+def of_pooled_cases(scores: Scores, sites: Sequence[str]) -> dict[str, Scores]:
+    """Return, by site, the scores of cases that are named ``SITE_CASE``."""
+    return {
+        site: {
+            (case.removeprefix(f"{site}_"), label): values
+            for (case, label), values in scores.items()
+            if case.startswith(f"{site}_")
+        }
+        for site in sites
+    }
+
+
+def joined(scores: Mapping[str, Scores]) -> Scores:
+    """Return the scores of several datasets as those of one."""
+    return {(f"{name}/{case}", label): values for name, of in scores.items() for (case, label), values in of.items()}
+
+
 def mean_of_models(models: Sequence[Scores]) -> Scores:
     """Return, by case and label, the mean over the models that have a value there."""
     keys = dict.fromkeys(key for scores in models for key in scores)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fednnunet.comparison.methods import Method
-from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
+from fednnunet.comparison.results import DICE, TABLE_METRICS, WORST, Metric, Results, Where
 from fednnunet.comparison.scores import METRICS
 from fednnunet.evaluation.paired import Difference
 from fednnunet.files import replacing
@@ -24,9 +25,64 @@ MEANING = (
 )
 DIFFERENCES_TITLE = "Difference to local training: mean over cases, 95 % confidence interval, number of cases"
 DIFFERENCES_MEANING = (
-    "Paired by case; Student's t interval over the cases, which it takes for independent. Externals: the mean over "
-    "the models of the sites, where each has its own."
+    "Paired by case; Student's t interval over the cases, which it takes for independent. Externals and other sites' "
+    "cases: the mean over the models of the sites, where each has its own."
 )
+_SEEDS_MEANING = (
+    "Means over the seeds {}. Differences are paired by case and seed; their interval holds for other cases and other "
+    "seeds, both of which it takes for random and independent (two-way analysis of variance, Satterthwaite's degrees "
+    "of freedom)."
+)
+ELSEWHERE_TITLES: dict[Where, str] = {
+    "others": "The model of each site on the test cases of the other sites",
+    "externals": "The model of each site on the external datasets",
+}
+COST_TITLES = ("method", "training, h:mm:ss", "MB from sites", "MB to sites")
+COST_MEANING = (
+    "What a training has taken, with what was begun again; sites that train alone do so at the same time. Bytes are "
+    "those of all rounds and sites."
+)
+
+
+def meaning_of_differences(results: Results) -> str:
+    """Return what the differences and their intervals are."""
+    if len(results.seeds) < 2:
+        return DIFFERENCES_MEANING
+    return f"{_SEEDS_MEANING.format(', '.join(map(str, results.seeds)))} {DIFFERENCES_MEANING.partition('. ')[2]}"
+
+
+def elsewhere_tables(results: Results, metric: Metric) -> list[tuple[str, list[str], list[tuple[str, ...]]]]:
+    """Return title, headings and rows of the tables that tell what models achieve where they have not trained."""
+    there: dict[Where, bool] = {
+        "others": len(results.sites) > 1 and bool(results.tested_sites),
+        "externals": len(results.datasets) > len(results.tested_sites),
+    }
+    columns = [metric.title, *headings(results, results.sites), "worst", "mean"]
+    return [
+        (
+            ELSEWHERE_TITLES[where],
+            columns,
+            [
+                (
+                    method.title,
+                    *(number(value, metric.digits) for value in results.elsewhere_row(method, metric, where)),
+                )
+                for method in results.methods
+            ],
+        )
+        for where, is_there in there.items()
+        if is_there
+    ]
+
+
+def cost_rows(results: Results) -> list[tuple[str, ...]]:
+    """Return the table of what each method's training has taken, with the titles `COST_TITLES`."""
+    rows = []
+    for method in results.methods:
+        if (cost := results.costs.get(method.name)) is not None:
+            moved = [None if size is None else size / 1e6 for size in (cost.from_sites, cost.to_sites)]
+            rows.append((method.title, duration(cost.seconds), *(number(size, 1) for size in moved)))
+    return rows
 
 
 def table_rows(results: Results, metric: Metric) -> list[tuple[Method, list[tuple[str, bool]]]]:
@@ -64,10 +120,16 @@ def terminal_tables(results: Results) -> list[Table]:
         for method, cells in table_rows(results, metric):
             if method.is_pooled:
                 table.add_section()
-            table.add_row(method.title, *(f"[bold]{text}{BEST}[/]" if best else f"{text} " for text, best in cells))
+            table.add_row(
+                escape(method.title), *(f"[bold]{text}{BEST}[/]" if best else f"{text} " for text, best in cells)
+            )
         tables.append(table)
+    for title, columns, rows in elsewhere_tables(results, DICE):
+        tables.append(_plain_table(f"{columns[0]}: {title}", ["method", *columns[1:]], rows))
     if results.compared:
         tables += [_differences_table(results, metric) for metric in TABLE_METRICS]
+    if results.costs:
+        tables.append(_plain_table("Cost of the training", COST_TITLES, cost_rows(results)))
     return tables
 
 
@@ -130,18 +192,27 @@ def markdown(results: Results) -> str:
         lines += _markdown_table(
             [metric.title, *map(markdown_cell, headings(results, results.columns))],
             [
-                (method.title, *(f"**{text}**" if best else text for text, best in cells))
+                (markdown_cell(method.title), *(f"**{text}**" if best else text for text, best in cells))
                 for method, cells in table_rows(results, metric)
             ],
         )
     lines += [MEANING.replace(BEST, "bold:"), ""]
+    for metric in TABLE_METRICS:
+        for title, columns, rows in elsewhere_tables(results, metric):
+            shown = [(markdown_cell(name), *cells) for name, *cells in rows]
+            lines += [f"## {title}", "", *_markdown_table([*map(markdown_cell, columns)], shown)]
     if results.compared:
         lines += [f"## {DIFFERENCES_TITLE}", ""]
         titles = ["method", "test cases", *(metric.title for metric in TABLE_METRICS)]
         rows = difference_rows(results)
-        lines += _markdown_table(titles, [(method, markdown_cell(name), *cells) for method, name, *cells in rows])
-        lines += [DIFFERENCES_MEANING, ""]
+        lines += _markdown_table(
+            titles, [(markdown_cell(method), markdown_cell(name), *cells) for method, name, *cells in rows]
+        )
+        lines += [meaning_of_differences(results), ""]
     lines += [line for note in notes(results) for line in (markdown_cell(note), "")]
+    if results.costs:
+        costs = [(markdown_cell(name), *cells) for name, *cells in cost_rows(results)]
+        lines += ["## Cost of the training", "", *_markdown_table(COST_TITLES, costs), COST_MEANING, ""]
     if results.seconds:
         lines += ["## Time", ""]
         lines += _markdown_table(
@@ -162,12 +233,27 @@ def as_json(results: Results) -> dict[str, Any]:
                 "failure": results.failures.get(method.name),
                 "datasets": {
                     name: {
-                        metric: {"mean": found.mean, "std": found.deviation, "cases": found.cases}
+                        metric: {"mean": found.mean, "std": found.deviation, "cases": found.cases,
+                                 **_ends(results.interval(method, name, metric))}
                         for metric in METRICS
                         if (found := results.of(method, name, metric)) is not None
                     }
                     for name in results.datasets
                 },
+                "elsewhere": {
+                    where: {
+                        metric.name: dict(zip([*results.sites, "worst", "mean"],
+                                              results.elsewhere_row(method, metric, where), strict=True))
+                        for metric in TABLE_METRICS
+                    }
+                    for where in ELSEWHERE_TITLES
+                },
+                "worst_site": {
+                    metric.name: results.column(WORST, metric.name)[method.name] for metric in TABLE_METRICS
+                }
+                if len(results.tested_sites) > 1
+                else {},
+                "cost": None if (cost := results.costs.get(method.name)) is None else asdict(cost),
                 "mean_over_sites": {
                     metric.name: results.column(results.columns[-1], metric.name)[method.name]
                     for metric in TABLE_METRICS
@@ -181,7 +267,7 @@ def as_json(results: Results) -> dict[str, Any]:
         },
         "differences_to_local": [
             {"method": method, "test_cases": dataset, "label": label, "metric": metric, "mean": found.mean,
-             "low": found.low, "high": found.high, "cases": found.cases}
+             "low": found.low, "high": found.high, "cases": found.cases, "seeds": found.seeds}
             for method, dataset, label, metric, found in _differences(results)
         ],
         "seconds": {name: round(seconds, 1) for name, seconds in results.seconds.items()},
@@ -201,8 +287,21 @@ def _differences_table(results: Results, metric: Metric) -> Table:
             found = results.difference(method, name, metric.name)
             if found is not None:
                 shown = _signed(found.mean, metric), _interval(found, metric), str(found.cases)
-                table.add_row(method.title, escape(heading), shown[0], escape(shown[1]), shown[2])
+                table.add_row(escape(method.title), escape(heading), shown[0], escape(shown[1]), shown[2])
     return table
+
+
+def _plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number_of, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if number_of else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _ends(found: Difference | None) -> dict[str, float | None]:
+    return {} if found is None else {"low": found.low, "high": found.high}
 
 
 def _signed(value: float, metric: Metric) -> str:
@@ -223,17 +322,18 @@ def _markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
 def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
     yield ("method", "dataset", "kind", "label", *(f"{name}_{what}" for name in METRICS for what in _COLUMNS))
     for method in results.methods:
-        for dataset in results.datasets:
+        for dataset, kind in results.tested_on.items():
             for label in (None, *results.labels):
                 cells: list[object] = []
                 for metric in METRICS:
                     found = results.of(method, dataset, metric, label)
-                    cells += ["", "", 0] if found is None else [found.mean, _cell(found.deviation), found.cases]
-                kind = "external" if dataset in results.externals else "site"
+                    ends = _ends(results.interval(method, dataset, metric, label)) or {"low": None, "high": None}
+                    told = ["", "", 0] if found is None else [found.mean, _cell(found.deviation), found.cases]
+                    cells += [*told, *map(_cell, ends.values())]
                 yield (method.name, dataset, kind, _label(results, label), *cells)
 
 
-_COLUMNS = ("mean", "std", "cases")
+_COLUMNS = ("mean", "std", "cases", "ci95_low", "ci95_high")
 
 
 def _differences(results: Results) -> Iterable[tuple[str, str, str, str, Difference]]:
@@ -247,9 +347,19 @@ def _differences(results: Results) -> Iterable[tuple[str, str, str, str, Differe
 
 
 def _difference_csv_rows(results: Results) -> Iterable[Sequence[object]]:
-    yield ("method", "test_cases", "label", "metric", "mean_difference", "ci95_low", "ci95_high", "cases")
+    yield ("method", "test_cases", "label", "metric", "mean_difference", "ci95_low", "ci95_high", "cases", "seeds")
     for method, dataset, label, metric, found in _differences(results):
-        yield (method, dataset, label, metric, found.mean, _cell(found.low), _cell(found.high), found.cases)
+        yield (
+            method,
+            dataset,
+            label,
+            metric,
+            found.mean,
+            _cell(found.low),
+            _cell(found.high),
+            found.cases,
+            found.seeds,
+        )
 
 
 def _label(results: Results, label: str | None) -> str:

@@ -49,7 +49,18 @@ class Commands:
             with (out / dataset / "cases.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["case", "label", "dice", "hd95", "assd", "nsd"])
-                rows.writerow(["p", "organ", DICE[job.name.split()[1]], 3.0, 1.0, ""])
+                cases = ["p"]
+                if "-l" in words:
+                    labels = Path(words[words.index("-l") + 1])
+                    cases = [path.name.removesuffix(".nii.gz") for path in labels.iterdir() if path.exists()]
+                for case in cases:
+                    rows.writerow([case, "organ", self.dice(job), 3.0, 1.0, ""])
+
+    def dice(self, job):
+        """Return what a model achieves: less elsewhere than at home, and more with a higher seed."""
+        words = job.name.split()
+        seed = int(words[words.index("seed") + 1]) if "seed" in words else 0
+        return DICE[words[1].partition("_")[0]] + seed / 100 - (0.1 if words[0] == "elsewhere" else 0)
 
 
 @pytest.fixture
@@ -71,6 +82,11 @@ def arguments(*words) -> argparse.Namespace:
     return parse_compare(["901 902", "2d", "0", "-device", "cpu", *words])
 
 
+def jobs_that_test(method):
+    """Return the names of the jobs that test the two models of a method."""
+    return [f"{what} {method} {site}" for what in ("evaluation", "elsewhere") for site in (A, B)]
+
+
 def out(folders):
     return folders / "nnUNet_results" / "fednnunet_runs" / "compare_901+902_2d_0"
 
@@ -79,8 +95,8 @@ def test_all_methods_are_trained_and_tested(folders, commands, capsys):
     assert run_comparison(arguments("--external", "903", "--rounds", "3", "-gpu_memory_target", "2")) == 0
     assert commands.names == [
         *("plans own", "plans common", "plans pooled"),
-        *(f"local {A}", f"local {B}", f"evaluation local {A}", f"evaluation local {B}"),
-        *("asym", f"evaluation asym {A}", f"evaluation asym {B}"),
+        *(f"local {A}", f"local {B}", *jobs_that_test("local")),
+        *("asym", *jobs_that_test("asym")),
         *("ffe", f"evaluation ffe {A}"),
         *("centralized", "evaluation centralized Dataset999_Pooled"),
     ]
@@ -135,7 +151,7 @@ def test_plans_and_results_do_not_mix(folders, commands):
 
 def test_with_tensors_that_stay_at_home_each_sites_own_model_is_tested(folders, commands):
     run_comparison(arguments("--methods", "ffe", "--keep_local", "seg_layers"))
-    assert commands.names == ["plans common", "ffe", f"evaluation ffe {A}", f"evaluation ffe {B}"]
+    assert commands.names == ["plans common", "ffe", *jobs_that_test("ffe")]
 
 
 def test_what_is_done_is_not_done_again_and_what_was_begun_is_continued(folders, commands):
@@ -179,7 +195,7 @@ def test_a_method_that_fails_is_reported_and_tried_again_while_others_go_on(fold
     commands.failing.clear()
     commands.jobs.clear()
     assert run_comparison(arguments()) == 0
-    assert commands.names == ["asym", f"evaluation asym {A}", f"evaluation asym {B}"]
+    assert commands.names == ["asym", *jobs_that_test("asym")]
 
 
 def test_own_plans_that_fail_end_both_methods_that_need_them(folders, commands):
@@ -252,7 +268,22 @@ def test_what_cannot_work_is_told_before_anything_is_written(folders, commands, 
     assert not (folders / "nnUNet_results").exists()
 
 
-@pytest.mark.parametrize("words", [["--methods", "magic"], ["--methods", ","], ["--gpus", "0"], ["--min_clients", "3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--methods", "magic"],
+        ["--methods", ","],
+        ["--gpus", "0"],
+        ["--min_clients", "3"],
+        ["--methods", "personal"],
+        ["--methods", "ffe --keep_local"],
+        ["--methods", "local --keep_local norm"],
+        ["--methods", "a=ffe", "a=asym"],
+        ["--methods", "ffe --personalize 1", "ffe --personalize 2"],
+        ["--seeds", "x"],
+        ["--in_process", "--gpus", "0 0"],
+    ],
+)
 def test_flags_that_make_no_sense_are_refused(words, capsys):
     with pytest.raises(SystemExit):
         arguments(*words)
@@ -265,3 +296,72 @@ def test_gpus_are_dealt_to_sites_that_train_at_once(folders, commands, monkeypat
     run_comparison(parse_compare(["901 902", "2d", "0", "--gpus", "1 0", "--methods", "local,ffe"]))
     assert [commands.job(f"local {site}").environment["CUDA_VISIBLE_DEVICES"] for site in (A, B)] == ["1", "0"]
     assert "--gpus 1 0" in " ".join(commands.job("ffe").words)
+
+
+def test_variants_of_a_method_differ_in_flags_of_their_training_only(folders, commands):
+    words = ["local", "ffe", "ffe --optimizer_state local", "FedBN=ffe --keep_local norm", "personal", "centralized"]
+    assert run_comparison(arguments("--rounds", "3", "--personalize", "2", "--methods", *words)) == 0
+    assert [name for name in commands.names if "evaluation" not in name and "elsewhere" not in name] == [
+        *("plans own", "plans common", "plans pooled", f"local {A}", f"local {B}", "ffe"),
+        *("ffe_optimizer_state_local", "ffe_keep_local_norm", "ffe personal", "centralized"),
+    ]
+    common = [word for word in commands.job("ffe").words if "/" not in word and word != "--overwrite"]
+    for name, more in (
+        ("ffe_optimizer_state_local", ["--optimizer_state", "local"]),
+        ("ffe_keep_local_norm", ["--keep_local", "norm"]),
+        ("ffe personal", ["--personalize", "2"]),
+    ):
+        its = [word for word in commands.job(name).words if "/" not in word and word != "--overwrite"]
+        assert [word for word in its if word not in common] == more, name
+    # the personal models take the training on that is there
+    of_run = [
+        commands.job(name).words[commands.job(name).words.index("--run_dir") + 1] for name in ("ffe", "ffe personal")
+    ]
+    assert of_run[0] == of_run[1]
+    model = commands.job(f"evaluation ffe_personal_2 {B}").words
+    assert Path(model[model.index("-m") + 1]).relative_to(out(folders)).as_posix() == (
+        f"results/ffe/{B}/nnUNetTrainer__nnUNetPlans_personal__2d"
+    )
+    content = json.loads((out(folders) / "comparison.json").read_text())["methods"]
+    assert list(content) == ["local", "ffe", "ffe_optimizer_state_local", "FedBN", "personal", "centralized"]
+    assert content["FedBN"]["elsewhere"]["others"]["dice"] == {A: 0.6, B: 0.6, "worst": 0.6, "mean": 0.6}
+    assert content["ffe"]["elsewhere"]["others"]["dice"][A] == 0.7  # one model for all: its own cases are all of them
+    # what a user calls a variant does not matter, nor in which order its flags stand; one more is added
+    commands.jobs.clear()
+    words = ["Norm=ffe --keep_local norm", "Both=ffe --personalize 2 --keep_local norm", "ffe --weighting cases"]
+    assert run_comparison(arguments("--rounds", "3", "--methods", *words)) == 0
+    assert commands.names == ["ffe_keep_local_norm personal", *jobs_that_test("ffe_keep_local_norm_personal_2")]
+
+
+def test_each_method_is_trained_with_each_seed(folders, commands):
+    assert run_comparison(arguments("--methods", "local", "ffe", "--seeds", "1", "3", "--in_process")) == 0
+    trainings = {job.name: job for job in commands.jobs if job.words[0] == "train"}
+    names = [f"local seed {seed} {site}" for seed in (1, 3) for site in (A, B)]
+    assert list(trainings) == [*names, "ffe seed 1", "ffe seed 3"]
+    for name, job in trainings.items():
+        assert job.words[job.words.index("--seed") + 1] == name.split("seed ")[1][0]
+        assert list(job.words[-2:]) == ["--in_process", "--overwrite"]
+        assert "nnUNet_n_proc_DA" not in job.environment  # a number of processes would undo the seed
+    results = [
+        Path(job.environment["nnUNet_results"]).relative_to(out(folders)).as_posix() for job in trainings.values()
+    ]
+    assert results == [
+        *["results/local/seed_1"] * 2,
+        *["results/local/seed_3"] * 2,
+        "results/ffe/seed_1",
+        "results/ffe/seed_3",
+    ]
+    content = json.loads((out(folders) / "comparison.json").read_text())
+    assert content["seeds"] == [1, 3]
+    found = content["methods"]["ffe"]["datasets"][A]["dice"]
+    assert (found["mean"], found["cases"]) == (pytest.approx(0.72), 1)
+    (difference,) = (
+        row
+        for row in content["differences_to_local"]
+        if (row["method"], row["test_cases"], row["label"], row["metric"]) == ("ffe", "all sites", "mean", "dice")
+    )
+    assert (difference["mean"], difference["cases"], difference["seeds"]) == (pytest.approx(0.2), 2, 2)
+    # another seed is added, without --in_process, which changes no weights
+    commands.jobs.clear()
+    assert run_comparison(arguments("--methods", "local", "ffe", "--seeds", "1 2 3")) == 0
+    assert [name for name in commands.names if "seed 2" not in name] == []

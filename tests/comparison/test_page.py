@@ -15,15 +15,20 @@ def test_the_part_has_the_table_and_a_picture_of_the_differences():
     part = comparison_part(results(failures={"asym": "<b>nothing</b> is shared"}))
     assert "0.800*" in part.html
     assert "&lt;b&gt;nothing" in part.below
-    (_, dice), (caption, _) = part.figures
+    (_, dice), (caption, _), (_, values), _ = part.figures
     assert "to the left is better" in caption
     source = dice.select_one({"name": "difference dice data", "type": ColumnDataSource})
     rows = list(zip(source.data["method"], source.data["test_cases"], strict=True))
-    assert len(rows) == 3 * 4  # methods beside local; two sites, an external dataset, all sites
+    assert len(rows) == 3 * 5  # methods beside local; two sites, an external dataset, all sites, the cases of others
     first = rows.index(("FFE", "A"))
     assert source.data["mean"][first] == pytest.approx(0.2)
     assert source.data["high"][first] == pytest.approx(0.2 + 12.706204736 * 0.2)
     assert np.all(source.data["low"] <= source.data["mean"])
+    source = values.select_one({"name": "value dice data", "type": ColumnDataSource})
+    rows = list(zip(source.data["method"], source.data["test_cases"], strict=True))
+    assert len(rows) == 4 * 5
+    assert source.data["mean"][rows.index(("Local", "A"))] == pytest.approx(0.6)
+    assert source.data["low"][rows.index(("Local", "A"))] == pytest.approx(0.6 - 12.706204736 * 0.1)
 
 
 def test_the_page_also_shows_the_federated_trainings(tmp_path):
