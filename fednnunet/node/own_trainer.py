@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+
 def fold_folder(arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold, model: OwnModel | None = None) -> Path:
     """Return nnU-Net's folder of a fold of the federation's model, or of one of the site's own."""
     return nnunet_folder("nnUNet_results") / dataset.name / model_name(arguments, model) / f"fold_{fold}"
