@@ -85,18 +85,35 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     assert "was begun with --keep_local none, not seg_layers" in output
 
 
-@needs_browser
-def test_methods_are_added_and_a_browser_shows_their_differences_and_rounds(workspace):
+def test_methods_are_added_and_models_are_tested_on_the_cases_of_other_sites(workspace):
     out = workspace.folder / "out"
     trained = (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes()
-    status, output = workspace.fednnunet(*COMMAND, "--methods", "local,ffe,centralized")
+    more = ("--methods", "local", "ffe", "personal", "centralized", "--personalize", "1", "--in_process")
+    status, output = workspace.fednnunet(*COMMAND, *more)
     assert status == 0, output
     assert (out / "runs" / "centralized" / "fold_0" / "run.json").read_bytes() == trained
 
+    content = json.loads((out / "comparison.json").read_text())["methods"]
+    site, other = sorted(path.name for path in (out / "results" / "ffe").iterdir() if path.name.startswith("Dataset9"))
+    for name, key in (("local", "local"), ("personal", "ffe_personal_1")):
+        elsewhere = out / "evaluation" / key / site / "others" / site
+        cases = [
+            np.mean([dice(truth, elsewhere / f"{other}_{truth.name}", label) for label in LABELS])
+            for truth in sorted((out / "raw" / other / "labelsTs").iterdir())
+        ]
+        assert len(cases) == 2
+        assert content[name]["elsewhere"]["others"]["dice"][site] == pytest.approx(np.mean(cases))
+    assert content["personal"]["cost"]["from_sites"] == content["ffe"]["cost"]["from_sites"] > 1e5
+
+
+@needs_browser
+def test_a_browser_shows_the_differences_and_the_rounds(workspace):
+    out = workspace.folder / "out"
     with (out / "differences.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["label"], row["metric"]) == ("mean", "dice")]
-    told = {(METHODS[row["method"]].title, row["test_cases"].rpartition("_")[2]): row for row in rows}
-    assert {method for method, _ in told} == {"FFE", "Centralized"}
+    titles = {name: method.title for name, method in METHODS.items()} | {"personal": "Personal"}
+    told = {(titles[row["method"]], row["test_cases"].rpartition("_")[2]): row for row in rows}
+    assert {method for method, _ in told} == {"FFE", "Personal", "Centralized"}
     rounds = [
         event for event in read_events(out / "runs" / "ffe" / "events.jsonl") if isinstance(event, RoundCompleted)
     ]
