@@ -73,7 +73,7 @@ def test_the_charts_show_the_events_numbers(browser, url, run):
 def test_all_parts_can_be_opened_and_none_is_wider_than_the_screen(browser, url, width, scheme):
     with opened(browser, url, width, scheme=scheme) as page:
         names = [link.get_attribute("href")[1:] for link in page.query_selector_all("nav a")]
-        assert len(names) == 9
+        assert len(names) == 10
         for name in names:
             open_part(page, name)
             assert page.locator("main > section:visible").count() == 1
@@ -176,7 +176,7 @@ def test_parts_that_come_later_appear_beside_those_that_are_there(browser):
         with opened(browser, dashboard.url) as page:
             assert page.locator("nav a").count() == 1
             dashboard.show(render_page("Live", parts_of(a_run(6))).encode())
-            page.wait_for_function("() => document.querySelectorAll('nav a').length == 9")
+            page.wait_for_function("() => document.querySelectorAll('nav a').length == 10")
             assert page.locator("#part-overview").is_visible()
             open_part(page, "training")
             page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 6")
