@@ -197,10 +197,11 @@ def markdown(results: Results) -> str:
             ],
         )
     lines += [MEANING.replace(BEST, "bold:"), ""]
-    for metric in TABLE_METRICS:
-        for title, columns, rows in elsewhere_tables(results, metric):
+    for of_metrics in zip(*(elsewhere_tables(results, metric) for metric in TABLE_METRICS), strict=True):
+        lines += [f"## {of_metrics[0][0]}", ""]
+        for _, columns, rows in of_metrics:
             shown = [(markdown_cell(name), *cells) for name, *cells in rows]
-            lines += [f"## {title}", "", *_markdown_table([*map(markdown_cell, columns)], shown)]
+            lines += _markdown_table([*map(markdown_cell, columns)], shown)
     if results.compared:
         lines += [f"## {DIFFERENCES_TITLE}", ""]
         titles = ["method", "test cases", *(metric.title for metric in TABLE_METRICS)]
