@@ -87,9 +87,12 @@ def test_the_colours_follow_the_scheme_also_when_it_changes(browser, url):
     with opened(browser, url + "#training") as page:
         light = page.evaluate(COLOURS, "training-0")
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"async () => (await ({COLOURS})('training-0')).text != '{light['text']}'")
+        page.wait_for_function(
+            f"async light => {{ const now = await ({COLOURS})('training-0');"
+            " return Object.keys(light).every(name => light[name] != now[name]); }",
+            arg=light,
+        )
         dark = page.evaluate(COLOURS, "training-0")
-        assert all(light[name] != dark[name] for name in light)
     with opened(browser, url + "#training", scheme="dark") as page:
         assert page.evaluate(COLOURS, "training-0") == dark
 
