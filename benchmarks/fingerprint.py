@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.address import find_free_port
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import FingerprintFound, StageStarted
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import FingerprintFound, StageStarted
 
 FIRST_ID = 951
 POOLED_ID = 950

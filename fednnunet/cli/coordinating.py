@@ -10,7 +10,7 @@ from rich.console import Console
 from fednnunet.channel.door import Door
 from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.coordinator.federation import Federation
-from fednnunet.report.events import Tee
+from fednnunet.events.sinks import Tee
 from fednnunet.report.progress import progress_for
 
 

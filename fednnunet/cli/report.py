@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.event_files import read_events
-from fednnunet.report.events import EVENTS
+from fednnunet.events.event_files import EVENTS, read_events
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

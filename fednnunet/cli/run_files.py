@@ -12,10 +12,10 @@ from rich.console import Console
 from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.coordinator.run_folder import alone_in
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.event_files import EVENTS, EventFile, RunFile, begins_planning, begins_training
+from fednnunet.events.events import Contact, Event, EventSink
 from fednnunet.report.dashboard import report_page
-from fednnunet.report.event_files import EventFile, RunFile, begins_planning, begins_training
-from fednnunet.report.events import EVENTS, Event, EventSink
-from fednnunet.report.status import STATUS, Contact, StatusFile
+from fednnunet.report.status import STATUS, StatusFile
 from fednnunet.report.trackers import trackers_for
 
 

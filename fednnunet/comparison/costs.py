@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import RoundCompleted
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from fednnunet.comparison import tables
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.results import TABLE_METRICS, Metric, Results
 from fednnunet.evaluation.paired import Difference
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import Event
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import Event
 from fednnunet.report.formats import duration
 from fednnunet.report.page import Part, html_table, parts_of, write_page
 from fednnunet.report.page.charts import INK, colour_of, empty_figure, plain

@@ -18,9 +18,9 @@ from fednnunet.cli.comparison_flags import (
 )
 from fednnunet.cli.nnunet_flags import Flag
 from fednnunet.comparison.methods import Method
+from fednnunet.events.event_files import EVENTS
 from fednnunet.launcher.devices import Share
 from fednnunet.launcher.steps import Job
-from fednnunet.report.events import EVENTS
 
 OTHERS = "others"
 """Name of the folder with the test cases of other sites, and of what is known of them."""

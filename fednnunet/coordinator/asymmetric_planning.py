@@ -3,7 +3,8 @@
 from fednnunet.channel.messages import Installed, PlanAlone
 from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.stage import Stage
-from fednnunet.report.events import EventSink, StageStarted, tell_progress
+from fednnunet.events.events import EventSink, StageStarted
+from fednnunet.events.sinks import tell_progress
 
 
 class AsymmetricPlanningStage(Stage):

@@ -8,7 +8,7 @@ from functools import partial
 from fednnunet.coordinator.roster import Roster, each
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.report.events import EventSink, SiteLeftOut, SitesAwaited, SiteTakenIn
+from fednnunet.events.events import EventSink, SiteLeftOut, SitesAwaited, SiteTakenIn
 
 logger = logging.getLogger(__name__)
 

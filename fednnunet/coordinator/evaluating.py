@@ -8,8 +8,9 @@ from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_each
 from fednnunet.coordinator.stage import Stage
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
+from fednnunet.events.sinks import tell_progress
 from fednnunet.report.evaluations import write_evaluation
-from fednnunet.report.events import EventSink, SitesEvaluated, StageStarted, tell_progress
 
 logger = logging.getLogger(__name__)
 

@@ -33,10 +33,9 @@ from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
 from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import ApprovalAwaited, Contact, EventSink, Finished, SiteJoined
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
-from fednnunet.report.events import ApprovalAwaited, EventSink, Finished, SiteJoined
-from fednnunet.report.status import Contact
 
 logger = logging.getLogger(__name__)
 

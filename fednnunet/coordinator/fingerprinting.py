@@ -24,12 +24,13 @@ from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.coordinator.site import Site
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import EventSink, FingerprintFound, StageStarted
+from fednnunet.events.sinks import tell_progress
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.fingerprint.plausibility import AnswersOfSite, check_cases
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
 from fednnunet.fingerprint.sampling import samples_per_case
-from fednnunet.report.events import EventSink, FingerprintFound, StageStarted, tell_progress
 
 
 class FingerprintStage(Stage):

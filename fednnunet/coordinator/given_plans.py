@@ -7,9 +7,9 @@ from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.stage import Stage
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.events import EventSink
 from fednnunet.fingerprint.given_plans import moved, preprocessors
 from fednnunet.fingerprint.plans import plans_digest, resolved
-from fednnunet.report.events import EventSink
 
 
 def check_fits(plans: dict[str, Any], hello: Hello) -> None:

@@ -3,7 +3,8 @@
 from fednnunet.channel.messages import CommonPlans, Installed
 from fednnunet.coordinator.roster import Roster, ask_all
 from fednnunet.errors import SiteFailure
-from fednnunet.report.events import EventSink, PlansAgreed, StageStarted, tell_progress
+from fednnunet.events.events import EventSink, PlansAgreed, StageStarted
+from fednnunet.events.sinks import tell_progress
 
 
 def install(common: CommonPlans, roster: Roster, sink: EventSink) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 from fednnunet.coordinator.common_model import CommonModel
 from fednnunet.coordinator.run_folder import FoldFolder, cannot_be_written
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.events import ModelExported
 from fednnunet.files import replacing, write_json
 from fednnunet.folds import Fold
-from fednnunet.report.events import ModelExported
 from fednnunet.weights.layout import Layout
 
 RESULTS = "nnUNet_results"

@@ -15,8 +15,8 @@ from fednnunet.coordinator.run_folder import RunDescription
 from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.training_flags import OwnModelFlags, RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import EventSink, GainTold, StageStarted
 from fednnunet.message import Message
-from fednnunet.report.events import EventSink, GainTold, StageStarted
 
 logger = logging.getLogger(__name__)
 

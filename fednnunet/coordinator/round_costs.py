@@ -8,7 +8,7 @@ from fednnunet.coordinator import meters
 from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.meters import SiteMeter, Stopwatch
 from fednnunet.coordinator.roster import Roster
-from fednnunet.report.events import RoundTiming, Traffic
+from fednnunet.events.events import RoundTiming, Traffic
 
 
 @dataclass(frozen=True)

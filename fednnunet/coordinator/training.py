@@ -36,8 +36,7 @@ from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
 from fednnunet.coordinator.stage import NOTHING, Stage
 from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.folds import Fold
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     EventSink,
     FoldValidated,
     PlansAgreed,
@@ -47,6 +46,7 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.folds import Fold
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.norms import Norms
 from fednnunet.weights.sharing import NORM, Group, share

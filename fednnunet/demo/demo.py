@@ -19,9 +19,9 @@ from fednnunet.cli.arguments import positive_int
 from fednnunet.demo import evaluation
 from fednnunet.demo.hospitals import Dataset, write_hospitals
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.event_files import read_events
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, Steps
-from fednnunet.report.event_files import read_events
 
 _FOLD = "0"
 _VAL_ITERATIONS = "4"

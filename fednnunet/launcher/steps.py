@@ -15,11 +15,11 @@ from rich.status import Status
 from rich.text import Text
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import RoundCompleted
 from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import Exited, Happenings, Line, Process, stop_all
 from fednnunet.launcher.supervision import describe_status
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import RoundCompleted
 from fednnunet.report.formats import duration, mean, number
 from fednnunet.report.progress import shows_live
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from fednnunet.events.event_files import EventReader
 from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import (
     Exited,
@@ -24,7 +25,6 @@ from fednnunet.launcher.processes import (
     is_problem,
     stop_all,
 )
-from fednnunet.report.event_files import EventReader
 from fednnunet.report.formats import duration
 from fednnunet.report.live import LiveProgress
 from fednnunet.report.progress import shows_live

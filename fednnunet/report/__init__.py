@@ -1,1 +1,1 @@
-"""What people see: progress, tables, pictures."""
+"""Shows people what happens: progress, tables, pictures, pages."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import EVENTS
+from fednnunet.events.event_files import EVENTS
 from fednnunet.report.page_file import REPORT, PageFile
 
 HOST = "127.0.0.1"

@@ -13,10 +13,10 @@ from fednnunet.channel.messages import EvaluationReport, MetricName, MetricSumma
 from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.prediction import CHECKPOINT, evaluation_name
 from fednnunet.evaluation.summaries import Summary, pooled
+from fednnunet.events.events import SitesEvaluated
 from fednnunet.files import replacing
 from fednnunet.folds import spelled
 from fednnunet.message import Message, Number
-from fednnunet.report.events import SitesEvaluated
 from fednnunet.report.formats import MISSING, own_name, printable
 from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
 

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fednnunet.report.events import FoldValidated, RoundCompleted, SitesAwaited
+from fednnunet.events.events import FoldValidated, RoundCompleted, SitesAwaited
 
 MISSING = "\N{EN DASH}"
 """What stands where there is no number."""

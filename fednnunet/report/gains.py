@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fednnunet.channel.messages import Gain, GainReport, PairedDifference
-from fednnunet.report.events import GainTold
+from fednnunet.events.events import GainTold
 from fednnunet.report.formats import MISSING, number, own_name, printable
 
 OVERALL = "all labels"

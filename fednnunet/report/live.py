@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fednnunet.channel.messages import RoundReport
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
     FingerprintFound,

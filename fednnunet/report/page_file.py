@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import Event
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import Event
 
 if TYPE_CHECKING:
     from fednnunet.report.page.run_state import RunState

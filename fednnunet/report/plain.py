@@ -4,8 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.messages import RoundReport
-from fednnunet.report.evaluations import evaluation_table
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
     FingerprintFound,
@@ -25,6 +24,7 @@ from fednnunet.report.events import (
     UpdateOutOfLine,
     WorkProgressed,
 )
+from fednnunet.report.evaluations import evaluation_table
 from fednnunet.report.formats import (
     LABELS_SHOWN,
     RoundTimes,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from fednnunet.report.events import EventSink
+from fednnunet.events.events import EventSink
 from fednnunet.report.live import LiveProgress
 from fednnunet.report.plain import PlainProgress, QuietProgress
 

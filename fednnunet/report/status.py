@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.files import replacing
-from fednnunet.message import Message
-from fednnunet.report.events import (
+from fednnunet.events.events import (
+    Contact,
     Event,
     Finished,
     FoldValidated,
@@ -24,6 +23,8 @@ from fednnunet.report.events import (
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.files import replacing
+from fednnunet.message import Message
 from fednnunet.report.formats import RoundTimes, duration, number, printable
 
 STATUS = "status.json"
@@ -34,14 +35,6 @@ _KEPT_FAILURES = 100
 _SHOWN_FAILURES = 8
 _KEPT_OUT_OF_LINE = 100
 _SHOWN_OUT_OF_LINE = 4
-
-
-class Contact(Message):
-    """Whether a site is connected, and when it was last heard of, in seconds since 1970."""
-
-    connected: bool
-    at: float
-    waits_for_approval: bool = False
 
 
 class Failure(Message):

@@ -4,8 +4,8 @@ from bokeh.models import ColumnDataSource
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.comparison.page import comparison_part, write_report
-from fednnunet.report.event_files import EventFile
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.event_files import EventFile
+from fednnunet.events.events import RoundCompleted
 from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.comparison.test_tables import A, results
 from tests.report.page.made_up import SITES, a_training

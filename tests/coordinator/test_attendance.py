@@ -12,7 +12,7 @@ from fednnunet.coordinator.attendance import Attendance
 from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.report.events import Event, SiteLeftOut, SitesAwaited, SiteTakenIn
+from fednnunet.events.events import Event, SiteLeftOut, SitesAwaited, SiteTakenIn
 from fednnunet.report.status import STATUS, StatusFile, read_status
 from tests.coordinator.fake_node import FakeNode
 

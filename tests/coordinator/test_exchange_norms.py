@@ -16,7 +16,7 @@ from fednnunet.coordinator.stage import NOTHING
 from fednnunet.coordinator.training import TrainingStage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import SiteFailure
-from fednnunet.report.events import Event, UpdateOutOfLine
+from fednnunet.events.events import Event, UpdateOutOfLine
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
 from fednnunet.weights.layout import Layout, TensorSpec, state_name
 from fednnunet.weights.sharing import Group

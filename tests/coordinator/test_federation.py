@@ -14,11 +14,11 @@ from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, 
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import Event, Finished, SiteJoined
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.sampling import samples_per_case
-from fednnunet.report.events import Event, Finished, SiteJoined
 from tests.coordinator.fake_node import OK, FakeNode
 
 

@@ -20,8 +20,8 @@ from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, RunFolderError, SharedTensors
 from fednnunet.coordinator.stage import NOTHING
 from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
+from fednnunet.events.events import Event, ModelExported, PlansAgreed
 from fednnunet.folds import Fold
-from fednnunet.report.events import Event, ModelExported, PlansAgreed
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import pack
 from tests.coordinator.example_model import LAYOUT, NORMALIZATION, STATE, WEIGHTS, description, hello, network

@@ -12,8 +12,9 @@ from fednnunet.channel.messages import EvaluationReport, MetricSummaries, Metric
 from fednnunet.coordinator.evaluating import EvaluationRequest, EvaluationStage
 from fednnunet.coordinator.roster import Roster
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import Event, Finished, SitesEvaluated
+from fednnunet.events.sinks import Tee
 from fednnunet.fingerprint.questions import MomentsQuestion
-from fednnunet.report.events import Event, Finished, SitesEvaluated, Tee
 from tests.coordinator.fake_node import OK, FakeNode
 from tests.coordinator.test_federation import Site, _run
 from tests.coordinator.training_federation import LAYOUT, Events, Trainer, run_training

@@ -11,7 +11,7 @@ from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hell
 from fednnunet.coordinator.evaluating import EvaluationStage
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster
-from fednnunet.report.events import Event, SitesEvaluated
+from fednnunet.events.events import Event, SitesEvaluated
 from tests.coordinator.fake_node import FakeNode
 
 HELLO = Hello(

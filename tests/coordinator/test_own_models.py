@@ -7,7 +7,7 @@ from flwr.common import Scalar
 
 from fednnunet.channel.messages import Gain, GainReport, OwnTrained
 from fednnunet.coordinator.run_folder import FoldFolder
-from fednnunet.report.events import GainTold
+from fednnunet.events.events import GainTold
 from tests.coordinator.training_federation import Trainer, run_training
 
 _FLAGS = ("--rounds", "2", "--local_epochs", "3")

@@ -17,7 +17,7 @@ from fednnunet.coordinator.stage import NOTHING
 from fednnunet.coordinator.training import TrainingStage
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import Event, RoundCompleted, StageStarted, Traffic
+from fednnunet.events.events import Event, RoundCompleted, StageStarted, Traffic
 from fednnunet.weights.global_model import GlobalModel
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group

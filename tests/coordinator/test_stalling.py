@@ -17,7 +17,7 @@ from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.roster import Roster
 from fednnunet.coordinator.site import ANSWER_WITHIN_SECONDS, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import FoldValidated
+from fednnunet.events.events import FoldValidated
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_site import ANSWER, Node, Step, _ask, _in_background, _pending, _site
 from tests.coordinator.training_federation import Events, Trainer, pending, run_training

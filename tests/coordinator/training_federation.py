@@ -29,7 +29,7 @@ from fednnunet.channel.messages import (
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.stage import NOTHING
-from fednnunet.report.events import Event, RoundCompleted, SiteLeftOut
+from fednnunet.events.events import Event, RoundCompleted, SiteLeftOut
 from fednnunet.weights.layout import Layout, TensorSpec
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_exchange import Holder

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from fednnunet.report.events import ApprovalAwaited, StageStarted
+from fednnunet.events.events import ApprovalAwaited, Contact, StageStarted
 from fednnunet.report.page.run_state import RunState
-from fednnunet.report.status import Contact, Status, status_screen
+from fednnunet.report.status import Status, status_screen
 
 
 def test_the_page_says_where_a_persons_yes_is_awaited_until_it_is_there() -> None:

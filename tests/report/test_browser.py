@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from fednnunet.events.events import RoundCompleted, SiteLeftOut
 from fednnunet.report.dashboard import Dashboard
-from fednnunet.report.events import RoundCompleted, SiteLeftOut
 from fednnunet.report.page import parts_of, render_page, write_page
 from fednnunet.report.page.run_state import RunState
 from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser

@@ -8,9 +8,8 @@ import pytest
 from fednnunet.cli import commands
 from fednnunet.cli.arguments import parse_run, parse_server
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.event_files import EVENTS, EventFile
 from fednnunet.report.dashboard import Dashboard, check_dashboard
-from fednnunet.report.event_files import EventFile
-from fednnunet.report.events import EVENTS
 from tests.report.page.made_up import SITES, a_training
 
 

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from fednnunet.events.event_files import EVENTS, EventFile
+from fednnunet.events.events import Finished, StageStarted
 from fednnunet.report import page_file
-from fednnunet.report.event_files import EventFile
-from fednnunet.report.events import EVENTS, Finished, StageStarted
 from fednnunet.report.page_file import REPORT, PageFile
 from tests.report.page.made_up import SITES, a_round, a_training
 

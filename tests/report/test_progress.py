@@ -22,7 +22,7 @@ from fednnunet.channel.messages import (
     RoundReport,
     ValidationReport,
 )
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
     FingerprintFound,
@@ -441,7 +441,7 @@ from rich.console import Console
 from fednnunet.cli.commands import _ConsoleHandler
 from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import run_together
-from fednnunet.report.events import RoundCompleted, StageStarted
+from fednnunet.events.events import RoundCompleted, StageStarted
 from fednnunet.report.progress import progress_for
 from fednnunet.channel.messages import RoundReport
 import sys, pathlib

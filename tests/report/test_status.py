@@ -15,7 +15,8 @@ from rich.console import Console
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import (
+from fednnunet.events.events import (
+    Contact,
     Event,
     Finished,
     FoldValidated,
@@ -28,7 +29,7 @@ from fednnunet.report.events import (
     UpdateOutOfLine,
 )
 from fednnunet.report.formats import MISSING
-from fednnunet.report.status import Contact, Failure, Status, StatusFile, read_status, status_screen
+from fednnunet.report.status import Failure, Status, StatusFile, read_status, status_screen
 
 BEGAN = 1_700_000_000.0
 

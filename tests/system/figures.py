@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import Event
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import Event
 from fednnunet.report.formats import MISSING
 
 

@@ -12,8 +12,8 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from fednnunet.comparison.methods import METHODS
 from fednnunet.demo.hospitals import HOSPITALS, Dataset, write_hospitals
-from fednnunet.report.event_files import read_events
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.event_files import read_events
+from fednnunet.events.events import RoundCompleted
 from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.system.overlap import dice
 from tests.system.workspace import ENDS_WITHIN_SECONDS, Workspace

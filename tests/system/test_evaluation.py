@@ -14,10 +14,10 @@ from flwr.proto.transport_pb2 import ClientMessage
 from fednnunet.channel.address import find_free_port
 from fednnunet.channel.messages import EvaluationReport
 from fednnunet.evaluation.metrics import score_case
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import SitesEvaluated
 from fednnunet.labels import Labels
 from fednnunet.report.evaluations import Evaluation
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import SitesEvaluated
 from tests.system.conftest import SITES
 from tests.system.overlap import dice
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames

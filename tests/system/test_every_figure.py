@@ -9,7 +9,7 @@ import pytest
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 from skimage import io
 
-from fednnunet.report.events import FoldValidated, SitesEvaluated
+from fednnunet.events.events import FoldValidated, SitesEvaluated
 from tests.system import figures
 from tests.system.conftest import shrink_network
 from tests.system.workspace import Workspace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.report.events import ModelExported, SitesEvaluated
+from fednnunet.events.events import ModelExported, SitesEvaluated
 from tests.system import figures
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import GainTold, ModelExported
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import GainTold, ModelExported
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace
 

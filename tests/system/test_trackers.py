@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import EVENTS, Finished, FoldValidated, RoundCompleted
+from fednnunet.events.event_files import EVENTS, EventReader
+from fednnunet.events.events import Finished, FoldValidated, RoundCompleted
 from tests.system.conftest import SITES
 from tests.system.test_training import SHORT
 from tests.system.workspace import Workspace

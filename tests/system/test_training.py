@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.report.event_files import EventReader
-from fednnunet.report.events import ModelExported, PlansAgreed, RoundCompleted
+from fednnunet.events.event_files import EventReader
+from fednnunet.events.events import ModelExported, PlansAgreed, RoundCompleted
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace, equal_weights, finish
 

@@ -8,7 +8,7 @@ from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, VBar
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.events import RoundCompleted
 from fednnunet.report.formats import mean, number, shares
 from fednnunet.report.page.charts import (
     Floats,

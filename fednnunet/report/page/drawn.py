@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.events import RoundCompleted
 from fednnunet.report.page.run_state import FoldRounds, RunState
 
 

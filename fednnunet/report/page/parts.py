@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fednnunet.report.events import Event
+from fednnunet.events.events import Event
 from fednnunet.report.page.cost import cost_parts
 from fednnunet.report.page.drawn import slug
 from fednnunet.report.page.overview import overview_parts, trouble_parts

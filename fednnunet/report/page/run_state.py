@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
     Finished,

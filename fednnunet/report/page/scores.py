@@ -7,9 +7,9 @@ from pathlib import PurePath
 from markupsafe import Markup, escape
 
 from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
+from fednnunet.events.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.folds import spelled
 from fednnunet.report.evaluations import ALL_SITES, over_all_sites
-from fednnunet.report.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
 from fednnunet.report.gains import HEADINGS, NOTE, gain_rows
 from fednnunet.report.page.part import NOTHING, Part

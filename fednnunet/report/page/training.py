@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import escape
 
 from fednnunet.channel.messages import RoundReport
-from fednnunet.report.events import RoundCompleted
+from fednnunet.events.events import RoundCompleted
 from fednnunet.report.formats import MEAN, labels_of, own_name
 from fednnunet.report.page.charts import Floats, Lines, choice, legend, line_figure
 from fednnunet.report.page.drawn import Drawn, drawn_folds

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from fednnunet.channel.messages import MetricSummaries
-from fednnunet.report.events import FoldValidated, RoundCompleted, SitesEvaluated
+from fednnunet.events.events import FoldValidated, RoundCompleted, SitesEvaluated
 from fednnunet.report.formats import mean, shares
 
 _UNUSUAL = re.compile(r"[^\w. -]")

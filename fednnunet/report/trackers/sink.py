@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from fednnunet.report.events import Event, FoldValidated, RoundCompleted, SitesEvaluated, StageStarted
+from fednnunet.events.events import Event, FoldValidated, RoundCompleted, SitesEvaluated, StageStarted
 from fednnunet.report.trackers.scalars import scalars
 from fednnunet.report.trackers.tracker import Opening, OpenTracker, Tracker
 

@@ -15,7 +15,7 @@ from fednnunet.channel.messages import (
     RoundReport,
     ValidationReport,
 )
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     Event,
     Finished,
     FoldValidated,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     PlansAgreed,
     RoundCompleted,
     RoundTiming,

@@ -16,7 +16,7 @@ from fednnunet.channel.messages import (
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     Finished,
     FoldValidated,
     RoundCompleted,

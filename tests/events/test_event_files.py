@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from fednnunet.report.event_files import EventFile, EventReader, RunFile, begins_planning, begins_training
-from fednnunet.report.events import (
+from fednnunet.events.event_files import EventFile, EventReader, RunFile, begins_planning, begins_training
+from fednnunet.events.events import (
     Finished,
     FoldValidated,
     SharingAgreed,

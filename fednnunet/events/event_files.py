@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fednnunet.report.events import (
+from fednnunet.events.events import (
     ANY_EVENT,
     Event,
     Finished,
@@ -22,6 +22,9 @@ from fednnunet.report.events import (
     StageStarted,
     WorkProgressed,
 )
+
+EVENTS = "events.jsonl"
+"""The file in a run folder with all events of the run, also of those before the coordinator was started again."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,21 +1,21 @@
-"""What happens during a run, as events: the coordinator emits them, displays and files take them."""
+"""The schema of events: the coordinator emits them, displays and files take them."""
 
-import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from fednnunet.channel.messages import EvaluationReport, GainReport, RoundReport, ValidationReport, WorkReport
+from fednnunet.channel.messages import EvaluationReport, GainReport, RoundReport, ValidationReport
 from fednnunet.message import JsonObject, Message
 
-EVENTS = "events.jsonl"
-"""The file in a run folder with all events of the run, also of those before the coordinator was started again."""
-
-logger = logging.getLogger(__name__)
-
 _MANY = 10_000
+
+
+class Contact(Message):
+    """Whether a site is connected, and when it was last heard of, in seconds since 1970."""
+
+    connected: bool
+    at: float
+    waits_for_approval: bool = False
 
 
 class SiteJoined(Message):
@@ -258,39 +258,3 @@ class EventSink(Protocol):
 
     def emit(self, event: Event) -> None:
         """Take one event."""
-
-
-def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]:
-    """Return what takes the sites' reports of their work, and tells `sink` of them."""
-
-    def emit(reports: Mapping[str, WorkReport]) -> None:
-        sites = {site: SiteProgress(done=report.done, total=report.total) for site, report in reports.items()}
-        sink.emit(WorkProgressed(sites=sites))
-
-    return emit
-
-
-class Tee:
-    """Hands every event to several sinks, one after the other, whichever threads they come from.
-
-    Sinks are for looking at: one that fails is told of once, and left out from then on; the run goes on.
-    """
-
-    def __init__(self, sinks: Sequence[EventSink]) -> None:
-        self._sinks = sinks
-        self._failed: list[EventSink] = []
-        self._emitting = threading.Lock()
-
-    def emit(self, event: Event) -> None:
-        """Hand `event` on."""
-        with self._emitting:
-            for sink in self._sinks:
-                if any(sink is failed for failed in self._failed):
-                    continue
-                try:
-                    sink.emit(event)
-                except Exception as error:  # whatever it is, a training that lasts a week does not end for it
-                    self._failed.append(sink)
-                    what, why = type(sink).__name__, type(error).__name__
-                    logger.warning("What %s shows or keeps is not brought up to date any more (%s).", what, why)
-                    logger.debug("%s failed", what, exc_info=error)

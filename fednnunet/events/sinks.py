@@ -1,0 +1,46 @@
+"""Passes events on: to several sinks at once, and the progress of sites as one kind of event."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from fednnunet.channel.messages import WorkReport
+from fednnunet.events.events import Event, EventSink, SiteProgress, WorkProgressed
+
+logger = logging.getLogger(__name__)
+
+
+def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]:
+    """Return what takes the sites' reports of their work, and tells `sink` of them."""
+
+    def emit(reports: Mapping[str, WorkReport]) -> None:
+        sites = {site: SiteProgress(done=report.done, total=report.total) for site, report in reports.items()}
+        sink.emit(WorkProgressed(sites=sites))
+
+    return emit
+
+
+class Tee:
+    """Hands every event to several sinks, one after the other, whichever threads they come from.
+
+    Sinks are for looking at: one that fails is told of once, and left out from then on; the run goes on.
+    """
+
+    def __init__(self, sinks: Sequence[EventSink]) -> None:
+        self._sinks = sinks
+        self._failed: list[EventSink] = []
+        self._emitting = threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` on."""
+        with self._emitting:
+            for sink in self._sinks:
+                if any(sink is failed for failed in self._failed):
+                    continue
+                try:
+                    sink.emit(event)
+                except Exception as error:  # whatever it is, a training that lasts a week does not end for it
+                    self._failed.append(sink)
+                    what, why = type(sink).__name__, type(error).__name__
+                    logger.warning("What %s shows or keeps is not brought up to date any more (%s).", what, why)
+                    logger.debug("%s failed", what, exc_info=error)
