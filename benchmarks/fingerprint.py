@@ -140,7 +140,7 @@ class Bench:
         with _peak_memory(nodes) as peaks:
             while server.poll() is None:
                 for event in reader.new_events():
-                    if isinstance(event, StageStarted) and event.title == "reading images":
+                    if isinstance(event, StageStarted) and event.stage == "reading":
                         at = time.monotonic()
                     if isinstance(event, FingerprintFound):
                         result["seconds"], found = time.monotonic() - at, event

@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the made-up events are those of the tests
 
+from fednnunet.events.run_state import RunState
 from fednnunet.report.page.parts import parts_of_run
 from fednnunet.report.page.rendering import write_page
-from fednnunet.report.page.run_state import RunState
 from tests.report.page.made_up import a_run
 
 

@@ -26,7 +26,7 @@ class AsymmetricPlanningStage(Stage):
 
     def conclude(self) -> None:
         """Let every site do its work, side by side."""
-        self._sink.emit(StageStarted(title="reading, planning and preprocessing, each site for itself"))
+        self._sink.emit(StageStarted(stage="planning_apart"))
         hellos = self._roster.hellos
         federation = PlanAlone(sites=[hello.site for hello in hellos], cases=sum(hello.cases for hello in hellos))
         ask_all(self._roster.sites, "plan_alone", federation, Installed, tell_progress(self._sink))

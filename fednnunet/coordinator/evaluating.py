@@ -55,7 +55,7 @@ class EvaluationStage(Stage):
             raise FednnUNetError(
                 "No site has test cases with labels: put them into imagesTs and labelsTs of a dataset."
             )
-        self._sink.emit(StageStarted(title="predicting test cases"))
+        self._sink.emit(StageStarted(stage="testing"))
         reports, failures = ask_each(able, "test", self._request, EvaluationReport, tell_progress(self._sink))
         for site in able:
             if site.name in reports and not _can_be(reports[site.name], site.hello.cases):

@@ -74,11 +74,11 @@ class FingerprintStage(Stage):
     def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
         """Let every site measure its cases, and prepare the first question."""
         sites, facts = self._roster.sites, self._roster.hellos[0]
-        self._sink.emit(StageStarted(title="reading images"))
+        self._sink.emit(StageStarted(stage="reading"))
         samples = samples_per_case(self._cases)
         measured = ask_all(sites, "measure", Measure(cases=self._cases), Measured, tell_progress(self._sink))
         check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
-        self._sink.emit(StageStarted(title="common fingerprint"))
+        self._sink.emit(StageStarted(stage="fingerprint"))
         if facts.fingerprint == "shared-cases":
             shared = ask_all(sites, "cases", None, SharedCases)
             checked = [_checked(site, shared[site.name]) for site in sites]
@@ -132,7 +132,7 @@ class FingerprintStage(Stage):
         fingerprint = self._fingerprint.to_nnunet()
         common = CommonPlans(fingerprint=fingerprint)
         if self._task == "plan_and_preprocess":
-            self._sink.emit(StageStarted(title="common plans"))
+            self._sink.emit(StageStarted(stage="planning"))
             plans = self._planner.plans(self._fingerprint)
             facts = self._roster.hellos[0]
             record = FederationRecord(

@@ -16,7 +16,7 @@ def install(common: CommonPlans, roster: Roster, sink: EventSink) -> None:
         If a site cannot, or has other plans afterwards.
     """
     sink.emit(PlansAgreed(fingerprint=common.fingerprint, plans=common.plans))
-    sink.emit(StageStarted(title="installing" if common.plans is None else "preprocessing"))
+    sink.emit(StageStarted(stage="installing" if common.plans is None else "preprocessing"))
     installed = ask_all(roster.sites, "install", common, Installed, tell_progress(sink))
     for site, report in installed.items():
         if report.plans_digest != (common.record.plans_digest if common.record else None):

@@ -57,7 +57,7 @@ class OwnModels:
         """Let each site train the models that the flags ask for, one after the other."""
         models = self.flags.epochs(self.description.schedule)
         for model, epochs in models.items():
-            self.sink.emit(StageStarted(title=f"{_TITLES[model]}, fold {self.description.fold}"))
+            self.sink.emit(StageStarted(stage=model, fold=str(self.description.fold)))
             changes = {"rounds": epochs, "local_epochs": 1, "proximal_mu": 0.0}
             asked = OwnTraining(
                 fold=self.description.fold,
@@ -147,6 +147,3 @@ def in_their_time(
         hurry_others()
     told, failures = each([(site, partial(finish, site)) for site in sites])
     return {site.name: answer for site, answer in told}, failures
-
-
-_TITLES: dict[OwnModel, str] = {"personal": "personal models", "alone": "models trained alone"}

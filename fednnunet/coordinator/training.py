@@ -150,7 +150,7 @@ class TrainingStage(Stage):
         if not self._is_finished:
             self._sink.emit(
                 StageStarted(
-                    title=f"training {self.title}",
+                    stage="training",
                     fold=str(self._fold),
                     rounds=self._schedule.rounds,
                     first_round=self._completed + 1,
@@ -309,7 +309,7 @@ class TrainingStage(Stage):
     def _validate(self) -> None:
         if not self._validation_only:
             self._export()
-        self._sink.emit(StageStarted(title=f"validating {self.title}"))
+        self._sink.emit(StageStarted(stage="validating", fold=str(self._fold)))
         if self._validation_only:
             reports, failures = self._finish_at(self._roster.sites, {})
             if len(reports) < self._recovery.min_clients:
@@ -380,7 +380,7 @@ class TrainingStage(Stage):
         sites = self._roster.sites
         for site in sites:
             site.renew()
-        self._sink.emit(StageStarted(title=f"preparing {self.title}"))
+        self._sink.emit(StageStarted(stage="preparing", fold=str(self._fold)))
         schedule = self._flags.schedule(ask_all(sites, "offer", FoldRequest(fold=self._fold), TrainingOffer))
         run = uuid.uuid4().hex
         start = Start(fold=self._fold, schedule=schedule, run=run, completed=0)

@@ -177,7 +177,7 @@ def begins_planning(event: Event) -> bool:
 
 def begins_training(event: Event) -> bool:
     """Return whether a run begins that trains."""
-    return isinstance(event, StageStarted) and event.fold is not None
+    return isinstance(event, StageStarted) and event.stage == "training"
 
 
 def _add_a_fold(events: Sequence[Event], kept: Sequence[Event]) -> bool:
@@ -190,8 +190,8 @@ def _last_sharing(events: Sequence[Event]) -> SharingAgreed | None:
     return next((event for event in reversed(events) if isinstance(event, SharingAgreed)), None)
 
 
-def _folds(events: Sequence[Event]) -> set[str]:
-    return {event.fold for event in events if isinstance(event, StageStarted) and event.fold is not None}
+def _folds(events: Sequence[Event]) -> set[str | None]:
+    return {event.fold for event in events if isinstance(event, StageStarted) and event.stage == "training"}
 
 
 class EventReader:

@@ -28,18 +28,34 @@ class SiteJoined(Message):
     expected: int
 
 
-class StageStarted(Message):
-    """A stage of the task begins, for example ``fingerprint``, ``preprocessing`` or ``training fold 0``.
+StageKind = Literal[
+    "reading",
+    "fingerprint",
+    "planning",
+    "planning_apart",
+    "installing",
+    "preprocessing",
+    "preparing",
+    "training",
+    "validating",
+    "personal",
+    "alone",
+    "testing",
+]
+"""Stages of the tasks: `planning_apart` where each site plans for itself, `personal` and `alone` for own models."""
 
-    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued; `fold` is
-    told where rounds of training begin.
+
+class StageStarted(Message):
+    """A stage of the task begins; `fold` is the one that it works on.
+
+    `rounds` is ``None`` for a stage that has none; `first_round` is above 1 when a training is continued.
     """
 
     event: Literal["stage_started"] = "stage_started"
-    title: str
+    stage: StageKind
+    fold: str | None = None
     rounds: int | None = None
     first_round: int = 1
-    fold: str | None = None
 
 
 class SiteProgress(Message):

@@ -101,7 +101,7 @@ def _import_ahead(arguments: argparse.Namespace) -> None:
     """Import what threads would while nodes work: nnU-Net goes through all modules to find a trainer."""
     trackers = {"tensorboard_files": True, "wandb_runs": arguments.wandb, "mlflow_runs": arguments.mlflow}
     with importing():
-        importlib.import_module("fednnunet.report.page.run_state")
+        importlib.import_module("fednnunet.report.page")
         for name in (name for name, is_wanted in trackers.items() if is_wanted):
             importlib.import_module(f"fednnunet.report.trackers.{name}")
 

@@ -15,8 +15,8 @@ from rich.status import Status
 from rich.text import Text
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.events.event_files import EventReader
-from fednnunet.events.events import RoundCompleted
+from fednnunet.events.event_files import EVENTS, EventReader
+from fednnunet.events.run_state import RunState
 from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import Exited, Happenings, Line, Process, stop_all
 from fednnunet.launcher.supervision import describe_status
@@ -59,7 +59,7 @@ class Job:
     @property
     def events(self) -> Path:
         """The file in which the coordinator tells what happens."""
-        return self.logs / "events.jsonl"
+        return self.logs / EVENTS
 
 
 class JobFailed(FednnUNetError):  # noqa: N818, named for what has happened
@@ -185,20 +185,20 @@ class _Rounds:
     def __init__(self, job: Job) -> None:
         self._name = job.name
         self._events = EventReader(job.events)
-        self._last: RoundCompleted | None = None
+        self._run = RunState()
 
     def text(self) -> str:
         """Return how far it is, in a few words; an empty string before the first round."""
         try:
             for event in self._events.new_events():
-                if isinstance(event, RoundCompleted):
-                    self._last = event
+                self._run.take(event)
         except (OSError, ValueError) as error:  # what only is shown must not end what goes on
             _log.debug("An event could not be shown: %s", error)
-        if self._last is None:
+        last = self._run.last_round
+        if last is None:
             return ""
-        dice = number(mean(report.mean_dice for report in self._last.sites.values()), 2)
-        return f"{self._name} round {self._last.round}/{self._last.rounds} (pseudo Dice {dice})"
+        dice = number(mean(report.mean_dice for report in last.sites.values()), 2)
+        return f"{self._name} round {last.round}/{last.rounds} (pseudo Dice {dice})"
 
 
 def _first_error(lines: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 from rich.console import Console, ConsoleOptions
@@ -17,7 +16,6 @@ MISSING = "\N{EN DASH}"
 
 MEAN = "mean of the sites"
 
-ROUNDS_FOR_ETA = 10
 LABELS_SHOWN = 4
 """With more labels than this, lines and live table give the mean only; the validation table gives all."""
 
@@ -99,25 +97,6 @@ def costs(event: RoundCompleted) -> list[str]:
 def megabytes(size: int) -> str:
     """Return a number of bytes as ``1.2 MB``, of a million bytes each."""
     return f"{size / 1e6:,.1f} MB"
-
-
-class RoundTimes:
-    """How long rounds last, and so how long the remaining ones will.
-
-    The median of the last rounds is robust against the first one, which compiles and warms up, and against a
-    single one with a slow disk.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=ROUNDS_FOR_ETA)
-
-    def add(self, seconds: float) -> None:
-        """Take the duration of one more round."""
-        self._seconds.append(seconds)
-
-    def remaining(self, rounds: int) -> float | None:
-        """Return the seconds that this many more rounds will take, ``None`` before the first round."""
-        return statistics.median(self._seconds) * rounds if self._seconds else None
 
 
 def validation_table(event: FoldValidated) -> Table:

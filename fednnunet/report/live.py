@@ -1,5 +1,6 @@
 """A run as a region at the bottom of a terminal, which is redrawn."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
@@ -12,29 +13,16 @@ from rich.text import Text
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import (
-    ApprovalAwaited,
     Event,
-    FingerprintFound,
     Finished,
-    FoldValidated,
-    GainTold,
-    ModelExported,
-    PlansAgreed,
     RoundCompleted,
-    SharingAgreed,
-    SiteJoined,
-    SiteLeftOut,
-    SitesAwaited,
-    SitesEvaluated,
-    SiteTakenIn,
     StageStarted,
-    UpdateOutOfLine,
     WorkProgressed,
 )
+from fednnunet.events.run_state import RunState
 from fednnunet.report.formats import (
     LABELS_SHOWN,
     MISSING,
-    RoundTimes,
     awaited,
     costs,
     duration,
@@ -45,6 +33,7 @@ from fednnunet.report.formats import (
     printable,
 )
 from fednnunet.report.plain import PlainProgress
+from fednnunet.report.standing import headline
 
 Clock = Callable[[], float]
 
@@ -89,91 +78,75 @@ class _View:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._title = "waiting for sites"
-        self._awaited: str | None = None
+        self._run = RunState()
         self._since = clock()
-        self._rounds: int | None = None
-        self._done = 0
-        self._times = RoundTimes()
         self._ends_at: float | None = None
-        self._last: RoundCompleted | None = None
-        self._work: WorkProgressed | None = None
-        self._finished_after: float | None = None
-        self._failures = 0
+        self._lock = threading.Lock()  # Live redraws from a thread of its own
 
     def take(self, event: Event) -> None:
-        # Live redraws from a thread of its own: it only ever reads attributes, each of which is replaced as a whole.
-        match event:
-            case SiteJoined():
-                self._title = f"waiting for sites, {event.joined} of {event.expected} joined"
-            case StageStarted():
-                self._title, self._since, self._times = event.title, self._clock(), RoundTimes()
-                self._rounds, self._done, self._last, self._ends_at = event.rounds, event.first_round - 1, None, None
-                self._work = None
-            case RoundCompleted():
-                self._times.add(event.seconds)
-                self._rounds, self._done, self._last = event.rounds, event.round, event
-                remaining = self._times.remaining(event.rounds - event.round)
-                self._ends_at = None if remaining is None else self._clock() + remaining
-            case WorkProgressed():
-                self._rounds, self._done, self._work = event.total or None, event.done, event
-                spent = self._clock() - self._since
-                self._ends_at = self._since + spent * event.total / event.done if event.done else None
-            case FingerprintFound():
-                self._title, self._rounds, self._work = "common fingerprint found", None, None
-            case SharingAgreed():
-                pass  # told by the lines above the region
-            case SitesAwaited():
-                self._awaited = awaited(event) if event.sites else None
-            case SiteLeftOut():
-                self._failures += 1
-            case PlansAgreed():
-                self._title = "plans agreed" if event.plans is not None else "planning"
-            case ModelExported():
-                self._title, self._rounds = "model written", None
-            case SitesEvaluated():
-                self._title, self._rounds = f"fold {event.fold} tested", None
-            case SiteTakenIn() | UpdateOutOfLine() | ApprovalAwaited():
-                pass  # told by the lines above the region
-            case FoldValidated():
-                self._title, self._rounds = f"fold {event.fold} validated", None
-            case GainTold():
-                self._title, self._rounds = f"models of fold {event.fold} compared", None
-            case Finished():
-                self._title, self._finished_after, self._ends_at = "finished", event.seconds, None
+        with self._lock:
+            self._run.take(event)
+            match event:
+                case StageStarted():
+                    self._since, self._ends_at = self._clock(), None
+                case RoundCompleted():
+                    remaining = self._run.remaining
+                    self._ends_at = None if remaining is None else self._clock() + remaining
+                case WorkProgressed():
+                    spent = self._clock() - self._since
+                    self._ends_at = self._since + spent * event.total / event.done if event.done else None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._work is not None:
-            yield _work_table(self._work)
-        if self._last is not None:
-            yield _sites_table(self._last, console, options)
-            for phrase in costs(self._last):
+        with self._lock:
+            shown = [*self._tables(console, options), self._head(options)]
+        yield from shown
+
+    def _tables(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        run = self._run
+        if run.work is not None:
+            yield _work_table(run.work)
+        if run.last_round is not None and run.is_training:
+            yield _sites_table(run.last_round, console, options)
+            for phrase in costs(run.last_round):
                 yield _dim(phrase)
-        if self._failures:
-            yield _dim(f"{self._failures} failure{'' if self._failures == 1 else 's'} so far")
-        head = Table.grid(padding=(0, 1))
-        head.add_column(overflow="ellipsis", no_wrap=True)
-        title = printable(self._awaited or self._title)
+        if run.failures:
+            yield _dim(f"{run.failures} failure{'' if run.failures == 1 else 's'} so far")
+
+    def _head(self, options: ConsoleOptions) -> Table:
+        """Return the line with title, bar and times."""
+        run = self._run
+        title = printable(headline(run) if run.awaited is None else awaited(run.awaited))
         title.stylize("bold")
-        elapsed = self._clock() - self._since if self._finished_after is None else self._finished_after
+        elapsed = run.latest.seconds if isinstance(run.latest, Finished) else self._clock() - self._since
+        done, of_all = self._progress()
         cells: list[Text | ProgressBar] = [title]
-        if self._rounds is not None:
+        if of_all:
             # the widths of words and times come first, the bar gets what is left, if anything useful is
-            words = Text(f"{self._done}/{self._rounds}")
-            times = Text(f"{duration(elapsed)}{self._eta()}", style="dim")
+            words = Text(f"{done}/{of_all}")
+            times = Text(f"{duration(elapsed)}{self._eta(done, of_all)}", style="dim")
             left = options.max_width - title.cell_len - words.cell_len - times.cell_len - 3
             if left >= 8:
-                cells.append(ProgressBar(total=self._rounds, completed=self._done, width=min(40, left)))
+                cells.append(ProgressBar(total=of_all, completed=done, width=min(40, left)))
             cells += [words, times]
         else:
             cells.append(Text(duration(elapsed), style="dim"))
+        head = Table.grid(padding=(0, 1))
+        head.add_column(overflow="ellipsis", no_wrap=True)
         for _ in cells[1:]:
             head.add_column(no_wrap=True)
         head.add_row(*cells)
-        yield head
+        return head
 
-    def _eta(self) -> str:
-        if self._rounds is None or self._done >= self._rounds or self._finished_after is not None:
+    def _progress(self) -> tuple[int, int]:
+        """Return how many cases or rounds of how many are done; of 0 where the stage has none."""
+        if self._run.work is not None:
+            return self._run.work.done, self._run.work.total
+        if self._run.fold is not None and self._run.is_training:
+            return self._run.fold.done, self._run.fold.rounds
+        return 0, 0
+
+    def _eta(self, done: int, of_all: int) -> str:
+        if done >= of_all:
             return ""
         return f" ETA {MISSING if self._ends_at is None else duration(self._ends_at - self._clock())}"
 

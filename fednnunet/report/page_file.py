@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.event_files import EventReader
 from fednnunet.events.events import Event
-
-if TYPE_CHECKING:
-    from fednnunet.report.page.run_state import RunState
+from fednnunet.events.run_state import RunState
+from fednnunet.report.standing import condition
 
 REPORT = "report.html"
 """The file in a run folder."""
@@ -71,9 +70,6 @@ class PageFile:
         self._events.put(event)
 
     def _keep_writing(self) -> None:
-        # with bokeh, whose import takes a second that nothing else needs to wait for
-        from fednnunet.report.page.run_state import RunState
-
         state, beginnings = RunState(), 0
         taken: list[Event] = []
         while True:
@@ -100,12 +96,13 @@ class PageFile:
             taken.append(event)
         return taken
 
-    def _rewrite(self, state: "RunState") -> None:
+    def _rewrite(self, state: RunState) -> None:
+        # with bokeh, whose import takes a second that nothing else needs to wait for
         from fednnunet.report.page.parts import parts_of_run
         from fednnunet.report.page.rendering import render_page, write_document
 
         try:
-            document = render_page(TITLE, parts_of_run(state), state.condition).encode()
+            document = render_page(TITLE, parts_of_run(state), condition(state)).encode()
             if self._on_change is not None:
                 self._on_change(document)
             if self._path is not None:

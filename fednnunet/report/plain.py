@@ -24,10 +24,10 @@ from fednnunet.events.events import (
     UpdateOutOfLine,
     WorkProgressed,
 )
+from fednnunet.events.run_state import RunState
 from fednnunet.report.evaluations import evaluation_table
 from fednnunet.report.formats import (
     LABELS_SHOWN,
-    RoundTimes,
     awaited,
     costs,
     duration,
@@ -38,6 +38,7 @@ from fednnunet.report.formats import (
     validation_table,
 )
 from fednnunet.report.gains import gain_table
+from fednnunet.report.standing import stage_title
 
 _WORTH_SAYING = (
     ApprovalAwaited,
@@ -58,20 +59,20 @@ class PlainProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._times = RoundTimes()
+        self._run = RunState()
         self._quarters = 0
 
     def emit(self, event: Event) -> None:
         """Print `event`."""
+        self._run.take(event)
         match event:
             case SiteJoined():
                 cases = f"{event.cases} case{'' if event.cases == 1 else 's'}"
                 self._line(f"site {event.site} joined, {cases} ({event.joined}/{event.expected})")
             case StageStarted():
-                self._times, self._quarters = RoundTimes(), 0
+                self._quarters = 0
                 self._line(_stage(event))
             case RoundCompleted():
-                self._times.add(event.seconds)
                 self._line(self._round(event))
             case WorkProgressed():
                 self._progress(event)
@@ -133,9 +134,8 @@ class PlainProgress:
 
     def _round(self, event: RoundCompleted) -> str:
         parts = [f"round {event.round}/{event.rounds}", f"{event.seconds:.1f} s"]
-        remaining = self._times.remaining(event.rounds - event.round)
-        if remaining is not None and event.round < event.rounds:
-            parts.append(f"ETA {duration(remaining)}")
+        if self._run.remaining is not None:
+            parts.append(f"ETA {duration(self._run.remaining)}")
         reports = event.sites.values()
         train = number(mean(report.train_loss for report in reports), 4)
         val = number(mean(report.val_loss for report in reports), 4)
@@ -158,10 +158,11 @@ class QuietProgress:
 
 
 def _stage(event: StageStarted) -> str:
+    title = stage_title(event)
     if event.rounds is None:
-        return event.title
+        return title
     start = f", from round {event.first_round}" if event.first_round > 1 else ""
-    return f"{event.title}: {event.rounds} round{'' if event.rounds == 1 else 's'}{start}"
+    return f"{title}: {event.rounds} round{'' if event.rounds == 1 else 's'}{start}"
 
 
 def _cost(event: FingerprintFound) -> str:

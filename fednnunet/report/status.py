@@ -14,18 +14,16 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import (
     Contact,
     Event,
-    Finished,
-    FoldValidated,
     RoundCompleted,
     SiteLeftOut,
-    SitesAwaited,
-    SiteTakenIn,
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.events.run_state import RunState
 from fednnunet.files import replacing
 from fednnunet.message import Message
-from fednnunet.report.formats import RoundTimes, duration, number, printable
+from fednnunet.report.formats import duration, number, printable
+from fednnunet.report.standing import headline
 
 STATUS = "status.json"
 
@@ -80,9 +78,10 @@ class StatusFile:
     def __init__(self, path: Path, contacts: Callable[[], Mapping[str, Contact]]) -> None:
         self._path = path
         self._contacts = contacts
-        self._status = Status()
-        self._times = RoundTimes()
+        self._run = RunState()
+        self._failures: list[Failure] = []
         self._done_at: float | None = None
+        self._how_ended: str | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._keep_writing, name="fednnunet-status", daemon=True).start()
@@ -90,54 +89,43 @@ class StatusFile:
     def emit(self, event: Event) -> None:
         """Take an event."""
         with self._lock:
-            self._status = self._status.model_copy(update=self._changes(event))
+            self._take(event)
         self._write()
 
     def end(self, how: str) -> None:
         """Write for the last time."""
         self._ended.set()
         with self._lock:
-            self._done_at = None
-            self._status = self._status.model_copy(update={"ended": how, "awaited": []})
+            self._done_at, self._how_ended = None, how
         self._write()
 
-    def _changes(self, event: Event) -> dict[str, object]:
-        match event:
-            case StageStarted():
-                self._times, self._done_at = RoundTimes(), None
-                done = event.first_round - 1 if event.rounds is not None else self._status.round
-                return {"title": event.title, "round": done, "rounds": event.rounds or self._status.rounds}
-            case RoundCompleted():
-                self._times.add(event.seconds)
-                remaining = self._times.remaining(event.rounds - event.round)
-                self._done_at = None if remaining is None else time.time() + remaining
-                dice = {site: report.mean_dice for site, report in event.sites.items()}
-                return {
-                    "round": event.round,
-                    "rounds": event.rounds,
-                    "dice": {**self._status.dice, **dice},
-                    "awaited": [],
-                }
-            case SiteLeftOut():
-                failure = Failure(site=event.site, round=event.round, reason=event.reason, at=time.time())
-                return {
-                    "failures": [*self._status.failures, failure][-_KEPT_FAILURES:],
-                    "number_of_failures": self._status.number_of_failures + 1,
-                }
-            case UpdateOutOfLine():
-                return {
-                    "out_of_line": [*self._status.out_of_line, event][-_KEPT_OUT_OF_LINE:],
-                    "number_out_of_line": self._status.number_out_of_line + 1,
-                }
-            case SitesAwaited():
-                return {"awaited": event.sites}
-            case SiteTakenIn():
-                return {"awaited": [site for site in self._status.awaited if site != event.site]}
-            case FoldValidated():
-                return {"title": f"fold {event.fold} validated"}
-            case Finished():
-                return {"title": "finished"}
-        return {}
+    def _take(self, event: Event) -> None:
+        self._run.take(event)
+        if isinstance(event, StageStarted | RoundCompleted):
+            remaining = self._run.remaining
+            self._done_at = None if remaining is None else time.time() + remaining
+        elif isinstance(event, SiteLeftOut):
+            failure = Failure(site=event.site, round=event.round, reason=event.reason, at=time.time())
+            self._failures.append(failure)
+
+    def _status(self, now: float) -> Status:
+        run = self._run
+        out_of_line = [trouble.event for trouble in run.troubles if isinstance(trouble.event, UpdateOutOfLine)]
+        return Status(
+            title=headline(run),
+            round=0 if run.fold is None else run.fold.done,
+            rounds=None if run.fold is None else run.fold.rounds,
+            remaining=None if self._done_at is None else max(0.0, self._done_at - now),
+            sites=dict(self._contacts()),
+            dice=run.dice,
+            awaited=[] if run.awaited is None or self._how_ended is not None else run.awaited.sites,
+            failures=self._failures[-_KEPT_FAILURES:],
+            number_of_failures=len(self._failures),
+            out_of_line=out_of_line[-_KEPT_OUT_OF_LINE:],
+            number_out_of_line=len(out_of_line),
+            ended=self._how_ended,
+            updated=now,
+        )
 
     def _keep_writing(self) -> None:
         while not self._ended.wait(_WRITE_SECONDS):
@@ -145,11 +133,7 @@ class StatusFile:
 
     def _write(self) -> None:
         with self._lock:
-            now = time.time()
-            remaining = None if self._done_at is None else max(0.0, self._done_at - now)
-            status = self._status.model_copy(
-                update={"sites": dict(self._contacts()), "remaining": remaining, "updated": now}
-            )
+            status = self._status(time.time())
             try:
                 with replacing(self._path) as temporary:
                     temporary.write_text(status.to_json(), encoding="utf-8")

@@ -29,7 +29,7 @@ def test_reader_of_a_file_that_does_not_exist_yet_waits_for_it(tmp_path):
 def test_reader_leaves_a_line_that_is_not_complete_for_the_next_call(tmp_path):
     path = tmp_path / "events.jsonl"
     reader = EventReader(path)
-    stage = StageStarted(title="training fold 0", rounds=10)
+    stage = StageStarted(stage="training", fold="0", rounds=10)
     text = stage.to_json() + "\n" + Finished(seconds=2.0).to_json() + "\n"
     with path.open("w") as file:
         file.write(text[: len(stage.to_json()) + 10])
@@ -54,7 +54,7 @@ def work(done):
 
 
 def training(first_round=1, fold="0"):
-    return StageStarted(title=f"training fold {fold}", rounds=10, first_round=first_round, fold=fold)
+    return StageStarted(stage="training", fold=fold, rounds=10, first_round=first_round)
 
 
 def sharing(*sites, parameters=100):
@@ -63,7 +63,7 @@ def sharing(*sites, parameters=100):
 
 
 JOINED = SiteJoined(site="A", cases=1, joined=1, expected=1)
-PREPARING = StageStarted(title="preparing fold 0")
+PREPARING = StageStarted(stage="preparing", fold="0")
 
 
 class Clock:
@@ -207,7 +207,7 @@ def test_planning_begins_anew_with_its_first_stage(tmp_path):
     path = tmp_path / "events.jsonl"
     EventFile(path).emit(Finished(seconds=1.0))
     file = run_file(path, begins=begins_planning)
-    stage = StageStarted(title="reading images")
+    stage = StageStarted(stage="reading")
     file.emit(JOINED)
     file.emit(stage)
     assert read(path) == [JOINED, stage]

@@ -3,20 +3,21 @@
 from rich.console import Console
 
 from fednnunet.events.events import ApprovalAwaited, Contact, StageStarted
-from fednnunet.report.page.run_state import RunState
+from fednnunet.events.run_state import RunState
+from fednnunet.report.standing import condition
 from fednnunet.report.status import Status, status_screen
 
 
 def test_the_page_says_where_a_persons_yes_is_awaited_until_it_is_there() -> None:
     state = RunState()
-    state.take(StageStarted(title="training fold 0", fold="0", rounds=3))
+    state.take(StageStarted(stage="training", fold="0", rounds=3))
     for site in ("B", "A"):
         state.take(ApprovalAwaited(site=site, waits=True))
-    assert "waiting for a person's yes at A, B" in state.condition
+    assert "waiting for a person's yes at A, B" in condition(state)
     state.take(ApprovalAwaited(site="A", waits=False))
-    assert "waiting for a person's yes at B" in state.condition
+    assert "waiting for a person's yes at B" in condition(state)
     state.take(ApprovalAwaited(site="B", waits=False))
-    assert "person" not in state.condition
+    assert "person" not in condition(state)
 
 
 def test_the_status_says_so_too() -> None:

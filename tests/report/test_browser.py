@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fednnunet.events.events import RoundCompleted, SiteLeftOut
+from fednnunet.events.run_state import RunState
 from fednnunet.report.dashboard import Dashboard
 from fednnunet.report.page import parts_of, render_page, write_page
-from fednnunet.report.page.run_state import RunState
+from fednnunet.report.standing import condition
 from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
 
@@ -43,7 +44,7 @@ def run():
 @pytest.fixture(scope="module")
 def url(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, "A run", parts_of(run), RunState.of(run).condition)
+    write_page(path, "A run", parts_of(run), condition(RunState.of(run)))
     return path.as_uri()
 
 

@@ -34,7 +34,7 @@ def test_the_page_shows_also_what_came_before_the_coordinator_was_started_again(
     with (tmp_path / EVENTS).open("a") as damaged:
         damaged.write('{"event":"round_com\n')
     with PageFile(tmp_path / REPORT, tmp_path / EVENTS) as page:
-        for event in (StageStarted(title="training fold 0", rounds=9, first_round=4), a_round(4, 9, SITES)):
+        for event in (StageStarted(stage="training", fold="0", rounds=9, first_round=4), a_round(4, 9, SITES)):
             file.emit(event)
             page.emit(event)
     text = (tmp_path / REPORT).read_text()

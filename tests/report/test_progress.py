@@ -46,7 +46,7 @@ from fednnunet.events.events import (
     UpdateOutOfLine,
     WorkProgressed,
 )
-from fednnunet.report.formats import RoundTimes, duration, mean, number, validation_table
+from fednnunet.report.formats import duration, mean, number, validation_table
 from fednnunet.report.gains import gain_rows
 from fednnunet.report.live import LiveProgress
 from fednnunet.report.plain import PlainProgress
@@ -98,22 +98,11 @@ def test_mean_leaves_out_what_is_missing():
     assert mean([None, math.nan]) is None
 
 
-def test_remaining_time_is_the_median_of_the_last_rounds():
-    times = RoundTimes()
-    assert times.remaining(5) is None
-    for seconds in (100.0, 10.0, 12.0):
-        times.add(seconds)
-    assert times.remaining(5) == 60.0
-    for _ in range(10):
-        times.add(3.0)
-    assert times.remaining(5) == 15.0
-
-
 def test_plain_round_is_one_line_with_eta_losses_and_dice():
     console = plain_console(width=40)
     progress = PlainProgress(console)
     progress.emit(SiteJoined(site="A", cases=12, joined=2, expected=3))
-    progress.emit(StageStarted(title="training fold 0", rounds=10, first_round=3))
+    progress.emit(StageStarted(stage="training", fold="0", rounds=10, first_round=3))
     progress.emit(completed(3, 10, 12.1, A=report(0.81, train=-0.5, tumour=0.7, liver=0.92), B=report(0.79, None)))
     assert written(console).splitlines() == [
         "site A joined, 12 cases (2/3)",
@@ -158,7 +147,7 @@ def test_a_new_stage_forgets_how_long_the_rounds_of_the_last_one_took():
     console = plain_console()
     progress = PlainProgress(console)
     progress.emit(completed(1, 2, 1000.0, A=report()))
-    progress.emit(StageStarted(title="training fold 1", rounds=3))
+    progress.emit(StageStarted(stage="training", fold="1", rounds=3))
     progress.emit(completed(1, 3, 4.0, A=report()))
     assert "ETA 0:00:08" in written(console).splitlines()[-1]
 
@@ -170,11 +159,11 @@ def worked(**done):
 def test_plain_lines_tell_of_each_quarter_of_the_work_and_what_the_fingerprint_took():
     console = plain_console()
     progress = PlainProgress(console)
-    progress.emit(StageStarted(title="reading images"))
+    progress.emit(StageStarted(stage="reading"))
     for done in (0, 1, 4, 5, 6, 7, 10):
         progress.emit(worked(A=done, B=done))
     progress.emit(FingerprintFound(questions=25, answered_bytes={"A": 21400, "B": 21500}))
-    progress.emit(StageStarted(title="preprocessing"))
+    progress.emit(StageStarted(stage="preprocessing"))
     progress.emit(worked(A=3, B=3))
     assert written(console).splitlines() == [
         "reading images",
@@ -190,7 +179,7 @@ def test_plain_lines_tell_of_each_quarter_of_the_work_and_what_the_fingerprint_t
 def test_live_region_shows_how_far_each_site_is_and_when_all_will_be():
     console, clock = live_console(), Clock()
     with LiveProgress(console, history=False, clock=clock) as progress:
-        progress.emit(StageStarted(title="reading images"))
+        progress.emit(StageStarted(stage="reading"))
         clock.now += 30
         console.file.truncate(0)
         progress.emit(worked(A=2, B=3))
@@ -244,7 +233,7 @@ def test_live_region_shows_rounds_elapsed_time_and_eta_that_runs_down():
     clock = Clock()
     console = live_console(no_color=True)
     with LiveProgress(console, history=False, clock=clock) as progress:
-        progress.emit(StageStarted(title="training fold 0", rounds=10))
+        progress.emit(StageStarted(stage="training", fold="0", rounds=10))
         clock.now += 30
         assert "0/10 0:00:30 ETA –" in last_frame(console, progress)
         progress.emit(completed(1, 10, 30.0, A=report()))
@@ -282,7 +271,7 @@ def test_live_table_gives_labels_while_they_fit_and_dashes_for_missing_numbers()
 def test_live_region_is_never_wider_than_the_terminal(width):
     console = live_console(width=width, no_color=True)
     with LiveProgress(console, history=False) as progress:
-        progress.emit(StageStarted(title="training fold 0 of Dataset511_Hospital", rounds=1000))
+        progress.emit(StageStarted(stage="training", fold="0", rounds=1000))
         progress.emit(completed(1, 1000, 1.0, Dataset511_Hospital_A=report(a=0.1, b=0.2)))
         segments = console.render_lines(progress._view, pad=False)
     assert all(sum(segment.cell_length for segment in line) <= width for line in segments)
@@ -302,7 +291,7 @@ def test_no_color_is_respected(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     console = live_console(color_system="truecolor")
     with LiveProgress(console) as progress:
-        progress.emit(StageStarted(title="fingerprint", rounds=2))
+        progress.emit(StageStarted(stage="training", fold="0", rounds=2))
         progress.emit(completed(1, 2, 1.0, A=report()))
     assert "\x1b[3" not in written(console).replace("\x1b[3m", "")
 
@@ -328,7 +317,7 @@ def every_kind_of_event():
     metrics = MetricSummaries(dice=summary, hd95=summary, assd=summary)
     events = [
         SiteJoined(site="A", cases=1, joined=1, expected=2),
-        StageStarted(title="training fold 0", rounds=2, fold="0"),
+        StageStarted(stage="training", fold="0", rounds=2),
         worked(A=3),
         FingerprintFound(questions=2, answered_bytes={"A": 10}),
         PlansAgreed(),
@@ -429,7 +418,7 @@ def test_quiet_shows_no_live_display_on_a_terminal(monkeypatch):
     console = live_console()
     monkeypatch.setattr(console.file, "isatty", lambda: True, raising=False)
     with progress_for(console, quiet=True) as progress:
-        progress.emit(StageStarted(title="training fold 0", rounds=2))
+        progress.emit(StageStarted(stage="training", fold="0", rounds=2))
     assert written(console) == ""
 
 
@@ -448,7 +437,7 @@ import sys, pathlib
 console = Console(highlight=False)
 site = RoundReport(train_loss=0, val_loss=0, mean_dice=0.5, dice={})
 with progress_for(console) as progress:
-    progress.emit(StageStarted(title="training", rounds=2))
+    progress.emit(StageStarted(stage="training", fold="0", rounds=2))
     progress.emit(RoundCompleted(round=1, rounds=2, seconds=1, sites={"A": site}))
     _ConsoleHandler(console).handle(logging.LogRecord("x", logging.WARNING, "", 1, "a warning", None, None))
 folder = pathlib.Path(sys.argv[1])

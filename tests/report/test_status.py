@@ -89,8 +89,8 @@ def test_the_file_says_where_a_training_is_after_each_event(
         return read_status(tmp_path)
 
     status = after(SiteJoined(site="A", cases=3, joined=1, expected=2))
-    assert status == Status(title="waiting for sites", sites=contacts, updated=BEGAN)
-    status = after(StageStarted(title="training fold 0", rounds=10, first_round=4))
+    assert status == Status(title="waiting for sites, 1 of 2 joined", sites=contacts, updated=BEGAN)
+    status = after(StageStarted(stage="training", fold="0", rounds=10, first_round=4))
     assert (status.title, status.round, status.rounds, status.remaining) == ("training fold 0", 3, 10, None)
     clock.now += 20
     contacts["B"] = Contact(connected=True, at=clock.now)
@@ -109,17 +109,17 @@ def test_the_file_says_where_a_training_is_after_each_event(
     assert status.awaited == []
     assert status.dice == {"A": 0.75, "B": None}
     assert status.number_of_failures == 1
-    status = after(StageStarted(title="validating fold 0"))
+    status = after(StageStarted(stage="validating", fold="0"))
     assert (status.title, status.round, status.rounds) == ("validating fold 0", 5, 10)
     assert after(FoldValidated(fold="0", sites={})).title == "fold 0 validated"
     assert after(Finished(seconds=5)).title == "finished"
 
 
 def test_the_remaining_time_is_that_of_the_last_rounds_of_this_fold(status_file: StatusFile, tmp_path: Path) -> None:
-    status_file.emit(StageStarted(title="training fold 0", rounds=2))
+    status_file.emit(StageStarted(stage="training", fold="0", rounds=2))
     for number in (1, 2):
         status_file.emit(_completed(number, 1000.0, rounds=2))
-    status_file.emit(StageStarted(title="training fold 1", rounds=4))
+    status_file.emit(StageStarted(stage="training", fold="1", rounds=4))
     assert (read_status(tmp_path).round, read_status(tmp_path).rounds) == (0, 4)
     status_file.emit(_completed(1, 10.0, rounds=4))
     assert read_status(tmp_path).remaining == 30.0
@@ -129,7 +129,7 @@ def test_nothing_is_said_of_the_remaining_time_before_the_first_round_of_a_fold(
     status_file: StatusFile, tmp_path: Path
 ) -> None:
     status_file.emit(_completed(2, 1000.0, rounds=2))
-    status_file.emit(StageStarted(title="training fold 1", rounds=4))
+    status_file.emit(StageStarted(stage="training", fold="1", rounds=4))
     assert "ETA" not in _shown(read_status(tmp_path), BEGAN)[0]
 
 

@@ -9,6 +9,7 @@ from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
 from fednnunet.events.events import RoundCompleted
+from fednnunet.events.run_state import RunState
 from fednnunet.report.formats import mean, number, shares
 from fednnunet.report.page.charts import (
     Floats,
@@ -22,7 +23,6 @@ from fednnunet.report.page.charts import (
 )
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import NOTHING, Figure, Part
-from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
 
 KINDS = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fednnunet.events.events import RoundCompleted
-from fednnunet.report.page.run_state import FoldRounds, RunState
+from fednnunet.events.run_state import FoldRounds, RunState
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from markupsafe import Markup
 
+from fednnunet.events.events import SiteLeftOut, SitesAwaited, UpdateOutOfLine
+from fednnunet.events.run_state import RunState, Trouble
 from fednnunet.message import cleaned
 from fednnunet.report.formats import MISSING, duration, mean, number
 from fednnunet.report.page.part import Part
-from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
+from fednnunet.report.standing import condition, stage_title
 
 _MOST_TROUBLES = 500
 _LONGEST_REASON = 500
@@ -14,7 +16,7 @@ _LONGEST_REASON = 500
 
 def overview_parts(run: RunState) -> list[Part]:
     """Return the part about the state of the run and its sites, if anything is known."""
-    facts = {"State": run.condition}
+    facts = {"State": condition(run)}
     last = run.last_round
     if last is not None:
         facts["Round"] = f"{last.round} of {last.rounds}"
@@ -39,15 +41,30 @@ def trouble_parts(run: RunState) -> list[Part]:
     if not run.troubles:
         return []
     shown = run.troubles[-_MOST_TROUBLES:][::-1]
-    rows = [
-        [trouble.stage, trouble.round or MISSING, trouble.sites, trouble.what, cleaned(trouble.reason, _LONGEST_REASON)]
-        for trouble in shown
-    ]
+    rows = [[_stage(trouble), trouble.round or MISSING, *_told(trouble)] for trouble in shown]
     title = f"{len(run.troubles)} in all, the last first"
     if len(shown) < len(run.troubles):
         title = f"The last {len(shown)} of {len(run.troubles)}, the last first"
     columns = ["stage", "round", "site", "what", "reason"]
     return [Part("failures", "Failures", html_table(columns, rows, caption=title, text_columns=(0, 2, 3, 4)))]
+
+
+def _stage(trouble: Trouble) -> str:
+    stage = trouble.stage
+    if stage is None:
+        return MISSING
+    return f"fold {stage.fold}" if stage.stage == "training" else stage_title(stage)
+
+
+def _told(trouble: Trouble) -> tuple[str, str, str]:
+    """Return the sites of a trouble, what it is, and why."""
+    match trouble.event:
+        case SiteLeftOut(site=site, reason=reason):
+            return site, "left out", cleaned(reason, _LONGEST_REASON)
+        case UpdateOutOfLine(site=site, finding=finding):
+            return site, "update out of line", f"its update {finding}"
+        case SitesAwaited(sites=sites, present=present, needed=needed):
+            return ", ".join(sites), "awaited", f"{present} of {needed} sites are ready"
 
 
 def _sites_table(run: RunState) -> Markup:

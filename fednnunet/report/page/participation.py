@@ -6,12 +6,12 @@ from bokeh.models.glyphs import Image
 from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
+from fednnunet.events.run_state import FoldRounds, RunState
 from fednnunet.message import cleaned
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page.charts import GAP, empty_figure, plain, rounds_axis
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import NOTHING, Figure, Part
-from fednnunet.report.page.run_state import FoldRounds, RunState
 from fednnunet.report.page.table import html_table
 
 TOOK_PART, ABSENT, LEFT_OUT = range(3)

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fednnunet.events.events import Event
+from fednnunet.events.run_state import RunState
 from fednnunet.report.page.cost import cost_parts
 from fednnunet.report.page.drawn import slug
 from fednnunet.report.page.overview import overview_parts, trouble_parts
 from fednnunet.report.page.part import Part
 from fednnunet.report.page.participation import participation_parts
 from fednnunet.report.page.planning import planning_parts
-from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.scores import evaluation_parts, export_parts, gain_parts, validation_parts
 from fednnunet.report.page.training import training_parts
 

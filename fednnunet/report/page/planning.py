@@ -12,10 +12,10 @@ from bokeh.models import ColumnDataSource, DataRange1d, FixedTicker, HBar, Hover
 from bokeh.plotting import figure
 from markupsafe import Markup
 
+from fednnunet.events.run_state import RunState
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page.charts import INK, empty_figure
 from fednnunet.report.page.part import NOTHING, Figure, Part
-from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
 
 _STATISTICS = {

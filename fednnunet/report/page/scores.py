@@ -8,12 +8,12 @@ from markupsafe import Markup, escape
 
 from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
 from fednnunet.events.events import FoldValidated, ModelExported, SitesEvaluated
+from fednnunet.events.run_state import RunState
 from fednnunet.folds import spelled
 from fednnunet.report.evaluations import ALL_SITES, over_all_sites
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
 from fednnunet.report.gains import HEADINGS, NOTE, gain_rows
 from fednnunet.report.page.part import NOTHING, Part
-from fednnunet.report.page.run_state import RunState
 from fednnunet.report.page.table import html_table
 
 _OVERALL = "all labels"

@@ -7,11 +7,11 @@ from markupsafe import escape
 
 from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import RoundCompleted
+from fednnunet.events.run_state import RunState
 from fednnunet.report.formats import MEAN, labels_of, own_name
 from fednnunet.report.page.charts import Floats, Lines, choice, legend, line_figure
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import Figure, Part
-from fednnunet.report.page.run_state import RunState
 
 _MOST_NUMBERS = 150_000  # of all folds together: the page is to stay below 3 MB
 _MOST_LABELS = 12

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fednnunet.events.events import Event, FoldValidated, RoundCompleted, SitesEvaluated, StageStarted
+from fednnunet.events.run_state import RunState
 from fednnunet.report.trackers.scalars import scalars
 from fednnunet.report.trackers.tracker import Opening, OpenTracker, Tracker
 
@@ -34,21 +35,21 @@ class TrackerSink:
     def __init__(self, folder: Path, trackers: Sequence[tuple[str, OpenTracker]]) -> None:
         self._folder = folder
         self._workers = [_Worker(name, opener) for name, opener in trackers]
+        self._run = RunState()
         self._fold: str | None = None
-        self._round = 0
 
     def emit(self, event: Event) -> None:
         """Take an event; returns at once."""
+        self._run.take(event)
         match event:
-            case StageStarted() if event.fold is not None:
-                self._open(event.fold, event.first_round)
+            case StageStarted(stage="training", fold=str(fold)):
+                self._open(fold, event.first_round)
             case RoundCompleted() if self._fold is not None:
-                self._round = event.round
                 self._order((scalars(event), event.round))
             case FoldValidated() | SitesEvaluated():
                 if event.fold != self._fold:
                     self._open(event.fold, None)
-                self._order((scalars(event), self._round))
+                self._order((scalars(event), self._run.rounds_of(event.fold)))
 
     def close(self) -> None:
         """Close all trackers, but wait no longer than `CLOSE_SECONDS` for any of them."""
@@ -57,7 +58,7 @@ class TrackerSink:
             worker.wait(CLOSE_SECONDS)
 
     def _open(self, fold: str, first_round: int | None) -> None:
-        self._fold, self._round = fold, (first_round or 1) - 1
+        self._fold = fold
         self._order(Opening(self._folder, fold, first_round))
 
     def _order(self, order: _Order) -> None:

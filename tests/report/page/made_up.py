@@ -85,7 +85,7 @@ def a_training(
     rounds: int, sites: Sequence[str], labels: Sequence[str] = LABELS, fold: str = "0", of_rounds: int | None = None
 ) -> list[Event]:
     """Return the events of a fold's rounds, some of them without the last site."""
-    events: list[Event] = [StageStarted(title=f"training fold {fold}", rounds=of_rounds or rounds)]
+    events: list[Event] = [StageStarted(stage="training", fold=fold, rounds=of_rounds or rounds)]
     for number in range(1, rounds + 1):
         missing = sites[-1] if rounds // 3 < number <= rounds // 2 else None
         reason = f"it took longer than {300 + number // 50} s"

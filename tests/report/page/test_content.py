@@ -19,10 +19,11 @@ from fednnunet.events.events import (
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.events.run_state import RunState
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page import Part, html_table, parts_of, pictures_part, render_page, write_page
 from fednnunet.report.page.cost import seconds_of
-from fednnunet.report.page.run_state import RunState
+from fednnunet.report.standing import condition
 from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
 
 HOSTILE = '<script>alert("x")</script>'
@@ -90,14 +91,22 @@ def test_a_number_that_is_missing_leaves_a_gap_and_the_mean_is_of_the_others():
 
 def test_rounds_that_come_again_after_a_restart_replace_those_that_were_there():
     again = a_round(6, 9, SITES, seed=5)
-    events = [*a_training(7, SITES, of_rounds=9), StageStarted(title="training fold 0", rounds=9, first_round=6), again]
+    events = [
+        *a_training(7, SITES, of_rounds=9),
+        StageStarted(stage="training", fold="0", rounds=9, first_round=6),
+        again,
+    ]
     data = source(part(parts_of(events), "training").figures[0][1])
     assert list(data["round"]) == [1, 2, 3, 4, 5, 6]
     assert data["0:s0"][-1] == np.float32(again.sites[SITES[0]].mean_dice)
 
 
 def test_each_fold_has_a_part_of_its_own_with_its_own_rounds():
-    events = [*a_training(5, SITES, fold="0"), StageStarted(title="validating fold 0"), *a_training(3, SITES, fold="1")]
+    events = [
+        *a_training(5, SITES, fold="0"),
+        StageStarted(stage="validating", fold="0"),
+        *a_training(3, SITES, fold="1"),
+    ]
     parts = parts_of(events)
     assert [p.id for p in parts if p.id.startswith("training")] == ["training-fold-0", "training-fold-1"]
     for name, rounds in (("training-fold-0", 5), ("training-fold-1", 3)):
@@ -140,7 +149,7 @@ def test_bytes_are_drawn_in_each_direction_and_summed():
 
 def test_the_matrix_tells_who_took_part_who_was_left_out_and_why_and_who_was_absent():
     events = [
-        StageStarted(title="training fold 0", rounds=4),
+        StageStarted(stage="training", fold="0", rounds=4),
         a_round(1, 4, SITES),
         SiteLeftOut(site="hospital-b", round=2, reason="late"),
         a_round(2, 4, SITES, left_out={"hospital-b": "late"}),
@@ -183,12 +192,12 @@ def test_the_state_says_whether_the_run_goes_on_waits_or_is_finished():
     state = RunState.of(events)
     times = [event.seconds for event in events if isinstance(event, RoundCompleted)]
     assert state.remaining == pytest.approx(6 * statistics.median(times))
-    assert state.condition.startswith("training fold 0 · round 4/10 · about 0:0")
+    assert condition(state).startswith("training fold 0 · round 4/10 · about 0:0")
     state.take(SitesAwaited(sites=["hospital-b"], present=2, needed=3))
-    assert state.condition.endswith("waiting for hospital-b: 2 of 3 sites are ready")
+    assert condition(state).endswith("waiting for hospital-b: 2 of 3 sites are ready")
     state.take(SitesAwaited(sites=[], present=3, needed=3))
-    assert "waiting" not in state.condition
-    assert RunState.of(a_run()).condition == "finished after 5:02:05"
+    assert "waiting" not in condition(state)
+    assert condition(RunState.of(a_run())) == "finished after 5:02:05"
 
 
 def test_scores_are_shown_by_site_and_label_with_dashes_where_a_number_was_kept_back():
@@ -251,7 +260,7 @@ def test_a_fingerprint_or_plan_of_an_unknown_kind_does_no_harm(strange):
 def test_what_comes_from_other_machines_is_escaped_wherever_it_stands():
     sites = [HOSTILE, "hospital-b", "</script><img src=x onerror=alert(1)>"]
     events = [*a_training(6, sites, labels=[HOSTILE, "$$x$$"]), UpdateOutOfLine(site=HOSTILE, round=6, ratio=None)]
-    events += [SitesAwaited(sites=[HOSTILE], present=1, needed=2), StageStarted(title=HOSTILE)]
+    events += [SitesAwaited(sites=[HOSTILE], present=1, needed=2), StageStarted(stage="preparing", fold=HOSTILE)]
     events += [SiteLeftOut(site=HOSTILE, round=3, reason=HOSTILE), PlansAgreed(plans={"plans_name": HOSTILE, "configurations": {HOSTILE: {HOSTILE: HOSTILE, "normalization_schemes": HOSTILE}}})]  # fmt: skip  # noqa: E501
     page = render_page(HOSTILE, parts_of(events, HOSTILE), HOSTILE)
     outside = page[: page.rindex("<script>'use strict'")]

@@ -32,7 +32,7 @@ from fednnunet.report.trackers.tracker import Opening
 
 
 def begun(fold: str = "0", first_round: int = 1) -> StageStarted:
-    return StageStarted(title=f"training fold {fold}", rounds=9, first_round=first_round, fold=fold)
+    return StageStarted(stage="training", fold=fold, rounds=9, first_round=first_round)
 
 
 def completed(number: int, dice: float | None = 0.5) -> RoundCompleted:
