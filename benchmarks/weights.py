@@ -124,12 +124,12 @@ class _Measuring(Server):
         sites = [Site(_hello(f"site {number:02d}"), proxy, 600) for number, proxy in enumerate(proxies)]
         names = tuple(site.name for site in sites)
         exchange = Exchange([Group(names, _layout(size))], Averaging(encoding, "mean", "none", None))
-        exchange.begin({site.name: site for site in sites}, [])
+        exchange.initialize({site.name: site for site in sites}, [])
         seconds = []
         for number in range(1, ROUNDS + 1):
             began = time.monotonic()
-            exchange.gather(sites, number, dict.fromkeys(names, 1))
-            exchange.spread(sites, number)
+            exchange.aggregate(sites, number, dict.fromkeys(names, 1))
+            exchange.broadcast(sites, number)
             seconds.append(time.monotonic() - began)
         per_parameter = ENCODINGS[encoding].size(size) / size
         moved = 2 * per_parameter * size * nodes

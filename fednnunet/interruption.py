@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+_before_raising: list[Callable[[], None]] = []
 
 
 class Terminated(KeyboardInterrupt):
@@ -11,22 +13,40 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(cancel: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM `Terminated`, whatever handlers libraries have installed.
 
     Processes that this one forks end at a SIGTERM without further ado: that is how pools end theirs.
+
+    Parameters
+    ----------
+    cancel
+        Called before that, where what is raised would wait for other threads to end; takes no lock.
     """
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+    handlers = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    _before_raising.append(cancel)
     try:
         yield
     finally:
+        _before_raising.remove(cancel)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    _cancel()
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: object) -> None:
+    _cancel()
     raise Terminated
+
+
+def _cancel() -> None:
+    for cancel in _before_raising:
+        cancel()
 
 
 def _reset_in_child() -> None:

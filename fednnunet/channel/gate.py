@@ -1,19 +1,17 @@
-"""The gate of a site: everything that a node sends or gets passes here, is held against the policy, and is logged.
+"""The gate of a site: everything that a node sends or gets passes here, is held against the policy, and is logged."""
 
-The node behind it does not know of it, nor does the channel before it.
-"""
-
+import contextlib
 import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
-
-from flwr.common import NDArrays, Scalar
 
 from fednnunet.background import Background, Tracker
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
+from fednnunet.channel.conversation import FAREWELL, HELLO, NO_BODY, PING, TRAIN, VALIDATE, Answer, Answers, Question
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.kept_approvals import KeptApprovals
 from fednnunet.channel.messages import (
@@ -30,15 +28,15 @@ from fednnunet.channel.messages import (
 )
 from fednnunet.channel.paths import without_paths
 from fednnunet.channel.policy import KINDS, Kind, Policy, StatisticsRule
-from fednnunet.channel.question import identity
-from fednnunet.channel.readable import answered, asked
+from fednnunet.channel.readable import answered, asked, counts, weights
 from fednnunet.channel.support import enough, enough_gain
 from fednnunet.errors import FednnUNetError
+from fednnunet.fingerprint.questions import COUNT_BYTES
 from fednnunet.message import WireMessage, is_readable
 
 logger = logging.getLogger(__name__)
 
-Reply = dict[str, Scalar]
+Body = Mapping[str, object]
 
 _KIND_OF_ANSWER: dict[str, Kind] = {
     "measure": "fingerprint",
@@ -54,11 +52,12 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "finish": "metrics",
     "gain": "metrics",
     "test": "metrics",
+    VALIDATE: "metrics",
 }
 """What the answer to each question is; to all others it is a sign of life."""
 
 _WITHOUT_METRICS = {
-    "evaluate": RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={}),
+    VALIDATE: RoundReport(train_loss=None, val_loss=None, mean_dice=None, dice={}),
     "finish": ValidationReport(mean_dice=None, dice={}),
     "gain": GainReport(),
 }
@@ -84,18 +83,18 @@ _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
 _LONGEST_ANSWER = 1 << 28
-_QUESTIONS = {*_KIND_OF_ANSWER, "hand", "train_own", "accept", "ping", "farewell", "fit", "evaluate"}
+_QUESTIONS = {*_KIND_OF_ANSWER, "hand", "train_own", "accept", PING, FAREWELL, TRAIN}
 
 _LONG_QUESTIONS: dict[str, type[WireMessage]] = {
     "install": CommonPlans,
     "plan_alone": PlanAlone,
     "share": Sharing,
-    "fit": Query,
+    TRAIN: Query,
 }
 """The questions that may be longer than others: no more than these is read of what somebody else has sent."""
 
 
-class SiteNode(Protocol):
+class SiteNode(Answers, Protocol):
     """A node, as the gate sees it."""
 
     hello: Hello
@@ -103,22 +102,6 @@ class SiteNode(Protocol):
 
     def tells_of_cases(self) -> None:
         """Take note that sums over the cases, or a list of them, are about to leave the site."""
-
-    @property
-    def has_left(self) -> bool:
-        """Whether there is no reason to be connected any more."""
-
-    def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
-        """Return the introduction and its proof."""
-
-    def get_properties(self, config: Reply) -> Reply:
-        """See `flwr.client.NumPyClient`."""
-
-    def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
-        """See `flwr.client.NumPyClient`."""
-
-    def evaluate(self, parameters: NDArrays, config: Reply) -> tuple[float, int, Reply]:
-        """See `flwr.client.NumPyClient`."""
 
 
 class Gate:
@@ -157,11 +140,6 @@ class Gate:
         self._sent = 0
         self._is_closed = False
 
-    @property
-    def has_left(self) -> bool:
-        """Whether there is no reason to be connected any more."""
-        return self._node.has_left
-
     def close(self) -> None:
         """Let nothing through any more."""
         self._is_closed = True
@@ -181,7 +159,7 @@ class Gate:
             logger.warning("A person here will be asked for a yes to: %s. Stay near.", "; ".join(ahead))
         text = self._node.hello.to_json()
         if self._policy.rule("introduction").confirm and not self._approver.ask(
-            "introduction", self._summary("introduction", None, answered(json.loads(text), None, [])), [text.encode()]
+            "introduction", self._summary("introduction", None, answered(json.loads(text), [])), [text.encode()]
         ):
             raise FednnUNetError("The introduction of this site was not approved: the node does not connect.")
 
@@ -197,121 +175,98 @@ class Gate:
             matters += ["update before any training (one site only)", "update"] if kind == "update" else [kind]
         return [f"{matter} ({KINDS[_kind_of(matter)]})" for matter in matters]
 
-    def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
-        """Return the introduction and its proof."""
-        self._log.run = challenge.run
-        self._log.append("in", "challenge", [challenge.to_json().encode()], fields=["run", "nonce"])
-        reply = self._node.introduce(challenge, certificate)
-        return self._send("introduction", reply, {}, None)
+    def answer(self, question: Question) -> Answer:
+        """Let a question in, and its answer out.
 
-    def get_properties(self, config: Reply) -> Reply:
-        """Let a question in, and its answer out."""
-        question = str(config.get("ask"))
-        kind = _KIND_OF_ANSWER.get(question, "contact")
-        body = self._take(question, config, [])
-        reply = self._node.get_properties(config)
-        if kind == "update" and "body" in reply:
-            body = _body(reply)  # what leaves is what the node says it is, not what was asked for
-        if question == "start" and "body" in reply:
-            self._iterations = _fewest_iterations(body)
-        shapes = {"data": _length(body)} if kind == "update" else {}
-        return self._release(question, kind, body, shapes, reply)
-
-    def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
-        """Let a round's work in, and what came of it out."""
-        is_new = not self._is_asked_again("fit", config)
-        body = self._take("fit", config, parameters)
-        if self._node.hello.task == "train":
-            refused = self._count_round(is_new)
-            if refused is not None:
-                return [], 0, self._withhold("contact", refused, {}, body)
-        arrays, weight, reply = self._node.fit(parameters, config)
-        kind: Kind = "contact" if self._node.hello.task == "train" else "fingerprint"
-        shapes = {f"answer {number}": list(array.shape) for number, array in enumerate(arrays)}
-        payload = [array.tobytes() for array in arrays]
-        reply = self._release("fit", kind, body, shapes, reply, payload, arrays)
-        is_sent = not {"failure", "pending"} & set(reply)
-        return (arrays if is_sent else []), (weight if is_sent else 0), reply
-
-    def evaluate(self, parameters: NDArrays, config: Reply) -> tuple[float, int, Reply]:
-        """Let a round's result in, and what the site says of it out."""
-        body = self._take("evaluate", config, parameters)
-        loss, weight, reply = self._node.evaluate(parameters, config)
-        return loss, weight, self._release("evaluate", "metrics", body, {}, reply)
-
-    def _take(self, question: str, config: Reply, arrays: NDArrays) -> dict[str, object]:
-        """Log what has come, and return the body of the question."""
+        Raises
+        ------
+        ConnectionError
+            After `close`.
+        FednnUNetError
+            If what passes cannot be logged.
+        """
         if self._is_closed:
             raise ConnectionError("the node is leaving")
-        body = _body(config, _LONG_QUESTIONS.get(question, WireMessage).longest_text)
-        payload = [*_payload(config), *(array.tobytes() for array in arrays)]
-        if question == "ping" or self._is_asked_again(question, config):
-            self._log.count("in", "contact", payload)
+        if question.kind == HELLO:
+            return self._introduce(question)
+        is_new = question.key is None or question.key != self._last_question
+        body = self._log_question(question, is_new)
+        if question.kind == TRAIN and self._node.hello.task == "train":
+            rule = self._rule_against_training(is_new)
+            if rule is not None:  # nothing would come of the work
+                return self._withhold(question, "contact", rule, Answer())
+        answer = self._node.answer(question)
+        if question.kind == "start" and answer.body is not None:
+            self._iterations = _fewest_iterations(body)
+        return self._release(question, body, answer)
+
+    def _introduce(self, question: Question) -> Answer:
+        """Let a challenge in, and the introduction out."""
+        with contextlib.suppress(FednnUNetError):  # the node will refuse what is none
+            self._log.run = Challenge.from_json(question.body).run
+        name, body = "challenge", _parsed(question.body, Challenge.longest_text)
+        self._log.append("in", name, [question.body.encode(errors="replace")], fields=_fields(body))
+        answer = self._node.answer(question)
+        return self._send("introduction" if answer.failure is None else "failure", answer, None)
+
+    def _log_question(self, question: Question, is_new: bool) -> Body:
+        """Log what has come, and return its body."""
+        kind = question.kind
+        body = _parsed(question.body, _LONG_QUESTIONS.get(kind, WireMessage).longest_text)
+        if kind == PING or not is_new:
+            self._log.count("in", "contact", question.payload)
         else:
-            shapes = {"data": _length(body)} if question == "hand" else {}
-            name = question if question in _QUESTIONS else "unknown"
-            self._log.append("in", name, payload, fields=_fields(body), shapes=shapes, round=_round(body))
-        if question != "ping":
-            self._last_question = identity(question, config)
+            shapes = {"data": _length(body)} if kind == "hand" else {}
+            name = kind if kind in _QUESTIONS else "unknown"
+            self._log.append("in", name, question.payload, fields=_fields(body), shapes=shapes, round=question.round)
+        if kind != PING:
+            self._last_question = question.key
         return body
 
-    def _is_asked_again(self, question: str, config: Reply) -> bool:
-        """Return whether this is the last question once more."""
-        return self._last_question is not None and identity(question, config) == self._last_question
-
-    def _count_round(self, is_new: bool) -> str | None:
-        """Return the rule against training one more round, if there is one."""
+    def _rule_against_training(self, is_new: bool) -> str | None:
+        """Count a round, and return the rule against training it, if there is one."""
         rule = self._policy.update
         self._rounds += is_new
         if not rule.allow:
-            return "update.allow"  # nothing would come of the work
+            return "update.allow"
         if rule.max_rounds is not None and self._rounds > rule.max_rounds:
             return "update.max_rounds"
         return None
 
-    def _release(
-        self,
-        question: str,
-        kind: Kind,
-        body: Mapping[str, object],
-        shapes: dict[str, list[int]],
-        reply: Reply,
-        data: Sequence[bytes] = (),
-        arrays: NDArrays | None = None,
-    ) -> Reply:
-        """Return the reply as it may leave."""
-        if "pending" in reply:
-            return self._send("contact", reply, {}, None)
-        if "failure" in reply:
-            reply = {"failure": without_paths(str(reply["failure"]))}
-            if self._policy.failure.allow:
-                return self._send("failure", reply, {}, _round(body))
-            return self._withhold("failure", "failure.allow", reply, body)
-        rule = self._rule_against(kind, sum(map(len, [*_payload(reply), *data])))
-        if rule is None and question in _WITHOUT_METRICS:
-            reply, rule = self._counted(question, reply, body)
-        payload = [*_payload(reply), *data]
-        if rule is None and self._policy.rule(kind).confirm and question not in _TOLD_ANYWAY:
-            weights = reply.get("data")
-            lines = answered(_body(reply), weights if isinstance(weights, bytes) else None, arrays or [])
-            approval = self._approval(kind, body, [*asked(question, body), *lines], payload)
-            if not approval.wait(_ANSWER_WITHIN_SECONDS):
-                pending = WorkReport(done=0, total=0, waits_for_approval=True)
-                return self._send("contact", {"pending": pending.to_json()}, {}, None)
-            if not _agreed(approval):
-                rule = f"{kind}.confirm"
-        if rule is None:
-            if kind in _OF_CASES and question not in _TOLD_ANYWAY:
-                self._node.tells_of_cases()
-            return self._send(kind, reply, shapes, _round(body), data)
-        if kind == "metrics" and rule.startswith("metrics.") and question != "test":
-            self._log_withheld(kind, rule, reply, body)
-            without = _WITHOUT_METRICS[question]
-            return self._send("contact", {"body": without.to_json(), "withheld": rule}, {}, _round(body))
-        return self._withhold(kind, rule, reply, body)
+    def _kind(self, question: Question) -> Kind:
+        """Return what the answer to a question is; to those that are not listed it is a sign of life."""
+        if question.kind == TRAIN and self._node.hello.task != "train":
+            return "fingerprint"
+        return _KIND_OF_ANSWER.get(question.kind, "contact")
 
-    def _rule_against(self, kind: Kind, size: int) -> str | None:
-        rule = self._policy.rule(kind)
+    def _release(self, question: Question, body: Body, answer: Answer) -> Answer:
+        """Return the answer as it may leave."""
+        kind = self._kind(question)
+        if answer.pending is not None:
+            return self._send("contact", answer, None)
+        if answer.failure is not None:
+            answer = Answer(failure=without_paths(answer.failure))
+            if not self._policy.failure.allow:
+                return self._withhold(question, "failure", "failure.allow", answer)
+            return self._send("failure", answer, question.round)
+        rule = self._rule_against(kind, answer)
+        if rule is None and question.kind in _WITHOUT_METRICS:
+            answer, rule = self._counted(question, answer)
+        if rule is None and self._policy.rule(kind).confirm and question.kind not in _TOLD_ANYWAY:
+            approval = self._approval(kind, question, body, answer)
+            if not approval.wait(_ANSWER_WITHIN_SECONDS):
+                waiting = WorkReport(done=0, total=0, waits_for_approval=True)
+                return self._send("contact", Answer(pending=waiting), None)
+            rule = None if _agreed(approval) else f"{kind}.confirm"
+        if rule is not None:
+            return self._withhold(question, kind, rule, answer)
+        if kind in _OF_CASES and question.kind not in _TOLD_ANYWAY:
+            self._node.tells_of_cases()
+        return self._send(kind, answer, _round(question, answer))
+
+    def _rule_against(self, kind: Kind, answer: Answer) -> str | None:
+        """Return the rule that does not let an answer out, whoever agrees to it, if there is one."""
+        rule, size = self._policy.rule(kind), sum(map(len, answer.payload))
         if not rule.allow:
             return f"{kind}.allow"
         if isinstance(rule, StatisticsRule) and self._node.hello.cases < rule.min_cases:
@@ -329,42 +284,43 @@ class Gate:
             return False
         return 0 < changed < rule.min_cases
 
-    def _counted(self, question: str, reply: Reply, body: Mapping[str, object]) -> tuple[Reply, str | None]:
+    def _counted(self, question: Question, answer: Answer) -> tuple[Answer, str | None]:
         """Return those of a report's figures that are made of enough cases; or the rule against all of them."""
-        rule, text = self._policy.metrics, str(reply["body"])
-        if question == "evaluate" and self._iterations < rule.min_val_iterations:
-            return reply, "metrics.min_val_iterations"
+        rule, text = self._policy.metrics, answer.body or ""
+        if question.kind == VALIDATE and self._iterations < rule.min_val_iterations:
+            return answer, "metrics.min_val_iterations"
         report: RoundReport | ValidationReport | GainReport
         told: RoundReport | ValidationReport | GainReport | None
-        if question == "gain":
+        if question.kind == "gain":
             report = GainReport.from_json(text)
             told = enough_gain(report, rule.min_cases)
         else:
-            report = RoundReport.from_json(text) if question == "evaluate" else ValidationReport.from_json(text)
+            report = RoundReport.from_json(text) if question.kind == VALIDATE else ValidationReport.from_json(text)
             told = enough(report, rule.min_cases)
         if told is None:
-            return reply, "metrics.min_cases"
+            return answer, "metrics.min_cases"
         if told == report:
-            return reply, None
-        self._log_withheld("metrics", "metrics.min_cases", reply, body)
-        return {**reply, "body": told.to_json(), "withheld": "metrics.min_cases"}, None
+            return answer, None
+        self._log_withheld("metrics", "metrics.min_cases", question, answer)
+        return replace(answer, body=told.to_json(), withheld="metrics.min_cases"), None
 
-    def _approval(
-        self, kind: Kind, body: Mapping[str, object], lines: list[str], payload: list[bytes]
-    ) -> Background[bool]:
+    def _approval(self, kind: Kind, question: Question, body: Body, answer: Answer) -> Background[bool]:
         """Return the question to a person whether messages of a kind may leave, which is put once."""
-        matter, run = _matter(kind, body), self._log.run or ""
+        number, run = _round(question, answer), self._log.run or ""
+        about = matter = _matter(kind, number)
+        told = _parsed(answer.body or NO_BODY)
+        lines = [*asked(question.kind, told if kind == "update" else body), *answered(told, _shown(kind, answer, told))]
         if self._few_changed(kind):
             lines = [_DIFFERENCE.format(self._node.changed_cases), *lines]
             matter = f"{matter}, {self._node.changed_cases} cases changed"
         if matter not in self._approvals:
-            summary = self._summary(_matter(kind, body), _round(body), lines)
+            summary = self._summary(about, number, lines)
 
             def ask(tracker: Tracker) -> bool:
                 if self._kept is not None and self._kept.has(run, matter):
                     logger.info("%s: approved before in this run.", matter)
                     return True
-                agreed = self._approver.ask(kind, summary, payload, tracker)
+                agreed = self._approver.ask(kind, summary, answer.payload, tracker)
                 if agreed and self._kept is not None and run:
                     self._kept.add(run, matter)
                 return agreed
@@ -380,34 +336,30 @@ class Gate:
         whose = f"From {hello.site}, {hello.cases} cases, for the task {hello.task}."
         return "\n".join([first, whose, *lines, _what_follows(matter, self._policy)])
 
-    def _withhold(self, kind: Kind, rule: str, reply: Reply, body: Mapping[str, object]) -> Reply:
-        self._log_withheld(kind, rule, reply, body)
-        told: Reply = {"failure": f"the site's policy does not let this out (rule {rule}): ask the site"}
-        return self._send("failure", told, {}, _round(body))
+    def _withhold(self, question: Question, kind: Kind, rule: str, answer: Answer) -> Answer:
+        """Send in place of an answer that the policy does not let it out, and why."""
+        self._log_withheld(kind, rule, question, answer)
+        if kind == "metrics" and rule.startswith("metrics.") and question.kind in _WITHOUT_METRICS:
+            without = Answer(_WITHOUT_METRICS[question.kind].to_json(), withheld=rule)
+            return self._send("contact", without, question.round)
+        told = Answer(failure=f"the site's policy does not let this out (rule {rule}): ask the site")
+        return self._send("failure", told, _round(question, answer))
 
-    def _log_withheld(self, kind: Kind, rule: str, reply: Reply, body: Mapping[str, object]) -> None:
-        fields = _fields(_body(reply))
-        self._log.append("out", kind, [], fields=fields, round=_round(body), decision=f"withheld: {rule}")
+    def _log_withheld(self, kind: Kind, rule: str, question: Question, answer: Answer) -> None:
+        fields = _fields(_parsed(answer.body or NO_BODY))
+        number = _round(question, answer)
+        self._log.append("out", kind, [], fields=fields, round=number, decision=f"withheld: {rule}")
 
-    def _send(
-        self,
-        kind: Kind,
-        reply: Reply,
-        shapes: dict[str, list[int]],
-        round_number: int | None,
-        data: Sequence[bytes] = (),
-    ) -> Reply:
-        payload = [*_payload(reply), *data]
+    def _send(self, kind: Kind, answer: Answer, round_number: int | None) -> Answer:
+        payload = answer.payload
         self._sent += sum(map(len, payload))
         if kind == "contact":
             self._log.count("out", "contact", payload)
         else:
-            fields = _fields(_body(reply))
-            self._log.append("out", kind, payload, fields=fields, shapes=shapes, round=round_number)
-        if "pending" in reply:
-            return reply
-        entries, digest = self._log.head
-        return {**reply, "log": f"{entries}:{digest}"}
+            body = _parsed(answer.body or NO_BODY)
+            shapes = _shapes(kind, answer, body)
+            self._log.append("out", kind, payload, fields=_fields(body), shapes=shapes, round=round_number)
+        return answer if answer.pending is not None else replace(answer, log=self._log.head)
 
 
 def _agreed(approval: Background[bool]) -> bool:
@@ -418,18 +370,13 @@ def _agreed(approval: Background[bool]) -> bool:
         return False
 
 
-def _payload(values: Mapping[str, Scalar]) -> list[bytes]:
-    """Return what travels, part by part."""
-    return [
-        part
-        for name, value in values.items()
-        for part in (name.encode(), value if isinstance(value, bytes) else str(value).encode(errors="replace"))
-    ]
+def _round(question: Question, answer: Answer) -> int | None:
+    """Return the round of what leaves: the node's word, where it has one, is what counts, not what was asked for."""
+    return question.round if answer.round is None else answer.round
 
 
-def _body(config: Reply, longest: int = _LONGEST_ANSWER) -> dict[str, object]:
+def _parsed(text: str, longest: int = _LONGEST_ANSWER) -> Body:
     """Return the body of a message, empty if there is none; the node will refuse what is malformed, or too long."""
-    text = str(config.get("body", "{}"))
     if not is_readable(text.encode(errors="replace"), longest):
         return {}
     try:
@@ -439,23 +386,32 @@ def _body(config: Reply, longest: int = _LONGEST_ANSWER) -> dict[str, object]:
     return dict(body) if isinstance(body, dict) else {}
 
 
-def _fields(body: Mapping[str, object]) -> list[str]:
+def _shapes(kind: Kind, answer: Answer, body: Body) -> dict[str, list[int]]:
+    """Return the shapes of the arrays beside an answer."""
+    if kind == "fingerprint" and answer.data:
+        return {"answer 0": [len(answer.data) // COUNT_BYTES]}
+    return {"data": _length(body)} if kind == "update" else {}
+
+
+def _shown(kind: Kind, answer: Answer, body: Body) -> list[str]:
+    """Return lines that tell a person of the arrays beside an answer."""
+    if not answer.data:
+        return []
+    return [counts(answer.data) if kind == "fingerprint" else weights(answer.data, body)]
+
+
+def _fields(body: Body) -> list[str]:
     """Return the names of a body's fields; what the other side sends may have any number of them, of any length."""
     return [name[:_LONGEST_FIELD] for name in itertools.islice(body, _MOST_FIELDS)]
 
 
-def _round(body: Mapping[str, object]) -> int | None:
-    number = body.get("round")
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
-
-
-def _length(body: Mapping[str, object]) -> list[int]:
+def _length(body: Body) -> list[int]:
     """Return the shape of a part of a model."""
     start, stop = body.get("start"), body.get("stop")
     return [stop - start] if isinstance(start, int) and isinstance(stop, int) else []
 
 
-def _fewest_iterations(start: Mapping[str, object]) -> int:
+def _fewest_iterations(start: Body) -> int:
     """Return of how many batches the figures of a round will be made, at least."""
     schedule = start.get("schedule")
     counts = [schedule.get(name) for name in _ITERATIONS] if isinstance(schedule, dict) else []
@@ -467,9 +423,9 @@ def _kind_of(matter: str) -> Kind:
     return kind
 
 
-def _matter(kind: Kind, body: Mapping[str, object]) -> str:
+def _matter(kind: Kind, number: int | None) -> str:
     """Return what a person agrees to: a model that has not been trained yet is another matter than one that has."""
-    return f"{kind} 0" if kind == "update" and _round(body) == 0 else kind
+    return f"{kind} 0" if kind == "update" and number == 0 else kind
 
 
 def _what_follows(matter: str, policy: Policy) -> str:

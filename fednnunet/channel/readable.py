@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from fednnunet.fingerprint.questions import COUNT_BYTES, COUNTS
 from fednnunet.message import cleaned
 
 _MOST_LINES, _LONGEST_LINE, _SHOWN_ITEMS = 60, 200, 6
@@ -33,23 +34,27 @@ def asked(question: str, body: Mapping[str, object]) -> list[str]:
     return [] if what is None else [f"The coordinator asks {what}.", *_indented(body)]
 
 
-def answered(body: Mapping[str, object], data: bytes | None, arrays: Sequence[np.ndarray]) -> list[str]:
-    """Return lines that tell what is answered: fields by name, of many numbers how many, smallest and largest."""
-    lines = ["The answer:", *_indented(body)]
-    if data is not None:
-        lines.append(f"  weights: {_weights(data, body)}")
-    lines += [f"  {_numbers(array)}" for array in arrays]
+def answered(body: Mapping[str, object], arrays: Sequence[str]) -> list[str]:
+    """Return lines that tell what is answered: fields by name, and what `counts` or `weights` tell of arrays."""
+    lines = ["The answer:", *_indented(body), *(f"  {array}" for array in arrays)]
     return lines if len(lines) > 1 else ["The answer has no content."]
 
 
-def _weights(data: bytes, body: Mapping[str, object]) -> str:
+def counts(data: bytes) -> str:
+    """Return how many counts there are, the smallest and the largest."""
+    return _numbers(np.frombuffer(data[: len(data) // COUNT_BYTES * COUNT_BYTES], COUNTS))
+
+
+def weights(data: bytes, body: Mapping[str, object]) -> str:
+    """Return of a part of a model's weights how many they are, the smallest and the largest, if that can be read."""
     start, stop = body.get("start"), body.get("stop")
     number = stop - start if isinstance(start, int) and isinstance(stop, int) else 0
     if number > 0 and len(data) == 4 * number:
-        return _numbers(np.frombuffer(data, "<f4"))
+        return f"weights: {_numbers(np.frombuffer(data, '<f4'))}"
     if number > 0 and len(data) == 2 * number:
-        return _numbers(np.frombuffer(data, "<f2").astype(np.float32))
-    return f"{number} numbers, rounded, in {len(data)} bytes" if number > 0 else f"{len(data)} bytes"
+        return f"weights: {_numbers(np.frombuffer(data, '<f2').astype(np.float32))}"
+    rounded = f"{number} numbers, rounded, in {len(data)} bytes" if number > 0 else f"{len(data)} bytes"
+    return f"weights: {rounded}"
 
 
 def _numbers(array: np.ndarray) -> str:

@@ -245,7 +245,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     coordinate(
         arguments,
         at_the_door,
-        lambda federation: serve(address, federation, tls),
+        lambda federation: serve(address, federation.registry, federation.run, tls),
         Console(),
         given_plans=plans,
         waiting=f"Waiting for {arguments.num_clients} sites at {address} …",
@@ -309,7 +309,7 @@ def _take_part(arguments: argparse.Namespace) -> int:
     try:
         with interruptible(), alone_in_results(arguments, client), gate(arguments, client) as gated:
             gated.approve_introduction()
-            join(coordinator, gated, arguments.retry_for, arguments.contact_timeout)
+            join(coordinator, client, arguments.retry_for, arguments.contact_timeout)
     finally:
         client.close()
     if client.failure is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fednnunet.channel.door import Door
+from fednnunet.channel.authentication import Authenticator
 from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.coordinator.federation import Federation
 from fednnunet.events.sinks import Tee
@@ -16,7 +16,7 @@ from fednnunet.report.progress import progress_for
 
 def coordinate(
     arguments: argparse.Namespace,
-    door: Door,
+    door: Authenticator,
     carry: Callable[[Federation], None],
     console: Console,
     *,
@@ -33,7 +33,7 @@ def coordinate(
     door
         Who may take part.
     carry
-        Lets nodes connect to the federation, runs it, and takes leave of them.
+        Lets nodes connect to the federation, and runs it.
     console
         Where to show what happens.
     given_plans

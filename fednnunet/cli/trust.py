@@ -9,8 +9,8 @@ from pathlib import Path
 from fednnunet.channel.address import is_loopback, is_unspecified, join_address
 from fednnunet.channel.approval import Approver
 from fednnunet.channel.audit import AuditLog
+from fednnunet.channel.authentication import Authenticator
 from fednnunet.channel.certificates import check_server_certificate
-from fednnunet.channel.door import Door
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, read_key, read_sites
 from fednnunet.channel.kept_approvals import KeptApprovals
@@ -50,7 +50,7 @@ def tls_files(arguments: argparse.Namespace) -> tuple[bytes, bytes] | None:
     return None
 
 
-def door(arguments: argparse.Namespace) -> Door:
+def door(arguments: argparse.Namespace) -> Authenticator:
     """Return what lets sites in.
 
     Raises
@@ -67,14 +67,14 @@ def door(arguments: argparse.Namespace) -> Door:
                 f"Other machines can reach {arguments.host}, and any of them could take part: list the sites with "
                 "--sites (see 'fednnunet keys create'), or give --insecure."
             )
-        return Door(None, certificate)
+        return Authenticator(None, certificate)
     sites = read_sites(arguments.sites)
     if len(sites.names) < arguments.num_clients:
         raise FednnUNetError(
             f"{arguments.sites} lists {len(sites.names)} sites, fewer than --num_clients {arguments.num_clients}: "
             "add the others."
         )
-    return Door(sites, certificate)
+    return Authenticator(sites, certificate)
 
 
 def endpoint(arguments: argparse.Namespace) -> Endpoint:
@@ -148,7 +148,7 @@ def alone_in_results(arguments: argparse.Namespace, client: SiteClient) -> Itera
 
 @contextmanager
 def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
-    """Give the gate before a node, with policy and log as the command line wants them.
+    """Put a gate before a node, with policy and log as the command line wants them.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def gate(arguments: argparse.Namespace, client: SiteClient) -> Iterator[Gate]:
     path: Path = arguments.audit_log or _default_log(arguments, client.dataset)
     log = AuditLog(path, client.hello.site, client.hello.task)
     kept = KeptApprovals(path.with_name(path.stem + "_approved.json"), client.hello.task)
-    gated = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")), kept)
+    gated = client.gate = Gate(client, policy, log, Approver(path.with_name(path.stem + "_waiting")), kept)
     try:
         yield gated
     finally:

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
+from fednnunet.coordinator.asking import ask_each
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster, ask_each
-from fednnunet.coordinator.stage import Stage
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
 from fednnunet.events.sinks import tell_progress
@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 _NO_CASES = "it has no test cases with labels"
 
 
-class EvaluationStage(Stage):
-    """Asks all sites that have labelled test cases at once; one that fails, or withholds its figures, is left out.
+def evaluate(request: EvaluationRequest, run_dir: Path | None, registry: ClientRegistry, sink: EventSink) -> None:
+    """Let all sites that have labelled test cases evaluate at the same time, and write down what they tell.
+
+    A site that fails, or withholds its figures, is left out.
 
     Parameters
     ----------
@@ -26,61 +28,47 @@ class EvaluationStage(Stage):
         What is asked.
     run_dir
         Folder for the results, ``None`` for none.
-    roster
+    registry
         The sites.
     sink
         Takes what happens.
+
+    Raises
+    ------
+    FednnUNetError
+        If no site could evaluate, or the results cannot be written.
     """
-
-    title = "evaluation"
-
-    def __init__(self, request: EvaluationRequest, run_dir: Path | None, roster: Roster, sink: EventSink) -> None:
-        self._request = request
-        self._run_dir = run_dir
-        self._roster = roster
-        self._sink = sink
-
-    def conclude(self) -> None:
-        """Let every site evaluate, and write down what they tell.
-
-        Raises
-        ------
-        FednnUNetError
-            If no site could evaluate, or the results cannot be written.
-        """
-        sites, facts = self._roster.sites, self._roster.hellos[0]
-        left_out = {site.name: _NO_CASES for site in sites if not site.hello.cases}
-        able = [site for site in sites if site.hello.cases]
-        if not able:
-            raise FednnUNetError(
-                "No site has test cases with labels: put them into imagesTs and labelsTs of a dataset."
-            )
-        self._sink.emit(StageStarted(stage="testing"))
-        reports, failures = ask_each(able, "test", self._request, EvaluationReport, tell_progress(self._sink))
-        for site in able:
-            if site.name in reports and not _can_be(reports[site.name], site.hello.cases):
-                del reports[site.name]
-                failures.append(SiteFailure(site.name, f"it tells of more than its {site.hello.cases} cases"))
-        for failure in failures:
-            logger.warning("Without site %s: %s.", failure.site, failure.reason)
-            left_out[failure.site] = failure.reason
-        if not reports:
-            raise FednnUNetError(f"No site could evaluate; {failures[0]}")
-        hellos = {site.name: site.hello for site in able}
-        reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
-        checkpoint = str(facts.options.get("--checkpoint"))
-        numbers = {site.hello.folds for site in sites if site.name in reports}
-        event = SitesEvaluated(
-            fold=str(facts.fold),
-            folds=numbers.pop() if len(numbers) == 1 else None,
-            checkpoint=checkpoint,
-            sites=reports,
-            left_out=left_out,
-        )
-        if self._run_dir is not None:
-            files = write_evaluation(self._run_dir, event, self._request.nsd_tolerance)
-            logger.info("The results are in %s.", files)
-        self._sink.emit(event)
+    sites, facts = registry.sites, registry.hellos[0]
+    left_out = {site.name: _NO_CASES for site in sites if not site.hello.cases}
+    able = [site for site in sites if site.hello.cases]
+    if not able:
+        raise FednnUNetError("No site has test cases with labels: put them into imagesTs and labelsTs of a dataset.")
+    sink.emit(StageStarted(stage="testing"))
+    reports, failures = ask_each(able, "test", request, EvaluationReport, tell_progress(sink))
+    for site in able:
+        if site.name in reports and not _can_be(reports[site.name], site.hello.cases):
+            del reports[site.name]
+            failures.append(SiteFailure(site.name, f"it tells of more than its {site.hello.cases} cases"))
+    for failure in failures:
+        logger.warning("Without site %s: %s.", failure.site, failure.reason)
+        left_out[failure.site] = failure.reason
+    if not reports:
+        raise FednnUNetError(f"No site could evaluate; {failures[0]}")
+    hellos = {site.name: site.hello for site in able}
+    reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
+    checkpoint = str(facts.options.get("--checkpoint"))
+    numbers = {site.hello.folds for site in sites if site.name in reports}
+    event = SitesEvaluated(
+        fold=str(facts.fold),
+        folds=numbers.pop() if len(numbers) == 1 else None,
+        checkpoint=checkpoint,
+        sites=reports,
+        left_out=left_out,
+    )
+    if run_dir is not None:
+        files = write_evaluation(run_dir, event, request.nsd_tolerance)
+        logger.info("The results are in %s.", files)
+    sink.emit(event)
 
 
 def _can_be(report: EvaluationReport, cases: int) -> bool:

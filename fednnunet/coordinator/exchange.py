@@ -14,9 +14,10 @@ from functools import partial
 
 import numpy as np
 
+from fednnunet.channel.conversation import Question
 from fednnunet.channel.messages import Accepted, ModelPart, Shared, Sharing
+from fednnunet.coordinator.asking import each, for_all
 from fednnunet.coordinator.meters import Stopwatch
-from fednnunet.coordinator.roster import each, for_all
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
@@ -72,12 +73,12 @@ class Exchange:
 
     Attributes
     ----------
-    averaging
+    aggregating
         Runs while models are made of updates.
     """
 
     def __init__(self, groups: Sequence[Group], averaging: Averaging, at_end: Layout = _NOTHING) -> None:
-        self.averaging = Stopwatch()
+        self.aggregating = Stopwatch()
         self._groups = groups
         self._at_end = at_end
         self._averaging = averaging
@@ -106,7 +107,7 @@ class Exchange:
         for name, array in own.items():
             array[:] = state[name]
 
-    def begin(self, sites: Mapping[str, Site], preferred: Sequence[str]) -> None:
+    def initialize(self, sites: Mapping[str, Site], preferred: Sequence[str]) -> None:
         """Make the first global model of each group that of its first site, or of the first among `preferred`."""
         exact = ENCODINGS["float32"]
         for number, group in enumerate(self._groups):
@@ -120,7 +121,7 @@ class Exchange:
                         raise FednnUNetError(f"the model that it begins with has weights above {FAR**2:g}")
                     self._models[number].weights[part] = weights
 
-    def bring(self, site: Site, round_number: int) -> None:
+    def send_model(self, site: Site, round_number: int) -> None:
         """Give a site the global models of its groups as they are after a round.
 
         Raises
@@ -134,10 +135,10 @@ class Exchange:
             if site.name in group.sites:
                 for part in slices(group.layout.size, 1):
                     data, _ = exact.encode(self._models[number].weights[part])
-                    self._hand(number, part, _WHOLE_MODEL, data, site)
+                    self._send(number, part, _WHOLE_MODEL, data, site)
         site.ask("accept", Accepted(round=round_number), Accepted)
 
-    def gather(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> Norms:
+    def aggregate(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> Norms:
         """Aggregate the updates that sites hold; can be done again, with other sites too.
 
         Parameters
@@ -171,13 +172,13 @@ class Exchange:
                     fetched = coming.result()
                     if following is not None:
                         coming = ahead.submit(self._fetch_from_all, number, members, following, round_number)
-                    with self.averaging.running():
+                    with self.aggregating.running():
                         updates = [
                             self._usable(self._models[number], part, site, fetched.pop(0), limit, spoilt)
                             for site in members
                         ]
                         changes = [self._models[number].squared_change(part, update) for update in updates]
-                        self._models[number].gather(part, updates, [weights[site.name] for site in members])
+                        self._models[number].aggregate(part, updates, [weights[site.name] for site in members])
                     for site, change in zip(members, changes, strict=True):
                         squares[self._groups[number].layout.is_of_optimizer].setdefault(site.name, []).append(change)
         if spoilt:
@@ -189,8 +190,8 @@ class Exchange:
             )
         )
 
-    def spread(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
-        """Make what was gathered the global model, and hand it to `sites`.
+    def broadcast(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
+        """Make what was aggregated the global model, and send it to `sites`.
 
         Returns
         -------
@@ -206,8 +207,8 @@ class Exchange:
                     if following is not None:
                         coming = ahead.submit(self._advance, model, following, round_number)
                     there = [site for site in members if site.name not in failures]
-                    hand = partial(self._hand, number, part, round_number, data)
-                    _, failed = each([(site, partial(hand, site)) for site in there])
+                    send = partial(self._send, number, part, round_number, data)
+                    _, failed = each([(site, partial(send, site)) for site in there])
                     failures.update({failure.site: failure for failure in failed})
         return [site for site in sites if site.name not in failures], list(failures.values())
 
@@ -217,7 +218,7 @@ class Exchange:
         Parameters
         ----------
         sites, round_number, weights
-            As for `gather`.
+            As for `aggregate`.
 
         Returns
         -------
@@ -267,7 +268,7 @@ class Exchange:
         return np.zeros(part.stop - part.start, np.float32)
 
     def _advance(self, model: GlobalModel, part: slice, round_number: int) -> bytes:
-        with self.averaging.running():
+        with self.aggregating.running():
             return model.advance(part, round_number)
 
     def _size(self, site: str, of_optimizer: bool) -> int:
@@ -310,14 +311,13 @@ class Exchange:
         return for_all(sites, lambda site: self._fetch(number, site, part, round_number))
 
     def _fetch_kept(self, request: ModelPart, site: Site) -> bytes:
-        return site.ask_with_data("collect", request, ModelPart)[1]
+        return site.answer(Question.of("collect", request)).data
 
     def _fetch(self, number: int, site: Site, part: slice, round_number: int) -> bytes:
-        request = self._part_of(number, site.name, part, round_number)
-        return site.ask_with_data("fetch", request, ModelPart)[1]
+        return site.answer(Question.of("fetch", self._part_of(number, site.name, part, round_number))).data
 
-    def _hand(self, number: int, part: slice, round_number: int, data: bytes, site: Site) -> None:
-        site.ask_with_data("hand", self._part_of(number, site.name, part, round_number), ModelPart, data)
+    def _send(self, number: int, part: slice, round_number: int, data: bytes, site: Site) -> None:
+        site.answer(Question.of("hand", self._part_of(number, site.name, part, round_number), data))
 
     def _part_of(self, number: int, site: str, part: slice, round_number: int) -> ModelPart:
         """Name a part as a site does, which counts only the groups that it belongs to."""

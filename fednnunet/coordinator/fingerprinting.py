@@ -1,13 +1,11 @@
 """FFE, federated fingerprint extraction: one fingerprint and, where they are asked for, one set of plans."""
 
-import io
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 from flwr.common import FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
+from fednnunet.channel.conversation import TRAIN, Answer, Question
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
@@ -17,12 +15,13 @@ from fednnunet.channel.messages import (
     SharedCases,
     Task,
 )
+from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.coordinator.preflight import check_dimensions
-from fednnunet.coordinator.roster import Roster, ask_all
-from fednnunet.coordinator.site import Site
-from fednnunet.coordinator.stage import NOTHING, Stage
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.rounds import Failures, RoundStrategy, RunRounds, by_site, fit_instruction, site_failures
+from fednnunet.coordinator.site import Site, blamed_on
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, FingerprintFound, StageStarted
 from fednnunet.events.sinks import tell_progress
@@ -30,126 +29,150 @@ from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.fingerprint.plausibility import AnswersOfSite, check_cases
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
+from fednnunet.fingerprint.questions import COUNT_BYTES, COUNTS
 from fednnunet.fingerprint.sampling import samples_per_case
 
+_MOST_QUESTIONS = 41
+"""See `fednnunet.fingerprint.due`."""
 
-class FingerprintStage(Stage):
-    """Finds the common fingerprint, plans for the whole federation, and lets every site install the result.
 
-    Each round is one question of the protocol: the question goes down with ``fit``, the answers come up as one vector
-    of integers each, and only their sum is used.
+class FingerprintStrategy(RoundStrategy):
+    """Aggregates the sites' answers into the common fingerprint.
+
+    Each round is one question of the protocol; the answers are one vector of integers each, and only their sum is used.
 
     Parameters
     ----------
-    task
-        ``extract_fingerprint``, or ``plan_and_preprocess``, which adds plans and preprocessing.
-    roster
+    protocol
+        Asks the questions.
+    registry
         The sites.
-    sink
-        Takes what happens.
+    answers
+        What is known of each site's answers, by its name.
+
+    Attributes
+    ----------
+    questions
+        How many were asked.
+    answered_bytes
+        Bytes of all answers, by site.
+    fingerprint
+        The result; ``None`` until the last question is answered.
     """
 
-    title = "fingerprint"
-
-    def __init__(self, task: Task, roster: Roster, sink: EventSink) -> None:
-        self._task = task
-        self._roster = roster
-        self._sink = sink
-        self._cases = sum(hello.cases for hello in roster.hellos)
-        self._planner = FederationPlanner(roster.hellos[0], self._cases)
-        self._protocol: Protocol
-        self._query: Query | None = None
-        self._fingerprint: Fingerprint | None = None
-        self._answered_bytes: dict[str, int] = {}
-        self._questions = 0
-        self._answers: dict[str, AnswersOfSite] = {}
+    def __init__(self, protocol: Protocol, registry: ClientRegistry, answers: dict[str, AnswersOfSite]) -> None:
+        self.questions = 0
+        self.answered_bytes = dict.fromkeys(answers, 0)
+        self.fingerprint: Fingerprint | None = None
+        self._protocol = protocol
+        self._registry = registry
+        self._answers = answers
+        self._query = Query(question=next(protocol))
 
     @property
-    def rounds(self) -> Iterator[int]:
+    def next_round(self) -> int | None:
         """One round for each question; how many there are depends on the answers."""
-        while self._query is not None:
-            self._questions += 1
-            yield self._questions
-
-    def initialize_parameters(self, client_manager: ClientManager) -> Parameters:
-        """Let every site measure its cases, and prepare the first question."""
-        sites, facts = self._roster.sites, self._roster.hellos[0]
-        self._sink.emit(StageStarted(stage="reading"))
-        samples = samples_per_case(self._cases)
-        measured = ask_all(sites, "measure", Measure(cases=self._cases), Measured, tell_progress(self._sink))
-        check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
-        self._sink.emit(StageStarted(stage="fingerprint"))
-        if facts.fingerprint == "shared-cases":
-            shared = ask_all(sites, "cases", None, SharedCases)
-            checked = [_checked(site, shared[site.name]) for site in sites]
-            spacings, shapes = (np.concatenate(parts) for parts in zip(*checked, strict=True))
-            self._protocol = shared_cases_fingerprint(spacings, shapes, len(facts.channels), samples)
-        else:
-            self._protocol = exact_fingerprint(self._cases, len(facts.channels), samples, self._planner.target_spacing)
-        self._answers = {site.name: AnswersOfSite(site.hello.cases, len(facts.channels), samples) for site in sites}
-        self._query = Query(question=next(self._protocol))
-        return NOTHING
+        return self.questions + 1 if self.fingerprint is None else None
 
     def configure_fit(
         self, server_round: int, parameters: Parameters, client_manager: ClientManager
     ) -> list[tuple[ClientProxy, FitIns]]:
         """Ask every site the question that is due."""
-        assert self._query is not None, "a round without a question"
-        question: dict[str, Scalar] = {"body": self._query.to_json()}
-        return [(proxy, FitIns(NOTHING, question)) for proxy in self._roster.sites]
+        self.questions = server_round
+        return [(site, fit_instruction(Question.of(TRAIN, self._query))) for site in self._registry.sites]
 
     def aggregate_fit(
-        self,
-        server_round: int,
-        results: list[tuple[ClientProxy, FitRes]],
-        failures: Sequence[tuple[ClientProxy, FitRes] | BaseException],
-    ) -> tuple[Parameters, dict[str, Scalar]]:
-        """Add up the answers, and let the protocol go on from their sum."""
-        for proxy, result in results:
-            size = sum(len(tensor) for tensor in result.parameters.tensors)
-            self._answered_bytes[_name(proxy)] = self._answered_bytes.get(_name(proxy), 0) + size
-        total = sum_of_answers([self._answer(_name(proxy), result.parameters) for proxy, result in results])
+        self, server_round: int, results: list[tuple[ClientProxy, FitRes]], failures: Failures
+    ) -> tuple[None, dict[str, Scalar]]:
+        """Add up the answers, and let the protocol continue with their sum.
+
+        Raises
+        ------
+        SiteFailure
+            If a site has failed, or its answer cannot be true.
+        """
+        for failure in site_failures(failures):
+            raise failure
+        answers = [self._checked(site, Answer.from_config(told)) for site, told in by_site(results).items()]
         try:
-            self._query = Query(question=self._protocol.send(total))
+            self._query = Query(question=self._protocol.send(sum_of_answers(answers)))
         except StopIteration as end:
-            self._query, self._fingerprint = None, end.value
-        return NOTHING, {}
+            self.fingerprint = end.value
+        return None, {}
 
-    def _answer(self, site: str, parameters: Parameters) -> np.ndarray:
+    def _checked(self, site: Site, answer: Answer) -> np.ndarray:
         """Return what a site has answered, if that can be true."""
-        assert self._query is not None, "an answer without a question"
-        answer = _vector(site, parameters)
-        try:
-            self._answers[site].check(self._query.question, answer)
-        except FednnUNetError as error:
-            raise SiteFailure(site, str(error)) from error
-        return answer
-
-    def conclude(self) -> None:
-        """Plan, hand fingerprint and plans to every site, and let it preprocess."""
-        assert self._fingerprint is not None, "the protocol has not ended"
-        self._sink.emit(FingerprintFound(questions=self._questions, answered_bytes=self._answered_bytes))
-        fingerprint = self._fingerprint.to_nnunet()
-        common = CommonPlans(fingerprint=fingerprint)
-        if self._task == "plan_and_preprocess":
-            self._sink.emit(StageStarted(stage="planning"))
-            plans = self._planner.plans(self._fingerprint)
-            facts = self._roster.hellos[0]
-            record = FederationRecord(
-                method="FFE",
-                sites=[hello.site for hello in self._roster.hellos],
-                cases=self._cases,
-                plans_digest=plans_digest(plans),
-                # one with the real cases is for the sites only, and gets into no model that is handed on
-                fingerprint_digest=None if facts.fingerprint == "shared-cases" else fingerprint_digest(fingerprint),
-                versions=facts.versions,
-            )
-            common = common.model_copy(update={"plans": plans, "record": record})
-        install(common, self._roster, self._sink)
+        if len(answer.data) % COUNT_BYTES:
+            raise SiteFailure(site.name, "its answer is not one vector of int64")
+        self.answered_bytes[site.name] += len(answer.data)
+        counts = np.frombuffer(answer.data, COUNTS)
+        with blamed_on(site):
+            self._answers[site.name].check(self._query.question, counts)
+        return counts
 
 
-def _name(proxy: ClientProxy) -> str:
-    return str(proxy.properties["site"])
+def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_rounds: RunRounds) -> None:
+    """Find the common fingerprint, plan for the whole federation, and let every site install the result.
+
+    Parameters
+    ----------
+    task
+        ``extract_fingerprint``, or ``plan_and_preprocess``, which adds plans and preprocessing.
+    registry
+        The sites.
+    sink
+        Takes what happens.
+    run_rounds
+        Does the rounds, one for each question.
+
+    Raises
+    ------
+    FednnUNetError
+        If a site fails, or there is no common fingerprint.
+    """
+    hellos = registry.hellos
+    cases = sum(hello.cases for hello in hellos)
+    planner = FederationPlanner(hellos[0], cases)
+    strategy = _measured(registry, planner, cases, sink)
+    run_rounds(strategy, _MOST_QUESTIONS)
+    if strategy.fingerprint is None:
+        raise FednnUNetError(f"There is no common fingerprint after {_MOST_QUESTIONS} questions.")
+    sink.emit(FingerprintFound(questions=strategy.questions, answered_bytes=strategy.answered_bytes))
+    fingerprint = strategy.fingerprint.to_nnunet()
+    common = CommonPlans(fingerprint=fingerprint)
+    if task == "plan_and_preprocess":
+        sink.emit(StageStarted(stage="planning"))
+        plans = planner.plans(strategy.fingerprint)
+        record = FederationRecord(
+            method="FFE",
+            sites=[hello.site for hello in hellos],
+            cases=cases,
+            plans_digest=plans_digest(plans),
+            # one with the real cases is for the sites only, and gets into no model that is handed on
+            fingerprint_digest=None if hellos[0].fingerprint == "shared-cases" else fingerprint_digest(fingerprint),
+            versions=hellos[0].versions,
+        )
+        common = common.model_copy(update={"plans": plans, "record": record})
+    install(common, registry, sink)
+
+
+def _measured(registry: ClientRegistry, planner: FederationPlanner, cases: int, sink: EventSink) -> FingerprintStrategy:
+    """Let every site measure its cases, and return what asks about them."""
+    sites, facts, samples = registry.sites, registry.hellos[0], samples_per_case(cases)
+    channels = len(facts.channels)
+    sink.emit(StageStarted(stage="reading"))
+    measured = ask_all(sites, "measure", Measure(cases=cases), Measured, tell_progress(sink))
+    check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
+    sink.emit(StageStarted(stage="fingerprint"))
+    if facts.fingerprint == "shared-cases":
+        shared = ask_all(sites, "cases", None, SharedCases)
+        checked = [_checked(site, shared[site.name]) for site in sites]
+        spacings, shapes = (np.concatenate(parts) for parts in zip(*checked, strict=True))
+        protocol = shared_cases_fingerprint(spacings, shapes, channels, samples)
+    else:
+        protocol = exact_fingerprint(cases, channels, samples, planner.target_spacing)
+    answers = {site.name: AnswersOfSite(site.hello.cases, channels, samples) for site in sites}
+    return FingerprintStrategy(protocol, registry, answers)
 
 
 def _checked(site: Site, shared: SharedCases) -> tuple[np.ndarray, np.ndarray]:
@@ -162,19 +185,3 @@ def _checked(site: Site, shared: SharedCases) -> tuple[np.ndarray, np.ndarray]:
     except FednnUNetError as error:
         raise SiteFailure(site.name, str(error)) from error
     return spacings, shapes
-
-
-def _vector(site: str, parameters: Parameters) -> np.ndarray:
-    """Return the vector that a site has answered; its length is checked before memory is taken for it."""
-    tensors = parameters.tensors
-    try:
-        file = io.BytesIO(tensors[0] if len(tensors) == 1 else b"")
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        rest = file.read()
-        if len(shape) != 1 or dtype != np.int64 or len(rest) != 8 * shape[0]:
-            raise ValueError
-    except ValueError:
-        raise SiteFailure(site, "its answer is not one vector of int64") from None
-    return np.frombuffer(rest, np.int64)

@@ -4,8 +4,7 @@ from typing import Any
 
 from fednnunet.channel.messages import CommonPlans, FederationRecord, Hello, PlannerOptions
 from fednnunet.coordinator.installing import install
-from fednnunet.coordinator.roster import Roster
-from fednnunet.coordinator.stage import Stage
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import EventSink
 from fednnunet.fingerprint.given_plans import moved, preprocessors
@@ -41,40 +40,35 @@ def check_fits(plans: dict[str, Any], hello: Hello) -> None:
         )
 
 
-class GivenPlansStage(Stage):
-    """Brings the plans to all sites, and lets them preprocess; sites tell nothing but which plans they have installed.
+def install_given_plans(given: dict[str, Any], registry: ClientRegistry, sink: EventSink) -> None:
+    """Send given plans to all sites, and let them preprocess; sites tell nothing but which plans they have installed.
 
     Parameters
     ----------
-    plans
-        The plans that were given.
-    roster
+    given
+        The plans.
+    registry
         The sites.
     sink
         Takes what happens.
+
+    Raises
+    ------
+    SiteFailure
+        If a site cannot install them.
     """
-
-    title = "given plans"
-
-    def __init__(self, plans: dict[str, Any], roster: Roster, sink: EventSink) -> None:
-        self._given_for = str(plans["dataset_name"])
-        facts = roster.hellos[0]  # sites agree in what their files are read with, and in the name of the plans
-        self._plans = moved(plans, None if facts.planner is None else facts.planner.plans_name, facts.image_reader)
-        self._roster = roster
-        self._sink = sink
-
-    def conclude(self) -> None:
-        """Hand the plans to every site, and let it preprocess."""
-        hellos = self._roster.hellos
-        record = FederationRecord(
-            method="FFE",
-            sites=[hello.site for hello in hellos],
-            cases=sum(hello.cases for hello in hellos),
-            plans_digest=plans_digest(self._plans),
-            given_for=self._given_for,
-            versions=hellos[0].versions,
-        )
-        install(CommonPlans(fingerprint=None, plans=self._plans, record=record), self._roster, self._sink)
+    hellos = registry.hellos
+    facts = hellos[0]  # sites agree in what their files are read with, and in the name of the plans
+    plans = moved(given, None if facts.planner is None else facts.planner.plans_name, facts.image_reader)
+    record = FederationRecord(
+        method="FFE",
+        sites=[hello.site for hello in hellos],
+        cases=sum(hello.cases for hello in hellos),
+        plans_digest=plans_digest(plans),
+        given_for=str(given["dataset_name"]),
+        versions=facts.versions,
+    )
+    install(CommonPlans(fingerprint=None, plans=plans, record=record), registry, sink)
 
 
 def _refuse_flag(hello: Hello, flag: str) -> None:

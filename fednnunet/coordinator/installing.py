@@ -1,13 +1,14 @@
 """Handing a common fingerprint and plans to all sites."""
 
 from fednnunet.channel.messages import CommonPlans, Installed
-from fednnunet.coordinator.roster import Roster, ask_all
+from fednnunet.coordinator.asking import ask_all
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import EventSink, PlansAgreed, StageStarted
 from fednnunet.events.sinks import tell_progress
 
 
-def install(common: CommonPlans, roster: Roster, sink: EventSink) -> None:
+def install(common: CommonPlans, registry: ClientRegistry, sink: EventSink) -> None:
     """Let every site install what is common, and preprocess if there are plans.
 
     Raises
@@ -17,7 +18,7 @@ def install(common: CommonPlans, roster: Roster, sink: EventSink) -> None:
     """
     sink.emit(PlansAgreed(fingerprint=common.fingerprint, plans=common.plans))
     sink.emit(StageStarted(stage="installing" if common.plans is None else "preprocessing"))
-    installed = ask_all(roster.sites, "install", common, Installed, tell_progress(sink))
+    installed = ask_all(registry.sites, "install", common, Installed, tell_progress(sink))
     for site, report in installed.items():
         if report.plans_digest != (common.record.plans_digest if common.record else None):
             raise SiteFailure(site, "it has installed other plans than the common ones")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flwr.common import Scalar
+from fednnunet.channel.conversation import Answer, Question
 
 
 def now() -> float:
@@ -40,15 +40,14 @@ class SiteMeter:
     training: Stopwatch = field(default_factory=Stopwatch)
     validating: Stopwatch = field(default_factory=Stopwatch)
 
-    def count_question(self, question: dict[str, Scalar]) -> None:
+    def count_question(self, question: Question) -> None:
         """Count a question that is sent."""
         self.to_site += _size(question)
 
-    def count_answer(self, answer: dict[str, Scalar]) -> None:
+    def count_answer(self, answer: Answer) -> None:
         """Count an answer that has arrived."""
         self.from_site += _size(answer)
 
 
-def _size(message: dict[str, Scalar]) -> int:
-    body, data = message.get("body", ""), message.get("data", b"")
-    return len(str(body).encode()) + (len(data) if isinstance(data, bytes) else 0)
+def _size(said: Question | Answer) -> int:
+    return len((said.body or "").encode()) + len(said.data)

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from fednnunet.channel.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining
-from fednnunet.coordinator.attendance import Attendance
+from fednnunet.coordinator.asking import each
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster, each
+from fednnunet.coordinator.participation import Participation
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.run_folder import RunDescription
 from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.training_flags import OwnModelFlags, RecoveryFlags
@@ -38,7 +39,7 @@ class OwnModels:
         The federated training, which is finished.
     recovery
         Who may be missing.
-    roster
+    registry
         The sites.
     sink
         Takes what happens.
@@ -49,7 +50,7 @@ class OwnModels:
     flags: OwnModelFlags
     description: RunDescription
     recovery: RecoveryFlags
-    roster: Roster
+    registry: ClientRegistry
     sink: EventSink
     failed: set[str] = field(default_factory=set)
 
@@ -78,24 +79,24 @@ class OwnModels:
         fold, run = self.description.fold, self.description.run
         asked = GainRequest(fold=fold, run=run, models=models)
         told = self._ask_all("gain", asked, GainReport, f"gain {' '.join(models)}")
-        hellos = {site.name: site.hello for site in self.roster.sites}
+        hellos = {site.name: site.hello for site in self.registry.sites}
         sites = {name: of_own_labels(report, hellos[name]) for name, report in told.items()}
         self.sink.emit(GainTold(fold=str(fold), sites=sites))
 
     def _ask_all(self, kind: str, body: Message, answer: type[AnyMessage], what: str) -> dict[str, AnyMessage]:
         """Ask all sites, and return the answers of those that have one."""
-        attendance = Attendance(self.roster, self.recovery.min_clients, self.recovery.give_up_after, self.sink)
+        participation = Participation(self.registry, self.recovery.min_clients, self.recovery.give_up_after, self.sink)
         number, question = self.description.schedule.rounds, f"{self.description.run} {what}"
         answers: dict[str, AnyMessage] = {}
         failed = self.failed
         while True:
-            there = attendance.muster(number, self._check, {*answers, *failed})
+            there = participation.wait_for_quorum(number, self._check, {*answers, *failed})
             sites = [site for site in there if site.name not in {*answers, *failed}]
-            ask = partial(Site.ask, kind=kind, body=body, answer=answer, question=question)
+            ask = partial(Site.ask, kind=kind, body=body, answer=answer, id=question)
             told, failures = in_their_time(sites, ask, {*answers, *failed}, self.recovery)
             answers |= told
             failed.update(failure.site for failure in failures if not isinstance(failure, SiteLost))
-            attendance.leave_out(failures, number)
+            participation.leave_out(failures, number)
             if len(answers.keys() | failed) >= self.recovery.min_clients:
                 return {name: answers[name] for name in sorted(answers)}
 

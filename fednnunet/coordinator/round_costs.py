@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fednnunet.coordinator import meters
 from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.meters import SiteMeter, Stopwatch
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.events.events import RoundTiming, Traffic
 
 
@@ -30,7 +30,7 @@ class RoundCosts:
 
     Parameters
     ----------
-    roster
+    registry
         The sites, whose meters are read.
 
     Attributes
@@ -39,31 +39,31 @@ class RoundCosts:
         How often the round was begun.
     """
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, registry: ClientRegistry) -> None:
         self.attempts = 0
-        self._roster = roster
+        self._registry = registry
         self._began = 0.0
         self._before: dict[str, _Reading] = {}
         self._exchanging = Stopwatch()
-        self._averaging = 0.0
+        self._aggregating = 0.0
 
     def attempt(self) -> None:
         """Begin the round, or try it again: what was spent in vain counts too."""
         if self.attempts == 0:
             self._began = meters.now()
-            self._before = {site.name: _Reading.of(site.meter) for site in self._roster.sites}
-            self._exchanging, self._averaging = Stopwatch(), 0.0
+            self._before = {site.name: _Reading.of(site.meter) for site in self._registry.sites}
+            self._exchanging, self._aggregating = Stopwatch(), 0.0
         self.attempts += 1
 
     @contextlib.contextmanager
     def exchanging(self, exchange: Exchange) -> Iterator[None]:
         """Count the time until the end of the block as averaging, where `exchange` averages, or else as moving."""
-        began, averaged = meters.now(), exchange.averaging.seconds
+        began, averaged = meters.now(), exchange.aggregating.seconds
         try:
             yield
         finally:
             self._exchanging.seconds += meters.now() - began
-            self._averaging += exchange.averaging.seconds - averaged
+            self._aggregating += exchange.aggregating.seconds - averaged
 
     def finish(self) -> None:
         """End the round; the next attempt is one at another round."""
@@ -82,8 +82,8 @@ class RoundCosts:
         return RoundTiming(
             training={name: seconds for name, seconds in training.items() if seconds > 0},
             # the next part of the model may be made while this one travels
-            moving=max(0.0, self._exchanging.seconds - self._averaging),
-            averaging=self._averaging,
+            moving=max(0.0, self._exchanging.seconds - self._aggregating),
+            averaging=self._aggregating,
             validating={name: seconds for name, seconds in validating.items() if seconds > 0},
         )
 
@@ -98,5 +98,5 @@ class RoundCosts:
 
     def _readings(self) -> Iterator[tuple[str, _Reading, _Reading]]:
         """Yield what each site's meter showed when the round began, and what it shows now."""
-        for site in self._roster.sites:
+        for site in self._registry.sites:
             yield site.name, self._before.get(site.name, _Reading()), _Reading.of(site.meter)

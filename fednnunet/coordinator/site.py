@@ -2,15 +2,16 @@
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 from uuid import uuid4
 
 from flwr.common import (
+    Code,
     DisconnectRes,
     EvaluateIns,
     EvaluateRes,
@@ -21,12 +22,13 @@ from flwr.common import (
     GetPropertiesIns,
     GetPropertiesRes,
     ReconnectIns,
-    Scalar,
+    Status,
 )
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.long_lived.serving import hang_up
-from fednnunet.channel.messages import Farewell, Hello, WorkReport
+from fednnunet.channel.connection import FAREWELL_SECONDS, NO_PARAMETERS, answer_over, disconnect, hang_up
+from fednnunet.channel.conversation import PING, Answer, Question
+from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.coordinator.meters import SiteMeter
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.message import Message, cleaned
@@ -34,7 +36,6 @@ from fednnunet.message import Message, cleaned
 logger = logging.getLogger(__name__)
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
-Reply = TypeVar("Reply", GetPropertiesRes, FitRes, EvaluateRes)
 OnProgress = Callable[[WorkReport], None]
 
 RETURN_WITHIN_SECONDS = 20.0
@@ -46,8 +47,7 @@ ASK_EVERY_SECONDS = 0.25
 ANSWER_WITHIN_SECONDS = 5.0
 """How long a site may take to say anything at all when it has no time left for its work."""
 
-_FAREWELL_SECONDS = 10.0
-_LOG_ENTRY = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})")
+_OK = Status(Code.OK, "")
 
 
 class SiteLost(SiteFailure):
@@ -58,7 +58,7 @@ class SiteLate(SiteFailure):
     """A site has not done its work within the time that it was given."""
 
 
-class SiteOutOfLine(SiteFailure):
+class SiteOutlier(SiteFailure):
     """A site's update is larger than `--max_update_norm` allows: the round is made without it."""
 
 
@@ -69,13 +69,13 @@ class Site(ClientProxy):
     ----------
     hello
         How its node has introduced itself.
-    proxy
+    connection
         Its connection.
     contact_timeout
         Seconds without an answer, after which a connection counts as broken.
     """
 
-    def __init__(self, hello: Hello, proxy: ClientProxy, contact_timeout: float) -> None:
+    def __init__(self, hello: Hello, connection: ClientProxy, contact_timeout: float) -> None:
         super().__init__(cid=hello.site)
         self.properties["site"] = hello.site
         self.hello = hello
@@ -91,9 +91,9 @@ class Site(ClientProxy):
         self._contact_timeout = contact_timeout
         self._changed = threading.Condition()
         self._line = threading.Lock()  # a connection carries one question at a time
-        self._proxy: ClientProxy | None = proxy
-        self._node = 1
-        self._spoken_to = 1
+        self._connection: ClientProxy | None = connection
+        self._generation = self._known_generation = 1
+        """Which node of the site is there, and which one questions are for."""
         self._is_closed = False
         self._allowance = _Allowance(None)
 
@@ -103,24 +103,24 @@ class Site(ClientProxy):
         return self.hello.site
 
     @property
-    def proxy(self) -> ClientProxy | None:
+    def connection(self) -> ClientProxy | None:
         """The connection that there is, if any."""
-        return self._proxy
+        return self._connection
 
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection."""
-        return self._proxy is not None
+        return self._connection is not None
 
     @property
     def is_restarted(self) -> bool:
-        """Whether its node is another one than the one that was spoken to: questions fail until `renew`."""
-        return self._node != self._spoken_to
+        """Whether its node is another one than the one that was asked before: questions fail until `renew`."""
+        return self._generation != self._known_generation
 
     def renew(self) -> None:
-        """Speak to the node that there is now."""
+        """Ask the node that there is now."""
         with self._changed:
-            self._spoken_to = self._node
+            self._known_generation = self._generation
 
     def allow(self, seconds: float | None) -> None:
         """Give the site this long for its answers to all that it is asked from now on; ``None`` for no limit.
@@ -135,20 +135,20 @@ class Site(ClientProxy):
         if seconds is not None:
             self._allowance.shorten(seconds)
 
-    def connect(self, proxy: ClientProxy, hello: Hello) -> None:
+    def connect(self, connection: ClientProxy, hello: Hello) -> None:
         """Replace the connection by a new one."""
         with self._changed:
             if hello.instance != self.hello.instance:
-                self._node += 1
-            self.hello, self._proxy, self.last_contact = hello, proxy, time.time()
+                self._generation += 1
+            self.hello, self._connection, self.last_contact = hello, connection, time.time()
             self._changed.notify_all()
 
-    def disconnect(self, cid: str) -> bool:
+    def lose_connection(self, cid: str) -> bool:
         """Take note that a connection has ended; return whether it was the one of this site."""
         with self._changed:
-            if self._proxy is None or self._proxy.cid != cid:
+            if self._connection is None or self._connection.cid != cid:
                 return False
-            self._proxy = None
+            self._connection = None
             self._changed.notify_all()
             return True
 
@@ -158,6 +158,13 @@ class Site(ClientProxy):
             self._is_closed = True
             self._changed.notify_all()
 
+    def hang_up_unless_idle(self, seconds: float) -> None:
+        """End the connection if a question is still without any answer after so many seconds."""
+        if self._line.acquire(timeout=max(0.0, seconds)):
+            self._line.release()
+        elif self._connection is not None:
+            hang_up(self._connection)
+
     def ping(self, older_than: float = 0.0) -> bool:
         """Make sure that the node knows of the coordinator; return whether it could be reached.
 
@@ -166,20 +173,17 @@ class Site(ClientProxy):
         older_than
             Seconds; a contact that is not older will do, as will a question that is being asked.
         """
-        proxy = self._proxy
-        if proxy is None:
+        connection = self._connection
+        if connection is None:
             return False
         if older_than and time.time() - self.last_contact < older_than:
             return True
         if not self._line.acquire(blocking=not older_than):
             return True
         try:
-            reply = proxy.get_properties(
-                GetPropertiesIns({"ask": "ping", "body": "{}"}), timeout=self._contact_timeout, group_id=None
-            )
-            self._heard(reply.properties)
+            self._heard(answer_over(connection, Question(PING), self._contact_timeout))
         except Exception as error:
-            self._lose(proxy, error)
+            self._lose(connection, error)
             return False
         finally:
             self._line.release()
@@ -191,87 +195,81 @@ class Site(ClientProxy):
         body: Message | None,
         answer: type[AnyMessage],
         *,
-        question: str | None = None,
+        id: str | None = None,
         progress: OnProgress | None = None,
     ) -> AnyMessage:
-        """Ask a question and return the answer.
+        """Ask a question and return the message that is answered; parameters and errors are those of `answer`.
 
         Parameters
         ----------
-        kind, body
+        kind, body, id
             The question.
         answer
             Class of the answer.
+        progress
+            See `answer`.
+        """
+        return self.answer(Question.of(kind, body, id=id), progress).read(answer)
+
+    def answer(self, question: Question, progress: OnProgress | None = None) -> Answer:
+        """Ask a question, over as many connections as that takes, and return the answer.
+
+        Parameters
+        ----------
         question
-            Identifies the question for as long as it is the last one; one of its own if not given.
+            The question; without an id it gets one of its own.
         progress
             Called, while an answer takes long, with how far it is.
 
         Raises
         ------
         FednnUNetError
-            If the node reports a failure or answers something else.
+            If the node reports a failure, or what it says is no answer.
         SiteLost
             If it cannot be reached any more.
         SiteLate
             If it takes longer than it is allowed.
         """
-        message, _ = self.ask_with_data(kind, body, answer, question=question, progress=progress)
-        return message
-
-    def ask_with_data(
-        self,
-        kind: str,
-        body: Message | None,
-        answer: type[AnyMessage],
-        data: bytes = b"",
-        *,
-        question: str | None = None,
-        progress: OnProgress | None = None,
-    ) -> tuple[AnyMessage, bytes]:
-        """Do what `ask` does with bytes beside the question, and return those beside the answer too."""
-        config: dict[str, Scalar] = {"ask": kind, "body": body.to_json() if body is not None else "{}"}
-        if question is not None:
-            config["id"] = question
-        if data:
-            config["data"] = data
-        reply = self._until_answered(
-            config,
-            lambda proxy, asked, seconds: proxy.get_properties(GetPropertiesIns(asked), seconds, None),
-            lambda properties: properties.properties,
-            progress=progress,
-        )
-        beside = reply.properties.get("data", b"")
-        message = answer.from_json(str(reply.properties.get("body", "")))
-        return message, beside if isinstance(beside, bytes) else b""
+        asked = question if question.id is not None else replace(question, id=uuid4().hex)
+        allowance = self._allowance
+        try:
+            while True:
+                began = time.monotonic()
+                answer = self._answer_over(self._wait_for_connection(allowance), asked, allowance)
+                if answer is None:
+                    self._spend(allowance, began)
+                    continue
+                if answer.failure is not None:
+                    raise FednnUNetError(cleaned(answer.failure))
+                if answer.pending is None:
+                    allowance.spend(began)
+                    return answer
+                self._wait_for_approval(answer.pending.waits_for_approval)
+                if progress is not None:
+                    progress(answer.pending)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_closed, began + ASK_EVERY_SECONDS - time.monotonic())
+                self._spend(allowance, began)
+        finally:
+            self._wait_for_approval(False)
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
         """Ask a question as Flower does."""
-
-        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> GetPropertiesRes:
-            return proxy.get_properties(GetPropertiesIns(config), seconds, group_id)
-
-        return self._until_answered(ins.config, send, lambda reply: reply.properties)
+        return GetPropertiesRes(_OK, self.answer(Question.from_config(ins.config)).to_config())
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
-        """Let the site do a round's work; `SiteLate` if it takes more than `timeout` seconds."""
-
-        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> FitRes:
-            return proxy.fit(FitIns(ins.parameters, config), seconds, group_id)
-
+        """Let the site do a round's work; `SiteFailure` if it cannot within `timeout` seconds."""
         self.allow(timeout)
-        with self.meter.training.running():
-            return self._until_answered(ins.config, send, lambda reply: reply.metrics)
+        with self.meter.training.running(), blamed_on(self):
+            answer = self.answer(Question.from_config(ins.config))
+        return FitRes(_OK, NO_PARAMETERS, self.hello.cases, answer.to_config())
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
-        """Hand a round's result to the site; `SiteLate` if it takes more than `timeout` seconds."""
-
-        def send(proxy: ClientProxy, config: dict[str, Scalar], seconds: float) -> EvaluateRes:
-            return proxy.evaluate(EvaluateIns(ins.parameters, config), seconds, group_id)
-
+        """Let the site validate a round's result; `SiteFailure` if it cannot within `timeout` seconds."""
         self.allow(timeout)
-        with self.meter.validating.running():
-            return self._until_answered(ins.config, send, lambda reply: reply.metrics)
+        with self.meter.validating.running(), blamed_on(self):
+            answer = self.answer(Question.from_config(ins.config))
+        return EvaluateRes(_OK, 0.0, self.hello.cases, answer.to_config())
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         """Not used: weights are fetched part by part."""
@@ -279,78 +277,52 @@ class Site(ClientProxy):
 
     def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
         """Let the node close its connection."""
-        proxy = self._proxy
-        return DisconnectRes("") if proxy is None else proxy.reconnect(ins, timeout, group_id)
+        connection = self._connection
+        return DisconnectRes("") if connection is None else connection.reconnect(ins, timeout, group_id)
 
-    def take_leave(self, error: str | None) -> None:
+    def disconnect(self, error: str | None) -> None:
         """Tell the node why it is not needed any more, and let it go."""
-        proxy = self._proxy
-        if proxy is None or not self._line.acquire(timeout=_FAREWELL_SECONDS):
+        connection = self._connection
+        if connection is None or not self._line.acquire(timeout=FAREWELL_SECONDS):
             return
         try:
-            self._heard(take_leave(proxy, error))
+            last_words = disconnect(connection, error)
+            if last_words is not None:
+                self._heard(last_words)
         finally:
             self._line.release()
 
-    def _until_answered(
-        self,
-        config: dict[str, Scalar],
-        send: Callable[[ClientProxy, dict[str, Scalar], float], Reply],
-        told: Callable[[Reply], dict[str, Scalar]],
-        progress: OnProgress | None = None,
-    ) -> Reply:
-        asked = {"id": uuid4().hex, **config}
-        allowance = self._allowance
+    def _answer_over(self, connection: ClientProxy, question: Question, allowance: "_Allowance") -> Answer | None:
+        """Ask a question over a connection; return ``None`` if that breaks."""
+        # a site that lets its bytes trickle takes no longer than one that says nothing
+        seconds = min(self._contact_timeout, allowance.left + ANSWER_WITHIN_SECONDS)
         try:
-            while True:
-                began = time.monotonic()
-                proxy = self._connection(allowance)
-                # a site that lets its bytes trickle takes no longer than one that says nothing
-                seconds = min(self._contact_timeout, allowance.left + ANSWER_WITHIN_SECONDS)
-                try:
-                    with self._turn(seconds):
-                        self.meter.count_question(asked)
-                        reply = send(proxy, asked, seconds)
-                        answer = told(reply)
-                        self.meter.count_answer(answer)
-                except FednnUNetError:
-                    raise
-                except Exception as error:  # whatever is not our own error comes out of the channel
-                    self._lose(proxy, error)
-                    self._spend(allowance, began)
-                    continue
-                self._heard(answer)
-                if "failure" in answer:
-                    raise FednnUNetError(cleaned(str(answer["failure"])))
-                if "pending" not in answer:
-                    allowance.spend(began)
-                    return reply
-                report = WorkReport.from_json(str(answer["pending"]))
-                self._wait_for_approval(report.waits_for_approval)
-                if progress is not None:
-                    progress(report)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_closed, began + ASK_EVERY_SECONDS - time.monotonic())
-                self._spend(allowance, began)
-        finally:
-            self._wait_for_approval(False)
+            with self._turn(seconds):
+                self.meter.count_question(question)
+                answer = answer_over(connection, question, seconds)
+                self.meter.count_answer(answer)
+        except FednnUNetError:
+            raise
+        except Exception as error:  # whatever is not our own error comes out of the channel
+            self._lose(connection, error)
+            return None
+        self._heard(answer)
+        return answer
 
     def _wait_for_approval(self, waits: bool) -> None:
         if waits != self.waits_for_approval:
             self.waits_for_approval = waits
             self.on_approval(waits)
 
-    def _heard(self, answer: dict[str, Scalar]) -> None:
+    def _heard(self, answer: Answer) -> None:
         """Take note of an answer."""
         self.last_contact = time.time()
-        entry = _LOG_ENTRY.fullmatch(str(answer.get("log", "")))
-        if entry is not None:
-            self.last_entry = int(entry[1]), entry[2]
-        if "withheld" in answer and not self._withholds:
+        if answer.log is not None:
+            self.last_entry = answer.log
+        if answer.withheld is not None and not self._withholds:
             self._withholds = True
-            logger.warning(
-                "Site %s withholds its metrics (rule %s of its policy).", self.name, cleaned(str(answer["withheld"]))
-            )
+            rule = cleaned(answer.withheld)
+            logger.warning("Site %s withholds its metrics (rule %s of its policy).", self.name, rule)
 
     def _spend(self, allowance: "_Allowance", began: float) -> None:
         """Take the time since `began` off what a site has left for its answer; raise `SiteLate` if that is nothing."""
@@ -368,23 +340,23 @@ class Site(ClientProxy):
         finally:
             self._line.release()
 
-    def _connection(self, allowance: "_Allowance") -> ClientProxy:
+    def _wait_for_connection(self, allowance: "_Allowance") -> ClientProxy:
         """Return the connection, or wait for the next one, but no longer than an answer may take."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._proxy is not None or self.is_restarted or self._is_closed,
+                lambda: self._connection is not None or self.is_restarted or self._is_closed,
                 min(RETURN_WITHIN_SECONDS, allowance.left),
             )
             if self.is_restarted:
                 raise SiteLost(self.name, "its node was restarted")
-            if self._proxy is None or self._is_closed:
+            if self._connection is None or self._is_closed:
                 raise SiteLost(self.name, "its connection broke, see what the node says")
-            return self._proxy
+            return self._connection
 
-    def _lose(self, proxy: ClientProxy, error: Exception) -> None:
+    def _lose(self, connection: ClientProxy, error: Exception) -> None:
         logger.debug("The connection of site %s broke", self.name, exc_info=error)
-        self.disconnect(proxy.cid)
-        hang_up(proxy)  # so that a node that can still be reached connects again
+        self.lose_connection(connection.cid)
+        hang_up(connection)  # so that a node that can still be reached connects again
 
 
 class _Allowance:
@@ -411,13 +383,24 @@ class _Allowance:
         self._spent += time.monotonic() - began
 
 
-def take_leave(proxy: ClientProxy, error: str | None) -> dict[str, Scalar]:
-    """Tell a node why it is not needed, or not any more, and let it go; return its last words."""
-    last_words: dict[str, Scalar] = {}
+def as_failure(site: Site, error: BaseException) -> SiteFailure:
+    """Return an error in what a site was asked, or has answered, as that site's failure."""
+    if isinstance(error, SiteFailure):
+        return error
+    if isinstance(error, FednnUNetError):
+        return SiteFailure(site.name, str(error))
+    # what it says may hold anything, and all sites are told
+    logger.warning(
+        "What site %s was asked, or has answered, came to nothing: %s: %s", site.name, type(error).__name__, error
+    )
+    reason = f"its answer could not be taken ({type(error).__name__}, see the coordinator's output)"
+    return SiteFailure(site.name, reason)
+
+
+@contextmanager
+def blamed_on(site: Site) -> Iterator[None]:
+    """Make whatever goes wrong in the block the failure of a site."""
     try:
-        config: dict[str, Scalar] = {"ask": "farewell", "body": Farewell(error=error).to_json()}
-        last_words = proxy.get_properties(GetPropertiesIns(config), _FAREWELL_SECONDS, group_id=None).properties
-        proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
-    except Exception as problem:  # it has gone, or is still at work and will see the connection end
-        logger.debug("A node could not be told farewell: %s", problem)
-    return last_words
+        yield
+    except Exception as error:
+        raise as_failure(site, error) from error

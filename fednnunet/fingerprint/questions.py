@@ -24,6 +24,9 @@ DTYPE_OF: dict[QuantityName, str] = {
 """In which dtype nnU-Net holds a quantity, or one that has the same order."""
 
 
+COUNTS, COUNT_BYTES = "<i8", 8
+"""The dtype of an answer as it travels, and the bytes of each of its integers."""
+
 Spacing = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 """Millimetres."""
 

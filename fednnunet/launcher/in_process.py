@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fednnunet.background import Background, Worker
-from fednnunet.channel.door import Door
+from fednnunet.channel.authentication import Authenticator
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.flower import silence
 from fednnunet.cli.arguments import parse_client, parse_server
@@ -75,7 +75,7 @@ def run_in_process(arguments: argparse.Namespace) -> int:
     try:
         with interruptible(), contextlib.ExitStack() as stack:
             sites = _Sites([parse_client(words) for words in commands], log_dir, arguments.warm_sites or 1, stack)
-            coordinate(server, Door(None, NO_CERTIFICATE), sites.carry, console, nodes_return=False)
+            coordinate(server, Authenticator(None, NO_CERTIFICATE), sites.carry, console, nodes_return=False)
     finally:
         if not arguments.quiet:
             console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
@@ -148,7 +148,8 @@ class _Sites:
             client = TrainingClient(arguments, dataset, hello, Turns(self._worker, hello.site, log), places)
             self._clients.append(client)
             stack.enter_context(alone_in_results(arguments, client))
-            self._nodes.append(InProcessNode(hello.site, stack.enter_context(gate(arguments, client))))
+            stack.enter_context(gate(arguments, client))
+            self._nodes.append(InProcessNode(hello.site, client.to_client()))
         stack.callback(self._close)
 
     def carry(self, federation: Federation) -> None:
@@ -156,9 +157,8 @@ class _Sites:
         from fednnunet.launcher.turns import join_in_turn
 
         silence()
-        threading.Thread(target=join_in_turn, args=(self._nodes, federation.roster), daemon=True).start()
-        federation.fit(0, None)
-        federation.disconnect_all_clients(None)
+        threading.Thread(target=join_in_turn, args=(self._nodes, federation.registry), daemon=True).start()
+        federation.run()
         if isinstance(federation.error, FednnUNetError):
             federation.error = self._explained(federation.error)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import IO
 
+from flwr.client import Client
 from flwr.common import (
-    Code,
     DisconnectRes,
     EvaluateIns,
     EvaluateRes,
@@ -21,20 +21,14 @@ from flwr.common import (
     GetPropertiesIns,
     GetPropertiesRes,
     ReconnectIns,
-    Status,
-    ndarrays_to_parameters,
 )
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.background import Submits
-from fednnunet.channel.gate import Gate
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.long_lived.joining import answer
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.node.randomness import OwnRandomness
 
-_OK = Status(Code.OK, "")
 _speaker: contextvars.ContextVar[str | None] = contextvars.ContextVar("speaker", default=None)
 """The site whose node is at work, where one is."""
 
@@ -83,14 +77,13 @@ class InProcessNode(ClientProxy):
     ----------
     site
         Name of the site.
-    gate
-        What stands before its node.
+    client
+        Answers Flower's messages: what Flower's adapter has made of the node.
     """
 
-    def __init__(self, site: str, gate: Gate) -> None:
+    def __init__(self, site: str, client: Client) -> None:
         super().__init__(cid=site)
-        self._site = site
-        self._gate = gate
+        self._client = client
         self._manager: ClientManager | None = None
 
     def join(self, manager: ClientManager) -> None:
@@ -100,20 +93,18 @@ class InProcessNode(ClientProxy):
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
         """Hand on a question."""
-        with speaking(self._site):
-            return GetPropertiesRes(_OK, answer(self._gate, ins.config, NO_CERTIFICATE))
+        with speaking(self.cid):
+            return self._client.get_properties(ins)
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         """Hand on a round's work."""
-        with speaking(self._site):
-            arrays, weight, metrics = self._gate.fit([], ins.config)
-        return FitRes(_OK, ndarrays_to_parameters(arrays), weight, metrics)
+        with speaking(self.cid):
+            return self._client.fit(ins)
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         """Hand on a round's result."""
-        with speaking(self._site):
-            loss, weight, metrics = self._gate.evaluate([], ins.config)
-        return EvaluateRes(_OK, loss, weight, metrics)
+        with speaking(self.cid):
+            return self._client.evaluate(ins)
 
     def get_parameters(self, ins: GetParametersIns, timeout: float | None, group_id: int | None) -> GetParametersRes:
         """Not used: weights are fetched part by part."""
@@ -126,15 +117,15 @@ class InProcessNode(ClientProxy):
         return DisconnectRes("")
 
 
-def join_in_turn(nodes: Sequence[InProcessNode], roster: Roster) -> None:
-    """Let nodes join, each when the one before has been let in or sent away: too many strangers are hung up on."""
+def join_in_turn(nodes: Sequence[InProcessNode], registry: ClientRegistry) -> None:
+    """Let nodes join, each when the one before has been admitted or refused: too many pending ones are hung up on."""
 
     def is_settled(site: str) -> bool:
-        return roster.named(site) is not None or site not in roster.clients
+        return registry.named(site) is not None or site not in registry.clients
 
     for node in nodes:
-        node.join(roster)
-        roster.wait_for(partial(is_settled, node.cid))
+        node.join(registry)
+        registry.wait_for(partial(is_settled, node.cid))
 
 
 @contextlib.contextmanager

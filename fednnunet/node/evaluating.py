@@ -3,12 +3,13 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from fednnunet.background import Tracker
+from fednnunet.channel.conversation import Answer
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
@@ -18,7 +19,7 @@ from fednnunet.node.case_reading import read_images, read_segmentation
 from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
-from fednnunet.node.site_client import SiteClient
+from fednnunet.node.site_client import SiteClient, Work
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +38,20 @@ class EvaluationClient(SiteClient):
     def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
         super().__init__(arguments, dataset, hello)
         self._request: EvaluationRequest | None = None
-        self.answer("test", self._test)
 
-    def _test(self, body: str, tracker: Tracker) -> EvaluationReport:
-        request = EvaluationRequest.from_json(body)
+    @property
+    def answers(self) -> Mapping[str, Callable[[Work], Answer]]:
+        """What works out the answers to this node's questions, by their kind."""
+        return {"test": self._test}
+
+    def _test(self, work: Work) -> Answer:
+        request = work.read(EvaluationRequest)
         if self._request not in (None, request):
             raise FednnUNetError(
                 "the coordinator asks for another evaluation than before: start the node again for another one"
             )
         self._request = request
-        cases = self._evaluate(request.nsd_tolerance, tracker)
+        cases = self._evaluate(request.nsd_tolerance, work.tracker)
         if not cases:
             raise FednnUNetError("the coordinator asks for an evaluation, but this site has no labelled test cases")
         folder = results_folder(self.arguments, self.dataset)
@@ -55,10 +60,11 @@ class EvaluationClient(SiteClient):
         fewest = self.arguments.min_cases
         labels = list(next(iter(cases.values())))
         summaries = summarize_cases(cases, labels, fewest)
-        return EvaluationReport(
+        report = EvaluationReport(
             labels={label: _message(summary, request, fewest) for label, summary in summaries.items()},
             overall=_message(summarize_overall(cases, labels, fewest), request, fewest),
         )
+        return Answer.of(report)
 
     def _evaluate(self, nsd_tolerance: float | None, tracker: Tracker) -> dict[str, dict[str, Scores]]:
         arguments, dataset = self.arguments, self.dataset

@@ -8,12 +8,11 @@ import argparse
 import contextlib
 import inspect
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flwr.common import NDArrays
-
 from fednnunet.background import Tracker
+from fednnunet.channel.conversation import TRAIN, Answer
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
@@ -40,6 +39,7 @@ from fednnunet.fingerprint.plans import (
     resolved,
 )
 from fednnunet.fingerprint.protocol import fingerprint_of
+from fednnunet.fingerprint.questions import COUNTS
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
 from fednnunet.node.answered import ANSWERED_CASES, AnsweredCases
@@ -56,7 +56,7 @@ from fednnunet.node.extraction import (
 from fednnunet.node.own_files import keep_own_fingerprint, keep_own_plans, write_fingerprint
 from fednnunet.node.preprocessing import check_configurations, check_dimensions, preprocess, to_preprocess
 from fednnunet.node.record import FINGERPRINT, read_record, write_record
-from fednnunet.node.site_client import SiteClient
+from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.splits import SPLITS
 
 _QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {
@@ -80,16 +80,23 @@ class PlanningClient(SiteClient):
         self._fingerprinting: _Fingerprinting | None = None
         self._measured_alone: SiteMeasurement | None = None
         self._answered: AnsweredCases | None = None
-        self.answer("measure", self._measure)
-        self.answer("cases", self._share_cases)
-        self.answer("install", self._install)
-        self.answer("plan_alone", self._plan_alone)
 
-    def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
-        """Return the vector that answers a question about the measurement."""
-        question = Query.from_json(body).question
+    @property
+    def answers(self) -> Mapping[str, Callable[[Work], Answer]]:
+        """What works out the answers to this node's questions, by their kind."""
+        return {
+            "measure": self._measure,
+            "cases": self._share_cases,
+            TRAIN: self._count,
+            "install": self._install,
+            "plan_alone": self._plan_alone,
+        }
+
+    def _count(self, work: Work) -> Answer:
+        """Answer a question about the measurement with one vector of integers."""
+        question = work.read(Query).question
         self._measured.due.admit(question)
-        return [self._measured.measurement.answer(question)], 1
+        return Answer(data=self._measured.measurement.answer(question).astype(COUNTS).tobytes())
 
     def tells_of_cases(self) -> None:
         """Remember the cases, against which those of a later run will be held."""
@@ -102,8 +109,8 @@ class PlanningClient(SiteClient):
             raise FednnUNetError("the coordinator asks about cases that it has not let the node measure")
         return self._fingerprinting
 
-    def _measure(self, body: str, tracker: Tracker) -> Measured:
-        cases, mode = Measure.from_json(body).cases, self.hello.fingerprint
+    def _measure(self, work: Work) -> Answer:
+        cases, mode = work.read(Measure).cases, self.hello.fingerprint
         if mode is None:
             raise FednnUNetError("the coordinator asks for a common fingerprint, but this site plans alone")
         if self._fingerprinting is not None and self._fingerprinting.due.has_begun:
@@ -116,35 +123,36 @@ class PlanningClient(SiteClient):
                 f"the coordinator says that the federation has {cases} cases, but this site alone has "
                 f"{self.hello.cases}: see that you trust who runs it"
             )
-        measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), tracker)
+        measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), work.tracker)
         self._answered = _answered_cases(self.dataset)
         self.changed_cases = None if self._answered is None else self._answered.changed()
         questions = _QUESTIONS[mode](cases, len(self.hello.channels))
         self._fingerprinting = _Fingerprinting(measurement, QuestionsDue(questions))
-        return Measured(is_two_dimensional=measurement.is_two_dimensional)
+        return Answer.of(Measured(is_two_dimensional=measurement.is_two_dimensional))
 
-    def _share_cases(self, body: str, tracker: Tracker) -> SharedCases:
+    def _share_cases(self, work: Work) -> Answer:
         if self.hello.fingerprint != "shared-cases":
             raise FednnUNetError("the coordinator asks for spacing and shape of each case, which is not shared here")
         measurement = self._measured.measurement
-        return SharedCases(spacings=measurement.spacings.tolist(), shapes=measurement.shapes.tolist())
+        shared = SharedCases(spacings=measurement.spacings.tolist(), shapes=measurement.shapes.tolist())
+        return Answer.of(shared)
 
-    def _install(self, body: str, tracker: Tracker) -> Installed:
-        common = CommonPlans.from_json(body)
+    def _install(self, work: Work) -> Answer:
+        common = work.read(CommonPlans)
         check_common(common, self.hello)
         if common.plans is not None and not self.arguments.no_pp:
             check_configurations(self.arguments, common.plans, self.dataset)
-            measurement = self._own_measurement(tracker)
+            measurement = self._own_measurement(work.tracker)
             names = to_preprocess(self.arguments, common.plans)
             check_resampling(common.plans, names, measurement.spacings, measurement.shapes)
         if common.fingerprint is not None:
             write_fingerprint(common.fingerprint, self.dataset)
         if common.plans is None or common.record is None:
-            return Installed()
+            return Answer.of(Installed())
         if common.fingerprint is None:
-            self._prepare_given(common.plans, tracker)
+            self._prepare_given(common.plans, work.tracker)
         install_plans(common.plans, self.dataset)
-        return self._preprocess(str(common.plans["plans_name"]), common.record, tracker)
+        return self._preprocess(str(common.plans["plans_name"]), common.record, work.tracker)
 
     def _prepare_given(self, plans: dict[str, Any], tracker: Tracker) -> None:
         """Look whether the cases fit plans that were given, and have a fingerprint, which nnU-Net copies.
@@ -166,13 +174,13 @@ class PlanningClient(SiteClient):
             self._measured_alone = measure(self.arguments, self.dataset, self.hello, samples, tracker)
         return self._measured_alone
 
-    def _plan_alone(self, body: str, tracker: Tracker) -> Installed:
-        federation = PlanAlone.from_json(body)
+    def _plan_alone(self, work: Work) -> Answer:
+        federation = work.read(PlanAlone)
         if self.hello.method != "AsymFedAvg":
             raise FednnUNetError("the coordinator wants this site to plan for itself, which was started without --asym")
         samples = samples_per_case(self.hello.cases)
         if self.arguments.fpe == EXTRACTOR:
-            measurement = measure(self.arguments, self.dataset, self.hello, samples, tracker)
+            measurement = measure(self.arguments, self.dataset, self.hello, samples, work.tracker)
             write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
         else:
             keep_own_fingerprint(self.dataset)
@@ -185,9 +193,9 @@ class PlanningClient(SiteClient):
             plans_digest=plans_digest(self._plans(plans_name)),
             versions=self.hello.versions,
         )
-        return self._preprocess(plans_name, record, tracker)
+        return self._preprocess(plans_name, record, work.tracker)
 
-    def _preprocess(self, plans_name: str, record: FederationRecord, tracker: Tracker) -> Installed:
+    def _preprocess(self, plans_name: str, record: FederationRecord, tracker: Tracker) -> Answer:
         """Preprocess unless the user does not want it, and keep the record of plans that have just been installed."""
         before, plans = read_record(self.dataset, plans_name), self._plans(plans_name)
         is_same = before is not None and before.plans_digest == record.plans_digest
@@ -209,7 +217,7 @@ class PlanningClient(SiteClient):
             data = data | {folder: data_digest(plans, name) for name, folder in folders.items()}
             record = record.model_copy(update={"preprocessed": sorted({*(kept or []), *names}), "data": data})
             write_record(self.dataset, plans_name, record)
-        return Installed(plans_digest=plans_digest(plans))
+        return Answer.of(Installed(plans_digest=plans_digest(plans)))
 
     def _plans(self, name: str) -> dict[str, Any]:
         return read_json_object(self.dataset.preprocessed / f"{name}.json", "start the task again")

@@ -1,19 +1,19 @@
 """The node of the task ``train``."""
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from flwr.common import NDArrays
 
-from fednnunet.background import Background, Stopped, Submits, Tracker
+from fednnunet.background import Background, Stopped, Submits
+from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
 from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
-    GainReport,
     GainRequest,
     Hello,
-    ModelDescription,
     ModelPart,
     OwnTrained,
     OwnTraining,
@@ -23,18 +23,16 @@ from fednnunet.channel.messages import (
     Shared,
     Sharing,
     Start,
-    TrainingOffer,
     ValidationReport,
 )
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
-from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.federation_gain import tell_gain
 from fednnunet.node.own_models import train_own_model
 from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
-from fednnunet.node.site_client import SiteClient
+from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.warm_trainers import WarmTrainers
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout
@@ -87,31 +85,41 @@ class TrainingClient(SiteClient):
         """What it has said of the folds that were not trained since."""
         self._restored_error: np.ndarray | None = None
         self._housekeeping: Background[None] | None = None
-        self.answer("offer", self._offer)
-        self.answer("start", self._start)
-        self.answer("describe", self._describe)
-        self.answer("share", self._share)
-        self.answer_with_data("fetch", self._send_part)
-        self.answer_with_data("collect", self._send_kept_part)
-        self.answer_with_data("hand", self._take_part)
-        self.answer("accept", self._accept)
-        self.answer("finish", self._finish)
-        self.answer("train_own", self._train_own)
-        self.answer("gain", self._gain)
 
-    def answer_at_once(self, kind: str, body: str) -> Message | None:
+    @property
+    def answers(self) -> Mapping[str, Callable[[Work], Answer]]:
+        """What works out the answers to this node's questions, by their kind."""
+        return {
+            "offer": self._offer,
+            "start": self._start,
+            "describe": self._describe,
+            "share": self._share,
+            "fetch": self._send_part,
+            "collect": self._send_kept_part,
+            "hand": self._take_part,
+            "accept": self._accept,
+            TRAIN: self._train,
+            VALIDATE: self._validate,
+            "finish": self._finish,
+            "train_own": self._train_own,
+            "gain": self._gain,
+        }
+
+    def answer_at_once(self, question: Question) -> Answer | None:
         """Leave a round that is being trained alone if it is the one that a restarted coordinator will ask for."""
-        if kind != "start" or self._ready is None or self._started is None:
-            return None
-        start = Start.from_json(body)
-        is_same = start == self._started.model_copy(update={"completed": start.completed})
-        if is_same and start.completed == self._global_round and not self._is_spoiled and self.replies.is_undisturbed:
-            return self._ready.model_copy(update={"restored": True, "has_model": True})
+        if question.kind != "start" or self._ready is None or self._started is None:
+            return super().answer_at_once(question)
+        with contextlib.suppress(FednnUNetError):  # what is no message is refused in its turn
+            start, before = question.read(Start), self._started
+            is_same = start == before.model_copy(update={"completed": start.completed})
+            is_ready = start.completed == self._global_round and not self._is_spoiled
+            if is_same and is_ready and self.replies.is_undisturbed:
+                return Answer.of(self._ready.model_copy(update={"restored": True, "has_model": True}))
         return None
 
-    def work(self, body: str, tracker: Tracker) -> tuple[NDArrays, int]:
+    def _train(self, work: Work) -> Answer:
         """Train a round from the global model, and hold the update."""
-        number = RoundRequest.from_json(body).round
+        number = work.read(RoundRequest).round
         self._after_housekeeping()
         shared = self._model
         if self._held_round != number:
@@ -122,26 +130,26 @@ class TrainingClient(SiteClient):
             self._validations.pop(self._rounds.fold, None)
             self._seed(self._rounds.fold, number)
             try:
-                self._rounds.train(tracker)
+                self._rounds.train(work.tracker)
             except Stopped:
                 self._is_spoiled = True
                 raise
             shared.hold(self._rounds.weights(shared.layout))
             self._held_round = number
-        return [], self._ready.training_cases if self._ready is not None else 0
+        return Answer()
 
-    def receive(self, body: str, tracker: Tracker) -> RoundReport:
+    def _validate(self, work: Work) -> Answer:
         """Validate the round's global model, all parts of which have arrived.
 
         That is done, and told, once for each round that was trained: figures of other models, as many as the
         coordinator likes, would say more than their averages.
         """
-        number = RoundRequest.from_json(body).round
+        number = work.read(RoundRequest).round
         shared = self._model
         if self._held_round != number:
             raise FednnUNetError(f"the coordinator asks how good round {number} is, which this node has not trained")
         if self._report is not None:
-            return self._report
+            return Answer.of(self._report)
         shared.accept()
         self._global_round = number
         self._rounds.load(shared.weights, shared.layout)
@@ -150,7 +158,7 @@ class TrainingClient(SiteClient):
         rounds = self._rounds
         self._housekeeping = self.replies.afterwards(lambda _: rounds.end_epoch())
         self._report = report
-        return report
+        return Answer.of(report)
 
     def close(self) -> None:
         """Free the trainer."""
@@ -202,15 +210,15 @@ class TrainingClient(SiteClient):
             raise FednnUNetError(f"the coordinator asks for fold {fold}, for which this node was not started")
         return fold
 
-    def _offer(self, body: str, tracker: Tracker) -> TrainingOffer:
+    def _offer(self, work: Work) -> Answer:
         self._forget_fold()
-        fold = self._own(FoldRequest.from_json(body).fold)
+        fold = self._own(work.read(FoldRequest).fold)
         self._seed(fold, 0)
         self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, fold)
-        return self._rounds.offer()
+        return Answer.of(self._rounds.offer())
 
-    def _start(self, body: str, tracker: Tracker) -> Ready:
-        start = Start.from_json(body)
+    def _start(self, work: Work) -> Answer:
+        start = work.read(Start)
         self._after_housekeeping()
         self._seed(self._own(start.fold), 0)
         if self._rounds_of_fold is None or self._rounds.fold != start.fold or not self._is_built_for(start):
@@ -219,18 +227,18 @@ class TrainingClient(SiteClient):
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start
-        return self._ready
+        return Answer.of(self._ready)
 
     def _is_built_for(self, start: Start) -> bool:
         """Whether the trainer, if it is built, has the schedule that is asked for."""
         built = start if self._started is None else self._started
         return built.schedule.model_copy(update={"save_every": start.schedule.save_every}) == start.schedule
 
-    def _describe(self, body: str, tracker: Tracker) -> ModelDescription:
-        return self._rounds.describe(self.dataset)
+    def _describe(self, work: Work) -> Answer:
+        return Answer.of(self._rounds.describe(self.dataset))
 
-    def _share(self, body: str, tracker: Tracker) -> Shared:
-        sharing = Sharing.from_json(body)
+    def _share(self, work: Work) -> Answer:
+        sharing = work.read(Sharing)
         own = {tensor.name: tensor for tensor in self._rounds.layout.tensors}
         unknown = [name for group in (*sharing.groups, sharing.at_end) for name in group if name not in own]
         if unknown:
@@ -243,20 +251,20 @@ class TrainingClient(SiteClient):
             self._shared.hold(self._rounds.weights(self._shared.layout))
         self._holds_kept = False
         self._at_end = SiteModel(self.hello.site, at_end, ENCODINGS["float32"]) if at_end else None
-        return Shared(digests=[group.digest for group in (*groups, *at_end)])
+        return Answer.of(Shared(digests=[group.digest for group in (*groups, *at_end)]))
 
-    def _send_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
-        part = ModelPart.from_json(body)
+    def _send_part(self, work: Work) -> Answer:
+        part = work.read(ModelPart)
         # what a person has agreed to, and what the audit log says, hangs on the round: 0 is a model that knows nothing
         if part.round == 0 and not self._rounds.is_untrained:
             raise FednnUNetError("the coordinator asks for an untrained model, but this node's is trained")
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
-        return part, self._model.send(part.group, part.start, part.stop, part.round)
+        return Answer.of(part, self._model.send(part.group, part.start, part.stop, part.round))
 
-    def _send_kept_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
+    def _send_kept_part(self, work: Work) -> Answer:
         """Send a part of what has stayed here in all rounds, after the last one; no mean of it ever comes back."""
-        part, kept, started = ModelPart.from_json(body), self._at_end, self._started
+        part, kept, started = work.read(ModelPart), self._at_end, self._started
         if kept is None or started is None:
             raise FednnUNetError("the coordinator asks for weights of which it has said that they stay here")
         if self._rounds.is_untrained or not part.round == self._global_round == started.schedule.rounds:
@@ -264,45 +272,45 @@ class TrainingClient(SiteClient):
         if not self._holds_kept:  # the full validation may load another checkpoint into the network
             kept.hold(self._rounds.weights(kept.layout))
             self._holds_kept = True
-        return part, kept.send(part.group, part.start, part.stop, part.round)
+        return Answer.of(part, kept.send(part.group, part.start, part.stop, part.round))
 
-    def _take_part(self, body: str, data: bytes) -> tuple[ModelPart, bytes]:
-        part = ModelPart.from_json(body)
-        self._model.take(part.group, part.start, part.stop, part.round, data)
-        return part, b""
+    def _take_part(self, work: Work) -> Answer:
+        part = work.read(ModelPart)
+        self._model.take(part.group, part.start, part.stop, part.round, work.question.data)
+        return Answer.of(part)
 
-    def _accept(self, body: str, tracker: Tracker) -> Accepted:
-        accepted = Accepted.from_json(body)
+    def _accept(self, work: Work) -> Answer:
+        accepted = work.read(Accepted)
         self._model.accept()
         if self._restored_error is not None:
             self._model.restore_rounding_error(self._restored_error)
         self._global_round = accepted.round
-        return accepted
+        return Answer.of(accepted)
 
-    def _finish(self, body: str, tracker: Tracker) -> ValidationReport:
+    def _finish(self, work: Work) -> Answer:
         self._after_housekeeping()
         fold = self._rounds.fold
         if fold not in self._validations:
             if self._shared is not None:
                 self._rounds.load(self._shared.weights, self._shared.layout)
             self._validations[fold] = self._rounds.finish()
-        return self._validations[fold]
+        return Answer.of(self._validations[fold])
 
-    def _train_own(self, body: str, tracker: Tracker) -> OwnTrained:
-        asked = OwnTraining.from_json(body)
+    def _train_own(self, work: Work) -> Answer:
+        asked = work.read(OwnTraining)
         self._own(asked.fold)
         self._after_housekeeping()
         self._forget_fold()  # one trainer at a time has room on a GPU
         try:
-            return train_own_model(self.arguments, self.dataset, asked, tracker)
+            return Answer.of(train_own_model(self.arguments, self.dataset, asked, work.tracker))
         except Stopped:
             raise
         except Exception as error:  # the federation, which has all that it needs of this node, goes on with it
             logger.error("The %s model could not be trained: %s", asked.model, error)
             logger.debug("It failed", exc_info=error)
-            return OwnTrained(epochs=None)
+            return Answer.of(OwnTrained(epochs=None))
 
-    def _gain(self, body: str, tracker: Tracker) -> GainReport:
-        asked = GainRequest.from_json(body)
+    def _gain(self, work: Work) -> Answer:
+        asked = work.read(GainRequest)
         self._own(asked.fold)
-        return tell_gain(self.arguments, self.dataset, asked)
+        return Answer.of(tell_gain(self.arguments, self.dataset, asked))

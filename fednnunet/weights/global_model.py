@@ -26,10 +26,10 @@ def slices(size: int, sites: int) -> Iterator[slice]:
 class GlobalModel:
     """The weights that all sites of a group have, and how they become the next ones.
 
-    A round has two steps. `gather` makes one model of the updates, part by part, and can be begun again with other
+    A round has two steps. `aggregate` makes one model of the updates, part by part, and can be begun again with other
     sites; `advance` makes the result the global model, part by part.
 
-    Memory is one float32 model, a second one for what was gathered, a third one for the rounding errors if the encoding
+    Memory is one float32 model, a second one for what was aggregated, a third one for the rounding errors if the encoding
     has any, and what the server optimizer keeps; it does not grow with the number of sites.
 
     Parameters
@@ -55,7 +55,7 @@ class GlobalModel:
         number: int = 0,
     ) -> None:
         self.weights = initial
-        self._gathered = np.empty_like(initial)
+        self._aggregated = np.empty_like(initial)
         self._encoding = encoding
         self._aggregation = aggregation
         self._optimizer = optimizer
@@ -69,7 +69,7 @@ class GlobalModel:
         return {"weights": self.weights, **error, **(self._optimizer.state if self._optimizer is not None else {})}
 
     def decode(self, data: bytes, part: slice) -> np.ndarray:
-        """Return a part of one site's update as `gather` takes it.
+        """Return a part of one site's update as `aggregate` takes it.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class GlobalModel:
         """
         return self._encoding.decode(data, part.stop - part.start)
 
-    def gather(self, part: slice, updates: Sequence[np.ndarray], weights: Sequence[int]) -> None:
+    def aggregate(self, part: slice, updates: Sequence[np.ndarray], weights: Sequence[int]) -> None:
         """Aggregate a part of the sites' updates.
 
         Parameters
@@ -90,7 +90,7 @@ class GlobalModel:
         weights
             Of each site.
         """
-        self._gathered[part] = self._aggregation(updates, weights)
+        self._aggregated[part] = self._aggregation(updates, weights)
 
     def largest(self, part: slice | None = None, update: np.ndarray | None = None) -> float:
         """Return the largest absolute number of a part of one site's model, or of the global one."""
@@ -105,7 +105,7 @@ class GlobalModel:
         return squared_norm(update, self.weights[part] if self._encoding.is_exact else None)
 
     def advance(self, part: slice, round_number: int) -> bytes:
-        """Make a part of what was gathered that part of the next global model.
+        """Make a part of what was aggregated that part of the next global model.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class GlobalModel:
         -------
         That part of the global model, encoded for all sites.
         """
-        known, model = self.weights[part], self._gathered[part]
+        known, model = self.weights[part], self._aggregated[part]
         if not self._encoding.is_exact:
             model = model + known  # updates are differences to what the sites have
         if self._optimizer is not None:

@@ -75,9 +75,9 @@ def _begin(nodes: list[Holder], *, cohorts: bool = False, averaging: Averaging =
     groups = share({node.cid: node.layout for node in nodes}, cohorts=cohorts)
     exchange = Exchange(groups, averaging)
     sites = _sites(nodes)
-    exchange.begin({site.name: site for site in sites}, [])
+    exchange.initialize({site.name: site for site in sites}, [])
     for site in sites:
-        exchange.bring(site, 0)
+        exchange.send_model(site, 0)
     return exchange, groups
 
 
@@ -91,8 +91,8 @@ def _hello(site: str) -> Hello:
 
 def _average(exchange: Exchange, nodes: list[Holder], weights: dict[str, int]) -> None:
     sites = _sites(nodes)
-    exchange.gather(sites, 1, weights)
-    there, failures = exchange.spread(sites, 1)
+    exchange.aggregate(sites, 1, weights)
+    there, failures = exchange.broadcast(sites, 1)
     assert (there, failures) == (sites, [])
 
 
@@ -112,9 +112,9 @@ def test_a_site_with_a_pretrained_model_gives_the_first_one() -> None:
     nodes = [Holder(site, _layout(a=5), value) for site, value in (("A", 1), ("B", 2))]
     exchange = Exchange(share({node.cid: node.layout for node in nodes}), EXACT)
     sites = _sites(nodes)
-    exchange.begin({site.name: site for site in sites}, ["B"])
+    exchange.initialize({site.name: site for site in sites}, ["B"])
     for site in sites:
-        exchange.bring(site, 0)
+        exchange.send_model(site, 0)
     assert all((node.model.weights == 2).all() for node in nodes)
 
 
@@ -142,9 +142,9 @@ def test_what_stays_at_the_sites_is_aggregated_once_and_no_site_gets_it(
     groups = share({node.cid: node.layout for node in nodes}, keep_local="norm", normalization={"A": ["norm"]})
     exchange = Exchange(groups, Averaging("int8", aggregation, "none", None), _layout(norm=3))
     sites = _sites(nodes)
-    exchange.begin({site.name: site for site in sites}, [])
+    exchange.initialize({site.name: site for site in sites}, [])
     for site in sites:
-        exchange.bring(site, 0)
+        exchange.send_model(site, 0)
     for node, value in zip(nodes, (2, 3, 6), strict=True):
         node.kept = np.full(3, value, np.float32)
     assert exchange.collect(sites, 9, {"A": 1, "B": 1, "C": 2}).tolist() == [expected] * 3
@@ -203,7 +203,7 @@ def test_an_update_that_cannot_be_one_is_that_sites_failure(damage: object, what
     exchange, _ = _begin(nodes)
     nodes[1].damage = damage  # type: ignore[assignment]
     with pytest.raises(SiteFailure, match=rf"Site B failed.*{what}"):
-        exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+        exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 1})
 
 
 def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
@@ -211,7 +211,7 @@ def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
     groups = share({node.cid: node.layout for node in nodes})
     nodes[1].layout = _layout(a=6)
     with pytest.raises(FednnUNetError, match="not the one that it has described"):
-        Exchange(groups, EXACT).bring(_sites(nodes)[1], 0)
+        Exchange(groups, EXACT).send_model(_sites(nodes)[1], 0)
 
 
 MOMENTUM = Layout((*_layout(a=2000).tensors, TensorSpec(state_name("a", "momentum_buffer"), (2000,), "float32")))
@@ -222,8 +222,8 @@ def test_momentum_is_averaged_as_it_is_whatever_the_server_makes_of_weights() ->
     exchange, _ = _begin(nodes, averaging=Averaging("float32", "mean", "momentum", 0.5))
     nodes[0].hold(3)
     nodes[1].hold(7)
-    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 3})
-    exchange.spread(_sites(nodes), 1)
+    exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 3})
+    exchange.broadcast(_sites(nodes), 1)
     for node in nodes:
         weights, momentum = np.split(node.received, 2)
         assert np.all(weights == 1 + 0.5 * (6 - 1))
@@ -236,6 +236,6 @@ def test_momentum_takes_a_byte_where_weights_are_rounded(encoding: EncodingName,
     exchange, _ = _begin(nodes, averaging=Averaging(encoding, "mean", "none", None))
     sent: list[int] = []
     nodes[0].damage = lambda data: (sent.append(len(data)), data)[1]
-    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+    exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 1})
     scales = (encoding != "float32") + (encoding == "int8")
     assert sum(sent) == 2000 * bytes_each_way + scales * 4 * 8

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.common import EvaluateRes, FitRes, Parameters, Scalar
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.messages import Ready, RoundReport, Schedule
+from fednnunet.coordinator.agreement import FoldContext, resume
 from fednnunet.coordinator.exchange import Averaging, Exchange, SpoiltUpdates
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.rounds import RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
-from fednnunet.coordinator.site import Site
-from fednnunet.coordinator.stage import NOTHING
-from fednnunet.coordinator.training import TrainingStage
+from fednnunet.coordinator.training import FederatedAveraging
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import Event, UpdateOutOfLine
@@ -44,7 +45,7 @@ def _federation(encoding: EncodingName, **values: float) -> tuple[Exchange, list
 @EACH
 def test_the_norm_is_that_of_the_change_whatever_the_encoding(encoding: EncodingName) -> None:
     exchange, nodes = _federation(encoding, A=0.5, B=-2, C=0)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
+    norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert norms == pytest.approx({"A": 0.5, "B": 2, "C": 0}, rel=0.02)
 
 
@@ -52,11 +53,11 @@ def test_the_norm_is_that_of_the_change_whatever_the_encoding(encoding: Encoding
 def test_the_next_rounds_norm_is_that_of_the_change_since_this_one(encoding: EncodingName) -> None:
     exchange, nodes = _federation(encoding, A=3, B=3)
     sites = _sites(nodes)
-    exchange.gather(sites, 1, dict.fromkeys("AB", 1))
-    exchange.spread(sites, 1)
+    exchange.aggregate(sites, 1, dict.fromkeys("AB", 1))
+    exchange.broadcast(sites, 1)
     for node in nodes:
         node.hold(node.received[0] + 1)
-    assert exchange.gather(sites, 2, dict.fromkeys("AB", 1)).weights == pytest.approx({"A": 1, "B": 1}, rel=0.05)
+    assert exchange.aggregate(sites, 2, dict.fromkeys("AB", 1)).weights == pytest.approx({"A": 1, "B": 1}, rel=0.05)
 
 
 def test_norms_of_sites_that_share_different_tensors_can_be_compared() -> None:
@@ -70,7 +71,7 @@ def test_norms_of_sites_that_share_different_tensors_can_be_compared() -> None:
     nodes[0].model.hold(np.array([1.0] * 600 + [2.0] * 2400, np.float32))
     nodes[1].hold(1)
     nodes[2].hold(2)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
+    norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert norms == pytest.approx({"A": np.sqrt(2400 / 3000), "B": 0, "C": 1})
 
 
@@ -78,7 +79,7 @@ def test_a_site_that_shares_nothing_has_no_norm() -> None:
     layouts = {"A": _layout(stem=5), "B": _layout(stem=5), "C": _layout(stem=6)}
     nodes = [Holder(site, layout, 1) for site, layout in layouts.items()]
     exchange, _ = _begin(nodes, cohorts=True)
-    assert set(exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights) == {"A", "B"}
+    assert set(exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights) == {"A", "B"}
 
 
 @pytest.mark.parametrize("left", ["AB", "BC"])
@@ -90,22 +91,32 @@ def test_norms_are_those_of_the_last_gathering_only(left: str, monkeypatch: pyte
     count = iter(range(3))
     last.damage = lambda data: data if next(count) < 2 else b""  # after two of four parts
     with pytest.raises(SiteFailure):
-        exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+        exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1))
     last.damage = lambda data: data
     sites = [site for site in _sites(nodes) if site.name in left]
-    assert exchange.gather(sites, 1, dict.fromkeys("ABC", 1)).weights == {site: expected[site] for site in left}
+    assert exchange.aggregate(sites, 1, dict.fromkeys("ABC", 1)).weights == {site: expected[site] for site in left}
 
 
 @pytest.mark.parametrize("encoding", ["float32", "int8"])
 def test_an_update_whose_square_is_infinite_in_float32_is_refused_with_its_site(encoding: EncodingName) -> None:
     exchange, nodes = _federation(encoding, A=1, B=1, C=1e30)
     with pytest.raises(SpoiltUpdates) as spoilt:
-        exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+        exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1))
     assert [failure.site for failure in spoilt.value.failures] == ["C"]
 
 
 class _Trainer(Holder):
-    """A site that can be made ready for a round."""
+    """A site that learns one number."""
+
+    learns = 0.0
+
+    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
+        self.hold(self.learns)
+        return FitRes(OK, NO_PARAMETERS, 1, {})
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
+        report = RoundReport(train_loss=0, val_loss=0.25, mean_dice=0, dice={})
+        return EvaluateRes(OK, 0.0, 1, {"body": report.to_json()})
 
     def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         if kind == "start":
@@ -134,16 +145,13 @@ class _Training:
         self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging.averaging).state)
         self.events: list[Event] = []
         self.nodes = [_Trainer(site, layout, 0) for site in sites]
-        self.sites: list[Site] = []
-        roster = Roster(len(sites))
+        registry = ClientRegistry(len(sites))
         for node in self.nodes:
-            roster.register(node)
-            roster.admit(node, _hello(node.cid))
-        self.sites = roster.sites
+            registry.register(node)
+            registry.admit(node, _hello(node.cid))
         recovery = RecoveryFlags(path, True, False, 2, None, None)
-        self._stage = TrainingStage(0, ScheduleFlags(None, 1, None, None), averaging, recovery, False, roster, self)
-        self._stage.initialize_parameters(roster)
-        self._stage.configure_fit(1, NOTHING, roster)
+        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, registry, self)
+        self._server = RoundServer(registry, FederatedAveraging(resume(context, description)), lambda: None)
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
@@ -155,12 +163,9 @@ class _Training:
     def round(self, *values: float) -> None:
         """Complete the round with updates of these numbers."""
         for node, value in zip(self.nodes, values, strict=True):
-            node.hold(value)
-        fitted = [(site, FitRes(OK, Parameters([], ""), 1, {})) for site in self.sites]
-        self._stage.aggregate_fit(1, fitted, [])  # type: ignore[arg-type]
-        report = RoundReport(train_loss=0, val_loss=0, mean_dice=0, dice={}).to_json()
-        validated = [(site, EvaluateRes(OK, 0.0, 1, {"body": report})) for site in self.sites]
-        self._stage.aggregate_evaluate(1, validated, [])  # type: ignore[arg-type]
+            node.learns = value
+        history, _ = self._server.fit(1, None)
+        assert history.losses_distributed == [(1, 0.25)]
 
 
 def test_an_update_that_is_out_of_line_is_told_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +214,7 @@ def test_a_site_whose_momentum_alone_is_out_of_line_is_found() -> None:
     exchange, _ = _begin(nodes)
     for node, value in zip(nodes, (1, 1, 20), strict=True):
         node.model.hold(np.concatenate([np.ones(1000, np.float32), np.full(1000, value, np.float32)]))
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1))
+    norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1))
     assert norms.weights == {"A": 1, "B": 1, "C": 1}
     assert norms.optimizer == {"A": 1, "B": 1, "C": 20}
     assert norms.out_of_line() == {"C": 20}

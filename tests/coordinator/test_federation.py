@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common import DisconnectRes, FitIns, FitRes, ReconnectIns, Scalar, ndarrays_to_parameters
+from flwr.common import DisconnectRes, FitIns, FitRes, ReconnectIns, Scalar
 
-from fednnunet.channel.door import Door
+from fednnunet.channel.authentication import Authenticator
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, Query
 from fednnunet.cli.arguments import parse_server
@@ -61,9 +62,9 @@ class Site(FakeNode):
         try:
             self.on_fit()
         except FednnUNetError as error:
-            return FitRes(OK, ndarrays_to_parameters([]), 0, {"failure": str(error)})
+            return FitRes(OK, NO_PARAMETERS, 0, {"failure": str(error)})
         question = Query.from_json(str(ins.config["body"])).question
-        return FitRes(OK, ndarrays_to_parameters([self.measurement.answer(question)]), 1, {})
+        return FitRes(OK, NO_PARAMETERS, 1, {"data": self.measurement.answer(question).tobytes()})
 
     def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
         self.disconnected = True
@@ -90,19 +91,18 @@ class _Events:
 
 
 def _connect(node: Site, federation: Federation) -> None:
-    federation.client_manager().register(node)
-    node.end_connection = lambda: federation.client_manager().unregister(node)
+    federation.registry.register(node)
+    node.end_connection = lambda: federation.registry.unregister(node)
 
 
 def _run(num_clients: int, *nodes: Site) -> tuple[Federation, list[Event]]:
     """Let `nodes` connect in order, and run the federation to its end."""
     events = _Events()
     arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)])
-    federation = Federation(arguments, events, Door(None, NO_CERTIFICATE))
+    federation = Federation(arguments, events, Authenticator(None, NO_CERTIFICATE))
     for node in nodes:
         _connect(node, federation)
-    federation.fit(0, None)
-    federation.disconnect_all_clients(None)
+    federation.run()
     return federation, events.seen
 
 
@@ -144,12 +144,11 @@ def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wr
 
 def test_a_node_that_does_not_fit_ends_the_federation_if_it_cannot_be_started_again() -> None:
     arguments = parse_server(["extract_fingerprint", "--num_clients", "2"])
-    federation = Federation(arguments, _Events(), Door(None, NO_CERTIFICATE), nodes_return=False)
+    federation = Federation(arguments, _Events(), Authenticator(None, NO_CERTIFICATE), nodes_return=False)
     first, wrong = Site("A"), Site("B", channels={"0": "MRI"})
     for node in (first, wrong):
         _connect(node, federation)
-    federation.fit(0, None)
-    federation.disconnect_all_clients(None)
+    federation.run()
     assert "channels" in str(federation.error)
     assert first.farewell == str(federation.error)
     assert wrong.disconnected
@@ -176,7 +175,7 @@ def test_a_node_too_many_is_turned_away() -> None:
     assert federation.error is None
     assert nodes[2].farewell == "All 2 places are taken: raise --num_clients to take more."
     assert nodes[2].common is None
-    assert not federation.client_manager().register(Site("D"))
+    assert not federation.registry.register(Site("D"))
 
 
 def test_a_reported_failure_names_the_site_and_reaches_all() -> None:
@@ -206,9 +205,9 @@ def test_a_connection_that_broke_for_good_is_a_failure_of_that_site(monkeypatch:
 def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
     events = _Events()
     federation = Federation(
-        parse_server(["extract_fingerprint", "--num_clients", "2"]), events, Door(None, NO_CERTIFICATE)
+        parse_server(["extract_fingerprint", "--num_clients", "2"]), events, Authenticator(None, NO_CERTIFICATE)
     )
-    roster = federation.client_manager()
+    registry = federation.registry
     gone, back, other = Site("A"), Site("A"), Site("B")
     for node in (gone, back, other):
         _connect(node, federation)
@@ -216,11 +215,11 @@ def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
 
     def leave_after_hello(kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         answer = said_hello(kind, body, data)
-        roster.unregister(gone)
+        registry.unregister(gone)
         return answer
 
     gone.respond = leave_after_hello  # type: ignore[method-assign]
-    federation.fit(0, None)
+    federation.run()
     assert federation.error is None
     assert gone.common is None
     assert back.common is not None

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.common import EvaluateRes, FitRes, Parameters, Scalar
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.messages import Ready, RoundReport, Schedule, ValidationReport
+from fednnunet.coordinator.agreement import FoldContext
 from fednnunet.coordinator.common_model import CommonModel, common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.model_export import export_model
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.rounds import RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, RunFolderError, SharedTensors
-from fednnunet.coordinator.stage import NOTHING
-from fednnunet.coordinator.training import AveragingFlags, RecoveryFlags, ScheduleFlags, TrainingStage
-from fednnunet.events.events import Event, ModelExported, PlansAgreed
+from fednnunet.coordinator.training import train_fold
+from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.events.events import Event, ModelExported, PlansAgreed, StageStarted
 from fednnunet.folds import Fold
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import pack
@@ -176,6 +179,18 @@ class _Trainer(Holder):
     describes = True
     refuses = False
 
+    def __init__(self, site: str, layout: Layout, learns: np.ndarray) -> None:
+        super().__init__(site, layout, 0)
+        self.learns = learns
+
+    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
+        self.model.hold(self.learns)
+        return FitRes(OK, NO_PARAMETERS, 1, {})
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
+        report = RoundReport(train_loss=0, val_loss=0, mean_dice=0, dice={})
+        return EvaluateRes(OK, 0.0, 1, {"body": report.to_json()})
+
     def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
         if kind == "collect" and self.refuses:
             return {"failure": "the policy says no"}
@@ -215,28 +230,21 @@ class _Training:
         )
         first = pack(STATE, shared)
         kept.keep_model(0, {"0.weights": first})
-        self.nodes = [_Trainer(site, LAYOUT, 0) for site in "AB"]
+        self.nodes = [_Trainer(site, LAYOUT, first * 2) for site in "AB"]
         for node, value in zip(self.nodes, (1, 2), strict=True):
             node.kept = np.full(at_end.size, value, np.float32)
             node.refuses = node.cid == refuses
-        roster = Roster(2)
+        registry = ClientRegistry(2)
         for node in self.nodes:
-            roster.register(node)
-            roster.admit(node, hello(node.cid, **changes))
+            registry.register(node)
+            registry.admit(node, hello(node.cid, **changes))
         recovery = RecoveryFlags(path, True, False, 2, None, None, "Dataset007_Ours")
-        stage = TrainingStage(0, ScheduleFlags(None, 1, None, None), averaging, recovery, False, roster, self)
-        stage.initialize_parameters(roster)
-        for number in stage.rounds:
-            stage.configure_fit(number, NOTHING, roster)
-            for node in self.nodes:
-                node.model.hold(first * 2)
-            fitted = [(site, FitRes(OK, Parameters([], ""), 1, {})) for site in roster.sites]
-            stage.aggregate_fit(number, fitted, [])  # type: ignore[arg-type]
-            stage.configure_evaluate(number, NOTHING, roster)
-            report = RoundReport(train_loss=0, val_loss=0, mean_dice=0, dice={}).to_json()
-            validated = [(site, EvaluateRes(OK, 0.0, 1, {"body": report})) for site in roster.sites]
-            stage.aggregate_evaluate(number, validated, [])  # type: ignore[arg-type]
-        stage.conclude()
+        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, registry, self)
+        train_fold(
+            context,
+            OwnModelFlags(),
+            lambda strategy, last: RoundServer(registry, strategy, lambda: None).fit(last, None),
+        )
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
@@ -249,6 +257,8 @@ def test_a_training_that_is_continued_asks_what_it_does_not_know_and_exports_bef
     tmp_path: Path,
 ) -> None:
     training = _Training(tmp_path)
+    started = StageStarted(stage="training", fold="0", rounds=1, first_round=1)
+    assert training.told(StageStarted) == [started, StageStarted(stage="validating", fold="0")]
     (agreed,) = training.told(PlansAgreed)
     assert agreed == PlansAgreed(fingerprint=FINGERPRINT, plans={**PLANS, "dataset_name": "Federation"})
     (exported,) = training.told(ModelExported)

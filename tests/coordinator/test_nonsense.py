@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.common import FitIns, FitRes, Scalar, ndarrays_to_parameters
+from flwr.common import FitIns, FitRes, Scalar
 
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary, Ready, TrainingOffer
-from fednnunet.coordinator.evaluating import EvaluationRequest, EvaluationStage
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.evaluating import EvaluationRequest, evaluate
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import Event, Finished, SitesEvaluated
 from fednnunet.events.sinks import Tee
@@ -91,7 +92,7 @@ class Liar(Site):
         question = Query.from_json(str(ins.config["body"])).question
         lie = self.moments if isinstance(question, MomentsQuestion) else self.digits
         answer = lie(self.measurement.answer(question))
-        return FitRes(OK, ndarrays_to_parameters([answer]), 1, {})
+        return FitRes(OK, NO_PARAMETERS, 1, {"data": answer.tobytes()})
 
 
 def _as_it_is(answer: np.ndarray) -> np.ndarray:
@@ -146,12 +147,12 @@ def test_an_evaluation_that_cannot_be_one_leaves_its_site_out(tmp_path: Path, li
         def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
             return {"body": self.body}
 
-    roster, seen = Roster(2), Events()
+    registry, seen = ClientRegistry(2), Events()
     for name in "AB":
         node = Tester(name, lie if name == "B" else {})
-        roster.register(node)
-        roster.admit(node, Site(name, 2, task="evaluate", fold="0").hello)
-    EvaluationStage(EvaluationRequest(), tmp_path, roster, seen).conclude()
+        registry.register(node)
+        registry.admit(node, Site(name, 2, task="evaluate", fold="0").hello)
+    evaluate(EvaluationRequest(), tmp_path, registry, seen)
     (event,) = (event for event in seen.seen if isinstance(event, SitesEvaluated))
     assert list(event.sites) == ["A"]
     assert list(event.left_out) == ["B"]
@@ -185,24 +186,24 @@ def test_other_sites_do_not_hear_the_text_of_an_error_that_is_not_for_people() -
         def emit(self, event: Event) -> None:
             raise KeyError("/home/user/patient 7")
 
-    from fednnunet.channel.door import Door
+    from fednnunet.channel.authentication import Authenticator
     from fednnunet.channel.identity import NO_CERTIFICATE
     from fednnunet.cli.arguments import parse_server
     from fednnunet.coordinator.federation import Federation
 
     federation = Federation(
-        parse_server(["extract_fingerprint", "--num_clients", "1"]), Sink(), Door(None, NO_CERTIFICATE)
+        parse_server(["extract_fingerprint", "--num_clients", "1"]), Sink(), Authenticator(None, NO_CERTIFICATE)
     )
     federation.error = KeyError("/home/user/patient 7")
     node = Site("A")
-    federation.client_manager().register(node)
-    federation.roster.admit(node, node.hello)
-    federation.disconnect_all_clients(None)
+    federation.registry.register(node)
+    federation.registry.admit(node, node.hello)
+    federation.disconnect()
     assert node.farewell == "The coordinator has failed, see what it says."
 
 
 def test_an_unexpected_error_in_taking_an_answer_does_not_tell_others_its_text() -> None:
-    from fednnunet.coordinator.roster import for_all
+    from fednnunet.coordinator.asking import for_all
     from tests.coordinator.test_site import Node, _site
 
     def fail(site: object) -> None:

@@ -8,9 +8,9 @@ import pytest
 from flwr.common import Scalar
 
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, RoundReport, ValidationReport
-from fednnunet.coordinator.evaluating import EvaluationStage
+from fednnunet.coordinator.evaluating import evaluate
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.events.events import Event, SitesEvaluated
 from tests.coordinator.fake_node import FakeNode
 
@@ -57,10 +57,10 @@ class _Sink:
 
 
 def test_an_evaluation_has_the_labels_of_the_introduction_safe_in_every_file(tmp_path: Path) -> None:
-    roster, node, sink = Roster(1), _Node("1"), _Sink()
-    roster.register(node)
-    roster.admit(node, HELLO)
-    EvaluationStage(EvaluationRequest(), tmp_path, roster, sink).conclude()
+    registry, node, sink = ClientRegistry(1), _Node("1"), _Sink()
+    registry.register(node)
+    registry.admit(node, HELLO)
+    evaluate(EvaluationRequest(), tmp_path, registry, sink)
     (event,) = [event for event in sink.events if isinstance(event, SitesEvaluated)]
     assert set(event.sites["A"].labels) == {"=liver", "a|b"}
     (table,) = tmp_path.glob("*.csv")

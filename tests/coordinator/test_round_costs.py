@@ -3,21 +3,24 @@
 import contextlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.messages import Ready, RoundReport, Schedule
+from fednnunet.coordinator.agreement import FoldContext, FoldTraining, resume
 from fednnunet.coordinator.exchange import Averaging, Exchange
-from fednnunet.coordinator.roster import Roster, evaluate_all, fit_all
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.rounds import Failures, RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.coordinator.site import SiteLate
-from fednnunet.coordinator.stage import NOTHING
-from fednnunet.coordinator.training import TrainingStage
+from fednnunet.coordinator.training import FederatedAveraging
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError
-from fednnunet.events.events import Event, RoundCompleted, StageStarted, Traffic
+from fednnunet.events.events import Event, RoundCompleted, Traffic
 from fednnunet.weights.global_model import GlobalModel
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -61,12 +64,30 @@ class Trainer(Holder):
         if self.problems:
             raise self.problems.pop(0)
         self.hold(1)
-        return FitRes(OK, NOTHING, 3, {"body": "{}"})
+        return FitRes(OK, NO_PARAMETERS, 3, {"body": "{}"})
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         self.clock.spend(self.validating)
         self.model.accept()
         return EvaluateRes(OK, 0.0, 1, {"body": REPORT})
+
+
+class Slow(FederatedAveraging):
+    """The coordinator itself spends 10 s while sites train, and 2 s while they validate."""
+
+    def __init__(self, training: FoldTraining, clock: Clock) -> None:
+        super().__init__(training)
+        self.clock = clock
+
+    def aggregate_fit(self, server_round: int, results: Any, failures: Failures) -> tuple[None, dict[str, Scalar]]:
+        self.clock.spend(10)
+        return super().aggregate_fit(server_round, results, failures)
+
+    def aggregate_evaluate(
+        self, server_round: int, results: Any, failures: Failures
+    ) -> tuple[float | None, dict[str, Scalar]]:
+        self.clock.spend(2)
+        return super().aggregate_evaluate(server_round, results, failures)
 
 
 class Training:
@@ -92,26 +113,25 @@ class Training:
         self.clock = clock
         self.events: list[Event] = []
         self.nodes = {site: Trainer(site, layout, clock) for site in sites}
-        self.roster = Roster(len(sites))
+        self.registry = ClientRegistry(len(sites))
         for node in self.nodes.values():
-            self.roster.register(node)
-            self.roster.admit(node, _hello(node.cid))
+            self.registry.register(node)
+            self.registry.admit(node, _hello(node.cid))
         recovery = RecoveryFlags(path, True, False, min_clients, None, None)
-        self.stage = TrainingStage(0, ScheduleFlags(None, 1, None, None), averaging, recovery, False, self.roster, self)
-        self.stage.initialize_parameters(self.roster)
+        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, self.registry, self)
+        kept = self.folder.description()
+        assert kept is not None
+        self.server = RoundServer(self.registry, Slow(resume(context, kept), clock), lambda: None)
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
     def attempt(self) -> None:
-        """Try the next round; the coordinator itself spends 10 s while sites train, and 2 s while they validate."""
-        number = next(iter(self.stage.rounds))
-        results, failures = fit_all(self.stage.configure_fit(number, NOTHING, self.roster), None)
-        self.clock.spend(10)
-        self.stage.aggregate_fit(number, results, failures)  # type: ignore[arg-type]
-        reports, failures = evaluate_all(self.stage.configure_evaluate(number, NOTHING, self.roster), None)
-        self.clock.spend(2)
-        self.stage.aggregate_evaluate(number, reports, failures)  # type: ignore[arg-type]
+        """Try the next round."""
+        number = self.server.strategy.next_round
+        assert number is not None
+        self.server.fit_round(number, None)
+        self.server.evaluate_round(number, None)
 
     @property
     def last(self) -> RoundCompleted:
@@ -161,7 +181,7 @@ def test_a_question_that_is_asked_again_travels_again(tmp_path: Path, clock: Clo
 
     def pending_first(ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         if next(answers, False):
-            return FitRes(OK, NOTHING, 3, {"pending": '{"done":1,"total":2}'})
+            return FitRes(OK, NO_PARAMETERS, 3, {"pending": '{"done":1,"total":2}'})
         return fit(ins, timeout, group_id)
 
     node.fit = pending_first  # type: ignore[method-assign]
@@ -177,10 +197,11 @@ def test_seconds_are_split_into_training_validating_averaging_and_moving(
     training.attempt()
     training.nodes["A"].training, training.nodes["B"].training = [4.0], [7.0]
     training.nodes["A"].validating, training.nodes["B"].validating = 0.5, 1.5
-    gather, spread, reduce, advance = Exchange.gather, Exchange.spread, GlobalModel.gather, GlobalModel.advance
-    monkeypatch.setattr(Exchange, "gather", lambda *words: (clock.spend(3), gather(*words))[1])
-    monkeypatch.setattr(Exchange, "spread", lambda *words: (clock.spend(2), spread(*words))[1])
-    monkeypatch.setattr(GlobalModel, "gather", lambda *words: (clock.spend(0.5), reduce(*words))[1])
+    aggregate, broadcast = Exchange.aggregate, Exchange.broadcast
+    reduce, advance = GlobalModel.aggregate, GlobalModel.advance
+    monkeypatch.setattr(Exchange, "aggregate", lambda *words: (clock.spend(3), aggregate(*words))[1])
+    monkeypatch.setattr(Exchange, "broadcast", lambda *words: (clock.spend(2), broadcast(*words))[1])
+    monkeypatch.setattr(GlobalModel, "aggregate", lambda *words: (clock.spend(0.5), reduce(*words))[1])
     # in a thread of its own, beside moving
     monkeypatch.setattr(GlobalModel, "advance", lambda *words: (clock.spend(0.25), advance(*words))[1])
     training.attempt()
@@ -254,10 +275,8 @@ def test_a_site_that_is_lost_while_the_model_is_handed_out_has_trained_but_not_v
     assert set(training.last.timing.validating) == {"A"}
 
 
-def test_the_event_survives_its_file_and_the_stage_names_the_fold(tmp_path: Path, clock: Clock) -> None:
+def test_the_event_survives_its_file(tmp_path: Path, clock: Clock) -> None:
     training = Training(tmp_path, clock, "A")
     training.attempt()
     assert RoundCompleted.from_json(training.last.to_json()) == training.last
-    stages = [event for event in training.events if isinstance(event, StageStarted)]
-    assert [(stage.fold, stage.rounds) for stage in stages] == [("0", 5)]
     assert np.isfinite(training.last.seconds)

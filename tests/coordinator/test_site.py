@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, ReconnectIns, Scalar
-from flwr.common import GetPropertiesIns as Question
+from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, GetPropertiesIns, ReconnectIns, Scalar
 from flwr.common import GetPropertiesRes as Reply
 
+from fednnunet.channel.connection import NO_PARAMETERS
+from fednnunet.channel.conversation import Answer, Question
 from fednnunet.channel.messages import Farewell, FoldRequest, Hello, Installed, WorkReport
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost
-from fednnunet.coordinator.stage import NOTHING
 from fednnunet.errors import FednnUNetError
 from tests.coordinator.fake_node import OK, FakeNode
 
@@ -38,11 +38,11 @@ class Node(FakeNode):
         self.ids: list[Scalar] = []
         self.has_left = False
 
-    def get_properties(self, ins: Question, timeout: float | None, group_id: int | None) -> Reply:
+    def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> Reply:
         return Reply(OK, self._answer(str(ins.config["ask"]), ins.config))
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
-        return FitRes(OK, NOTHING, 7, self._answer("fit", ins.config))
+        return FitRes(OK, NO_PARAMETERS, 7, self._answer("fit", ins.config))
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         return EvaluateRes(OK, 0.0, 7, self._answer("evaluate", ins.config))
@@ -102,8 +102,8 @@ def test_bytes_travel_beside_question_and_answer() -> None:
 
     site = Site(Node().hello, Echo(cid="echo"), contact_timeout=60)
     question = FoldRequest(fold=3)
-    assert site.ask_with_data("echo", question, FoldRequest, b"\0ab") == (question, b"ba\0")
-    assert site.ask_with_data("echo", question, FoldRequest) == (question, b"")
+    assert site.answer(Question.of("echo", question, b"\0ab")) == Answer(question.to_json(), b"ba\0")
+    assert site.answer(Question.of("echo", question)) == Answer(question.to_json())
 
 
 def test_a_question_whose_connection_breaks_is_asked_again_over_the_next_one() -> None:
@@ -116,7 +116,7 @@ def test_a_question_whose_connection_breaks_is_asked_again_over_the_next_one() -
     assert answer.result(60) == Installed(plans_digest="abc")
     assert second.asked == first.asked
     assert second.ids == first.ids
-    assert site.proxy is second
+    assert site.connection is second
 
 
 def test_a_connection_that_was_replaced_before_it_broke_does_not_take_the_new_one_along() -> None:
@@ -126,24 +126,24 @@ def test_a_connection_that_was_replaced_before_it_broke_does_not_take_the_new_on
     site = _site(first)
     assert _ask(site) == Installed(plans_digest="abc")
     assert [*second.ids, *third.ids] == first.ids * 3
-    assert not site.disconnect(first.cid)
-    assert site.proxy is third
-    assert site.disconnect(third.cid)
+    assert not site.lose_connection(first.cid)
+    assert site.connection is third
+    assert site.lose_connection(third.cid)
     assert not site.is_connected
 
 
 @pytest.mark.parametrize("work", ["fit", "evaluate"])
 def test_a_rounds_work_is_asked_for_again_with_the_id_that_it_was_given(work: str) -> None:
-    second = Node(_pending(1), {"body": "{}", "x": 5})
+    second = Node(_pending(1), {"body": "[5]"})
     first = Node(_pending(0), lambda: site.connect(second, second.hello), BREAK)
     site = _site(first)
-    config: dict[str, Scalar] = {"body": "{}", "id": "run train 3"}
+    config: dict[str, Scalar] = {"ask": work, "body": "{}", "id": "run train 3"}
     reply: FitRes | EvaluateRes
     if work == "fit":
-        reply = site.fit(FitIns(NOTHING, config), None, None)
+        reply = site.fit(FitIns(NO_PARAMETERS, config), None, None)
     else:
-        reply = site.evaluate(EvaluateIns(NOTHING, config), None, None)
-    assert (reply.num_examples, reply.metrics["x"]) == (7, 5)
+        reply = site.evaluate(EvaluateIns(NO_PARAMETERS, config), None, None)
+    assert reply.metrics["body"] == "[5]"
     assert first.ids + second.ids == ["run train 3"] * 4
     assert first.asked + second.asked == [(work, "{}")] * 4
 
@@ -166,7 +166,7 @@ def test_a_restarted_node_is_not_asked_until_it_is_spoken_to_anew() -> None:
 
 def test_a_question_that_waits_for_a_connection_ends_when_the_node_was_restarted() -> None:
     site = _site(Node())
-    site.disconnect(site.proxy.cid if site.proxy else "")
+    site.lose_connection(site.connection.cid if site.connection else "")
     answer = _in_background(lambda: _ask(site))
     second = Node(instance="second")
     site.connect(second, second.hello)
@@ -197,7 +197,7 @@ def test_work_that_takes_long_is_asked_for_again_and_reported() -> None:
 
 def test_a_question_keeps_the_name_that_it_was_given() -> None:
     node = Node(_pending(2), ANSWER)
-    _site(node).ask("finish", None, Installed, question="run finish")
+    _site(node).ask("finish", None, Installed, id="run finish")
     assert node.ids == ["run finish"] * 2
 
 
@@ -206,14 +206,14 @@ def test_a_site_that_exceeds_its_time_is_late_and_stays_connected() -> None:
     node.steps = itertools.repeat(_pending(1), 10_000)
     site = _site(node)
     with pytest.raises(SiteLate, match="Site A failed: it has not done its work within 0 s"):
-        site.fit(FitIns(NOTHING, {"body": "{}"}), 0.0, None)
+        site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), 0.0, None)
     assert site.is_connected
     assert len(set(node.ids)) == 1
 
 
 def test_a_site_that_takes_long_within_its_time_is_not_late() -> None:
-    site = _site(Node(_pending(1), _pending(2), {"body": "{}", "x": 5}))
-    assert site.fit(FitIns(NOTHING, {"body": "{}"}), 3600.0, None).metrics["x"] == 5
+    site = _site(Node(_pending(1), _pending(2), {"body": "[5]"}))
+    assert site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), 3600.0, None).metrics["body"] == "[5]"
 
 
 def test_a_site_whose_connections_break_again_and_again_is_late_too() -> None:
@@ -228,7 +228,7 @@ def test_a_site_whose_connections_break_again_and_again_is_late_too() -> None:
 
     site = _site(Node(return_only_to_break_again, BREAK))
     with pytest.raises(SiteLate):
-        site.fit(FitIns(NOTHING, {"body": "{}"}), 0.0, None)
+        site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), 0.0, None)
 
 
 def test_a_failure_that_the_node_reports_is_told_and_does_not_cost_the_connection() -> None:
@@ -237,7 +237,7 @@ def test_a_failure_that_the_node_reports_is_told_and_does_not_cost_the_connectio
     with pytest.raises(FednnUNetError, match=r"^disk is full$"):
         _ask(site)
     with pytest.raises(FednnUNetError, match=r"^disk is full$"):
-        site.fit(FitIns(NOTHING, {"body": "{}"}), None, None)
+        site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), None, None)
     assert _ask(site) == Installed(plans_digest="abc")
 
 
@@ -257,8 +257,8 @@ def test_questions_that_wait_fail_when_the_coordinator_closes() -> None:
         at_work.ask("install", None, Installed, progress=lambda report: at_work.close())
     assert len(node.asked) == 1
     without_connection = _site(Node())
-    assert without_connection.proxy is not None
-    without_connection.disconnect(without_connection.proxy.cid)
+    assert without_connection.connection is not None
+    without_connection.lose_connection(without_connection.connection.cid)
     answer = _in_background(lambda: _ask(without_connection))
     without_connection.close()
     with pytest.raises(SiteLost):
@@ -305,12 +305,12 @@ def test_an_answer_counts_as_contact() -> None:
 def test_leave_is_taken_with_a_reason_and_whoever_is_gone_need_not_hear_it() -> None:
     node = Node(ANSWER, BREAK)
     site = _site(node)
-    site.take_leave("no more rounds")
+    site.disconnect("no more rounds")
     assert node.asked == [("farewell", Farewell(error="no more rounds").to_json())]
     assert node.has_left
-    site.take_leave(None)
-    site.disconnect(node.cid)
-    site.take_leave(None)
+    site.disconnect(None)
+    site.lose_connection(node.cid)
+    site.disconnect(None)
     assert node.asked[1:] == [("farewell", Farewell(error=None).to_json())]
 
 

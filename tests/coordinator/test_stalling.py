@@ -9,12 +9,12 @@ from flwr.common import GetPropertiesIns as Question
 from flwr.common import GetPropertiesRes as Reply
 from flwr.common import Scalar
 
-from fednnunet.channel.door import Door
+from fednnunet.channel.authentication import Authenticator
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import Installed
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import ANSWER_WITHIN_SECONDS, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import FoldValidated
@@ -191,16 +191,16 @@ def test_a_question_does_not_wait_for_ever_behind_a_ping_that_is_not_answered(mo
 def test_a_site_that_does_not_answer_a_ping_does_not_keep_the_others_from_hearing_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fednnunet.coordinator.roster._PING_SECONDS", 0.01)
+    monkeypatch.setattr("fednnunet.coordinator.registry._PING_SECONDS", 0.01)
     silent, other = _Trickling(ANSWER), _Pinged()
-    roster = Roster(places=2)
+    registry = ClientRegistry(places=2)
     for node in (silent, other):
-        roster.register(node)
-        assert roster.admit(node, node.hello)
-    roster.keep_in_touch()
+        registry.register(node)
+        assert registry.admit(node, node.hello)
+    registry.keep_in_touch()
     assert silent.is_asked.wait(60)
     assert all(other.pings.acquire(timeout=10) for _ in range(3))
-    roster.close()
+    registry.close()
     silent.is_over.set()
 
 
@@ -219,7 +219,7 @@ class _Pinged(Node):
 
 def test_a_site_whose_old_node_does_not_answer_does_not_keep_others_from_being_admitted() -> None:
     arguments = parse_server(["train", "--num_clients", "2"])
-    federation = Federation(arguments, Events(), Door(None, NO_CERTIFICATE))
+    federation = Federation(arguments, Events(), Authenticator(None, NO_CERTIFICATE))
     is_pinged, is_over = threading.Event(), threading.Event()
 
     def hang(body: str) -> dict[str, Scalar]:
@@ -229,11 +229,11 @@ def test_a_site_whose_old_node_does_not_answer_does_not_keep_others_from_being_a
 
     old, new, other = Trainer("A", ping=hang), Trainer("A"), Trainer("B")
     for node in (old, new, other):
-        federation.client_manager().register(node)
-    greeting = threading.Thread(target=federation._greet_all, daemon=True)
+        federation.registry.register(node)
+    greeting = threading.Thread(target=federation._admission.admit_all, daemon=True)
     greeting.start()
     assert is_pinged.wait(60)
-    assert federation.roster.wait_for(lambda: federation.roster.named("B") is not None, 10)
-    federation.roster.close()
+    assert federation.registry.wait_for(lambda: federation.registry.named("B") is not None, 10)
+    federation.registry.close()
     is_over.set()
     greeting.join(60)

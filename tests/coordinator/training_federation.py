@@ -9,7 +9,8 @@ from unittest import mock
 import numpy as np
 from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, ReconnectIns, Scalar
 
-from fednnunet.channel.door import Door
+from fednnunet.channel.authentication import Authenticator
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.messages import (
     Farewell,
@@ -28,7 +29,6 @@ from fednnunet.channel.messages import (
 )
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
-from fednnunet.coordinator.stage import NOTHING
 from fednnunet.events.events import Event, RoundCompleted, SiteLeftOut
 from fednnunet.weights.layout import Layout, TensorSpec
 from tests.coordinator.fake_node import OK
@@ -104,10 +104,10 @@ class Trainer(Holder):
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         self.asked.append("fit")
         if "fit" in self.instead:
-            return FitRes(OK, NOTHING, 1, self.instead["fit"](str(ins.config["body"])))
+            return FitRes(OK, NO_PARAMETERS, 1, self.instead["fit"](str(ins.config["body"])))
         self.trained = RoundRequest.from_json(str(ins.config["body"])).round
         self.model.hold(self.model.weights + np.float32(self.step))
-        return FitRes(OK, NOTHING, 1, {})
+        return FitRes(OK, NO_PARAMETERS, 1, {})
 
     def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
         self.asked.append("evaluate")
@@ -118,13 +118,13 @@ class Trainer(Holder):
 
     def reconnect(self, ins: ReconnectIns, timeout: float | None, group_id: int | None) -> DisconnectRes:
         self.has_left.set()
-        self.federation.client_manager().unregister(self)
+        self.federation.registry.unregister(self)
         return DisconnectRes("")
 
     def join(self, federation: Federation) -> None:
         """Connect."""
         self.federation = federation
-        federation.client_manager().register(self)
+        federation.registry.register(self)
 
 
 class Events:
@@ -151,12 +151,11 @@ def run_training(run_dir: Path, nodes: list[Trainer], *flags: str, sink: Any = N
     """Let `nodes` connect in order, and run the federation to its end."""
     events = Events()
     words = ["train", "0", "--num_clients", str(len(nodes)), "--run_dir", str(run_dir), *FLAGS, *flags]
-    federation = Federation(parse_server(words), sink or events, Door(None, NO_CERTIFICATE))
+    federation = Federation(parse_server(words), sink or events, Authenticator(None, NO_CERTIFICATE))
     for node in nodes:
         node.join(federation)
     with mock.patch("fednnunet.coordinator.federation._LINGER_SECONDS", 0.0):  # for those who have been let go
-        federation.fit(0, None)
-    federation.disconnect_all_clients(None)
+        federation.run()
     return federation, events
 
 

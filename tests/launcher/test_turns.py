@@ -14,7 +14,7 @@ from fednnunet.background import Background, Replies, Worker
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import Challenge
 from fednnunet.channel.messages import Hello
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.launcher.turns import InProcessNode, Turns, join_in_turn, named_records
 
 
@@ -112,10 +112,10 @@ class _Gate:
 
 
 def test_the_coordinator_reaches_a_node_until_it_lets_it_go() -> None:
-    gate, roster = _Gate(), Roster(1)
+    gate, registry = _Gate(), ClientRegistry(1)
     node = InProcessNode("A", cast(Gate, gate))
-    node.join(roster)
-    assert roster.next_newcomer(0) is node
+    node.join(registry)
+    assert registry.next_pending(0) is node
     challenge = Challenge.draw("ab" * 16)
     asked = GetPropertiesIns({"ask": "hello", "body": challenge.to_json()})
     assert node.get_properties(asked, None, None).properties == {"body": "it is me"}
@@ -123,26 +123,26 @@ def test_the_coordinator_reaches_a_node_until_it_lets_it_go() -> None:
     refused = node.get_properties(GetPropertiesIns({"ask": "hello", "body": "?"}), None, None).properties
     assert "failure" in refused
     node.reconnect(ReconnectIns(None), None, None)
-    assert roster.num_available() == 0
+    assert registry.num_available() == 0
 
 
 def test_any_number_of_nodes_can_join_although_the_roster_has_room_for_few_strangers() -> None:
-    roster = Roster(places=60)
+    registry = ClientRegistry(places=60)
     names = [f"site {number}" for number in range(60)]
     nodes = [InProcessNode(name, cast(Gate, _Gate())) for name in names]
-    joining = threading.Thread(target=join_in_turn, args=(nodes, roster), daemon=True)
+    joining = threading.Thread(target=join_in_turn, args=(nodes, registry), daemon=True)
     joining.start()
     refused = {names[7], names[59]}
     for _ in names:
-        newcomer = roster.next_newcomer(60)
+        newcomer = registry.next_pending(60)
         assert newcomer is not None
         if newcomer.cid in refused:
             newcomer.reconnect(ReconnectIns(None), None, None)
         else:
             hello = Hello(site=newcomer.cid, task="train", method="FFE", cases=1, versions={}, labels={}, channels={})
-            assert roster.admit(newcomer, hello)
+            assert registry.admit(newcomer, hello)
     joining.join(60)
-    assert {site.name for site in roster.sites} == set(names) - refused
+    assert {site.name for site in registry.sites} == set(names) - refused
 
 
 def test_warnings_tell_which_site_they_come_from_once_for_all_handlers() -> None:

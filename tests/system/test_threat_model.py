@@ -41,7 +41,7 @@ from fednnunet.cli.trust import door, tls_files
 from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.own_labels import of_own_labels
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import Site, SiteLate
 from fednnunet.errors import CaseError, FednnUNetError, SiteFailure
 from fednnunet.evaluation.metrics import Scores
@@ -220,7 +220,7 @@ def test_curious_coordinator_sees_the_update_of_each_site() -> None:
     seen: dict[str, np.ndarray] = {}
     for node in nodes:
         node.damage = lambda data, name=node.cid: seen.setdefault(name, np.frombuffer(data, np.float32)).tobytes()
-    exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+    exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 1})
     assert {name: float(update[0]) for name, update in seen.items()} == {"A": 1.0, "B": 3.0}
 
 
@@ -500,12 +500,12 @@ class _Garbler(Server):
     """A coordinator that asks a node 200 things that are none."""
 
     def __init__(self) -> None:
-        self.roster = Roster(1)
+        self.roster = ClientRegistry(1)
         super().__init__(client_manager=self.roster)
         self.answers: list[dict[str, Scalar]] = []
 
     def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
-        proxy = self.roster.next_newcomer()
+        proxy = self.roster.next_pending()
         assert proxy is not None
         for number in range(200):
             self.answers.append(self._ask(proxy, number))
@@ -599,7 +599,7 @@ def test_malicious_site_cannot_crash_the_coordinator_with_an_update(damage: str)
     }
     nodes[1].damage = ways[damage]
     with pytest.raises(SiteFailure) as failure:
-        exchange.gather(_sites(nodes), 1, {"A": 1, "B": 1})
+        exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 1})
     assert failure.value.site == "B"
 
 
@@ -636,11 +636,11 @@ def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str
 
 def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fednnunet.coordinator.site.ANSWER_WITHIN_SECONDS", 0.5)
-    port, roster, is_over, said = find_free_port("127.0.0.1"), Roster(places=1), threading.Event(), []
+    port, roster, is_over, said = find_free_port("127.0.0.1"), ClientRegistry(places=1), threading.Event(), []
 
     class Asking(Server):
         def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
-            proxy = roster.next_newcomer(60)
+            proxy = roster.next_pending(60)
             assert proxy is not None
             site = Site(HELLO, proxy, contact_timeout=3600)
             site.allow(0.0)
@@ -692,9 +692,9 @@ def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
     exchange, _ = _begin(nodes, averaging=Averaging("float16", "median", "none", None))
     for node, value in zip(nodes, (1.1, 1.2, 50), strict=True):
         node.hold(value)
-    norms = exchange.gather(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
+    norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
     assert set(out_of_line(norms)) == {"C"}
-    exchange.spread(_sites(nodes), 1)
+    exchange.broadcast(_sites(nodes), 1)
     assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
 
 

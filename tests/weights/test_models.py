@@ -37,7 +37,7 @@ class _Federation:
         parts = [slice(start, min(start + length, SIZE)) for start in range(0, SIZE, length)]
         for part in (*parts, *parts):  # twice, as when a site is lost meanwhile: the result must be that of once
             received = [self.model.decode(site.send(0, part.start, part.stop, number), part) for site in self.sites]
-            self.model.gather(part, received, weights)
+            self.model.aggregate(part, received, weights)
         for part in parts:
             data = self.model.advance(part, number)
             for site in self.sites:

@@ -1,32 +1,21 @@
 """A node's end of the channel."""
 
+import contextlib
 import logging
 import math
+import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Protocol
 
 import grpc
-from flwr.client import Client, start_client
-from flwr.common import (
-    Code,
-    EvaluateIns,
-    EvaluateRes,
-    FitIns,
-    FitRes,
-    GetParametersIns,
-    GetParametersRes,
-    GetPropertiesIns,
-    GetPropertiesRes,
-    NDArrays,
-    Parameters,
-    Scalar,
-    Status,
-    ndarrays_to_parameters,
-)
+from flwr.client import Client
+from flwr.common import serde
+from flwr.proto.transport_pb2 import ClientMessage, Reason, ServerMessage
+from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
-from fednnunet.channel.identity import NO_CERTIFICATE, Challenge
+from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.flower import LONGEST_MESSAGE, silence
 from fednnunet.channel.tls import (
     Certificate,
@@ -42,34 +31,25 @@ from fednnunet.errors import FednnUNetError
 
 logger = logging.getLogger(__name__)
 
-Reply = TypeVar("Reply")
-
-_LOOK_EVERY_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 _HUNG_UP_ON_WITHIN_SECONDS = 10.0
 """After a node's last answer; that may be long in coming through, and is asked for again."""
-_OK = Status(Code.OK, "")
+_OPTIONS = [("grpc.max_send_message_length", LONGEST_MESSAGE), ("grpc.max_receive_message_length", LONGEST_MESSAGE)]
 
 
 class Node(Protocol):
-    """A Flower client that knows when it has been told farewell."""
+    """A node, which Flower's adapter makes a client of."""
+
+    certificate: bytes
+    """SHA-256 of the certificate that the current connection has shown."""
 
     @property
     def has_left(self) -> bool:
         """Whether there is no reason to be connected any more."""
 
-    def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
-        """Answer the first question of a connection, over which this certificate (SHA-256) was shown."""
-
-    def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
-        """See `flwr.client.NumPyClient`."""
-
-    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        """See `flwr.client.NumPyClient`."""
-
-    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
-        """See `flwr.client.NumPyClient`."""
+    def to_client(self) -> Client:
+        """Return what answers Flower's messages; see `flwr.client.NumPyClient`."""
 
 
 def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact_timeout: float = 120.0) -> None:
@@ -109,13 +89,10 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
             certificate = None
             reason = "it is not to be trusted"
         else:
-            connection = _Connection(endpoint, certificate, node)
-            reason = connection.serve(contact_timeout)
-            if connection.error is not None:
-                raise connection.error
+            reason, questions = _serve(endpoint, certificate, node, contact_timeout)
             if node.has_left:
                 return
-            if connection.contacts:
+            if questions:
                 was_connected = True
                 last_contact, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
                 logger.warning("The connection to the coordinator broke (%s), connecting again …", reason)
@@ -127,106 +104,77 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def answer(node: Node, config: dict[str, Scalar], certificate: bytes) -> dict[str, Scalar]:
-    """Let a node answer a question that has come where this certificate (SHA-256) was shown; the first is who it is."""
-    if config.get("ask") != "hello":
-        return node.get_properties(config)
-    try:
-        challenge = Challenge.from_json(str(config.get("body", "")))
-    except FednnUNetError as error:
-        return {"failure": str(error)}
-    return node.introduce(challenge, certificate)
-
-
-class _Connection(Client):
-    """Hands on what comes over one connection, as long as that is the node's."""
-
-    def __init__(self, endpoint: Endpoint, certificate: Certificate | None, node: Node) -> None:
-        self._endpoint = endpoint
-        self._certificate = certificate
-        self._node = node
-        self._is_over = threading.Event()
-        self._reason = "it was closed"
-        self._busy = 0
-        self._last_contact = time.monotonic()
-        self.contacts = 0
-        self.error: FednnUNetError | None = None
-        """Why nothing can be answered any more, over whatever connection."""
-
-    def serve(self, contact_timeout: float) -> str:
-        """Serve until the connection ends or nothing has come for too long, and return why."""
-        # Flower's client cannot be told to stop; one whose connection is dead is left to itself
-        threading.Thread(target=self._serve, name="fednnunet-connection", daemon=True).start()
-        leaves_at = math.inf
-        while not self._is_over.wait(_LOOK_EVERY_SECONDS):
-            if self._node.has_left and not self._busy:  # the coordinator hangs up, which a faulty one may never do
-                leaves_at = min(leaves_at, time.monotonic() + _HUNG_UP_ON_WITHIN_SECONDS)
-            if time.monotonic() > leaves_at:
-                self._reason = "the node has nothing to do there any more"
-                self._is_over.set()
-            if not self._busy and time.monotonic() - self._last_contact > contact_timeout:
-                self._reason = f"silent for {contact_timeout:g} s"
-                self._is_over.set()
-        return self._reason
-
-    def get_properties(self, ins: GetPropertiesIns) -> GetPropertiesRes:
-        """Hand on a question."""
-        shown = NO_CERTIFICATE if self._certificate is None else self._certificate.digest
-        return GetPropertiesRes(_OK, self._hand_on(lambda: answer(self._node, ins.config, shown)))
-
-    def get_parameters(self, ins: GetParametersIns) -> GetParametersRes:
-        """Give nothing: weights are fetched part by part."""
-        return GetParametersRes(_OK, Parameters([], ""))
-
-    def fit(self, ins: FitIns) -> FitRes:
-        """Hand on a round's work."""
-        arrays, weight, metrics = self._hand_on(lambda: self._node.fit([], ins.config))
-        return FitRes(_OK, ndarrays_to_parameters(arrays), weight, metrics)
-
-    def evaluate(self, ins: EvaluateIns) -> EvaluateRes:
-        """Hand on a round's result."""
-        loss, weight, metrics = self._hand_on(lambda: self._node.evaluate([], ins.config))
-        return EvaluateRes(_OK, loss, weight, metrics)
-
-    def _hand_on(self, answer: Callable[[], Reply]) -> Reply:
-        if self._is_over.is_set():
-            raise ConnectionError("another connection has taken the place of this one")
-        self.contacts += 1
-        self._busy += 1
+def _serve(endpoint: Endpoint, certificate: Certificate | None, node: Node, contact_timeout: float) -> tuple[str, int]:
+    """Serve over one connection until it ends; return why it has, and how many questions came."""
+    node.certificate = NO_CERTIFICATE if certificate is None else certificate.digest
+    client, questions, leaves_at = node.to_client(), 0, math.inf
+    answers: queue.SimpleQueue[ClientMessage | None] = queue.SimpleQueue()
+    with _channel(endpoint, certificate) as channel:
+        call = FlowerServiceStub(channel).Join(iter(answers.get, None))
         try:
-            return answer()
-        except (FednnUNetError, ConnectionError):
-            raise
-        except Exception:  # which Flower takes for the end of the connection
-            logger.exception("The node could not answer")
-            raise
-        finally:
-            self._last_contact = time.monotonic()
-            self._busy -= 1
-
-    def _serve(self) -> None:
-        try:
-            start_client(
-                server_address=self._endpoint.address,
-                client=self,
-                grpc_max_message_length=LONGEST_MESSAGE,
-                # gRPC trusts this one certificate, not whatever its authority has signed
-                root_certificates=None if self._certificate is None else self._certificate.pem,
-                insecure=self._certificate is None,
-            )
+            while True:
+                patience = contact_timeout
+                if node.has_left:  # the coordinator hangs up, which a faulty one may never do
+                    leaves_at = min(leaves_at, time.monotonic() + _HUNG_UP_ON_WITHIN_SECONDS)
+                    patience = max(0.0, leaves_at - time.monotonic())
+                with _cancelled_after(patience, call) as is_over:
+                    question: ServerMessage = next(call)
+                questions += 1
+                answers.put(_answered(client, question))
+        except StopIteration:
+            return "it was closed", questions
         except grpc.RpcError as error:
-            self._end(_reason(error))
-        except FednnUNetError as error:
-            self.error = error
-        except BaseException as error:
-            self._end(type(error).__name__)
-            logger.debug("The connection ended", exc_info=error)
+            return f"silent for {patience:g} s" if is_over.is_set() else _reason(error), questions
+        except FednnUNetError:
+            raise
+        except Exception as error:
+            logger.exception("The node could not answer")
+            return type(error).__name__, questions
         finally:
-            self._is_over.set()
+            call.cancel()
+            answers.put(None)  # ends gRPC's thread, which waits for the next answer
 
-    def _end(self, reason: str) -> None:
-        if not self._is_over.is_set():
-            self._reason = reason
+
+def _channel(endpoint: Endpoint, certificate: Certificate | None) -> grpc.Channel:
+    if certificate is None:
+        return grpc.insecure_channel(endpoint.address, _OPTIONS)
+    # gRPC trusts this one certificate, not whatever its authority has signed
+    return grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(certificate.pem), _OPTIONS)
+
+
+@contextlib.contextmanager
+def _cancelled_after(seconds: float, call: grpc.Call) -> Iterator[threading.Event]:
+    """Cancel a call if the block takes longer than this; gives what tells whether that was so."""
+    is_over = threading.Event()
+
+    def cancel() -> None:
+        is_over.set()
+        call.cancel()
+
+    timer = threading.Timer(seconds, cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_over
+    finally:
+        timer.cancel()
+
+
+def _answered(client: Client, question: ServerMessage) -> ClientMessage:
+    """Let Flower's client answer one of Flower's messages."""
+    kind = question.WhichOneof("msg")
+    if kind == "get_properties_ins":
+        properties = client.get_properties(serde.get_properties_ins_from_proto(question.get_properties_ins))
+        return ClientMessage(get_properties_res=serde.get_properties_res_to_proto(properties))
+    if kind == "fit_ins":
+        fitted = client.fit(serde.fit_ins_from_proto(question.fit_ins))
+        return ClientMessage(fit_res=serde.fit_res_to_proto(fitted))
+    if kind == "evaluate_ins":
+        evaluated = client.evaluate(serde.evaluate_ins_from_proto(question.evaluate_ins))
+        return ClientMessage(evaluate_res=serde.evaluate_res_to_proto(evaluated))
+    if kind == "reconnect_ins":
+        return ClientMessage(disconnect_res=ClientMessage.DisconnectRes(reason=Reason.ACK))
+    raise ConnectionError(f"the coordinator asks for {kind}, which a node has not")
 
 
 def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certificate | None:

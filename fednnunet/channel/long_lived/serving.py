@@ -2,13 +2,12 @@
 
 import concurrent.futures
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from flwr.proto.transport_pb2_grpc import add_FlowerServiceServicer_to_server
-from flwr.server import Server
-from flwr.server.client_proxy import ClientProxy
+from flwr.server.client_manager import ClientManager
 from flwr.server.superlink.fleet.grpc_bidi.flower_service_servicer import FlowerServiceServicer
 
 from fednnunet.channel.long_lived.descriptors import most_connections
@@ -25,15 +24,19 @@ _KEEPALIVE_SECONDS = 210.0
 """Shorter than the four minutes after which some networks forget a silent connection."""
 
 
-def serve(address: str, server: Server, tls: tuple[bytes, bytes] | None = None) -> None:
-    """Listen on `address` until `server` has done its rounds.
+def serve(
+    address: str, manager: ClientManager, run: Callable[[], None], tls: tuple[bytes, bytes] | None = None
+) -> None:
+    """Listen on `address` until `run` returns.
 
     Parameters
     ----------
     address
         ``host:port`` to listen on.
-    server
-        Its ``fit`` is called once the port is open.
+    manager
+        Takes the nodes that connect.
+    run
+        Called once the port is open.
     tls
         Certificate and private key, PEM; without them nothing is encrypted.
     """
@@ -53,7 +56,7 @@ def serve(address: str, server: Server, tls: tuple[bytes, bytes] | None = None) 
             ("grpc.max_connection_idle_ms", round(1000 * _IDLE_SECONDS)),
         ],
     )
-    add_FlowerServiceServicer_to_server(_InTurn(server.client_manager()), listener)
+    add_FlowerServiceServicer_to_server(_InTurn(manager), listener)
     if tls is None:
         listener.add_insecure_port(address)
     else:
@@ -61,17 +64,9 @@ def serve(address: str, server: Server, tls: tuple[bytes, bytes] | None = None) 
         listener.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
     listener.start()
     try:
-        server.fit(num_rounds=0, timeout=None)
-        server.disconnect_all_clients(timeout=None)
+        run()
     finally:
         listener.stop(grace=_CLOSE_WITHIN_SECONDS).wait()
-
-
-def hang_up(proxy: ClientProxy) -> None:
-    """End a connection, whether or not the node wants that."""
-    bridge = getattr(proxy, "bridge", None)
-    if bridge is not None:
-        bridge.close()
 
 
 class _InTurn(FlowerServiceServicer):

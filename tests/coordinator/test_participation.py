@@ -8,8 +8,8 @@ import pytest
 from flwr.common import DisconnectRes, ReconnectIns, Scalar
 
 from fednnunet.channel.messages import Farewell, Hello
-from fednnunet.coordinator.attendance import Attendance
-from fednnunet.coordinator.roster import Roster
+from fednnunet.coordinator.participation import Participation
+from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import Event, SiteLeftOut, SitesAwaited, SiteTakenIn
@@ -35,7 +35,7 @@ class Node(FakeNode):
         return DisconnectRes("")
 
 
-class Federation(Roster):
+class Federation(ClientRegistry):
     """Three places; `meanwhile` happens, one after the other, while sites are awaited."""
 
     def __init__(self, *present: str, nodes_return: bool = True) -> None:
@@ -83,8 +83,8 @@ class Federation(Roster):
     def taken_in(self) -> list[SiteTakenIn]:
         return [event for event in self.events if isinstance(event, SiteTakenIn)]
 
-    def attendance(self, needed: int, give_up_after: float | None = None) -> Attendance:
-        return Attendance(self, needed, give_up_after, self)
+    def participation(self, needed: int, give_up_after: float | None = None) -> Participation:
+        return Participation(self, needed, give_up_after, self)
 
     def site(self, name: str) -> Site:
         site = self.named(name)
@@ -102,10 +102,10 @@ def _nothing() -> None:
 
 def test_all_that_are_there_take_part_once_they_have_the_model() -> None:
     federation = Federation("C", "A", "B")
-    attendance = federation.attendance(3)
-    assert _names(attendance.muster(0, federation.prepare)) == ["A", "B", "C"]
+    participation = federation.participation(3)
+    assert _names(participation.wait_for_quorum(0, federation.prepare)) == ["A", "B", "C"]
     assert sorted(federation.prepared) == ["A", "B", "C"]
-    assert _names(attendance.muster(0, federation.prepare)) == ["A", "B", "C"]
+    assert _names(participation.wait_for_quorum(0, federation.prepare)) == ["A", "B", "C"]
     assert len(federation.prepared) == 3
     assert federation.events == []
 
@@ -113,7 +113,7 @@ def test_all_that_are_there_take_part_once_they_have_the_model() -> None:
 def test_two_of_three_are_enough_if_no_more_are_needed() -> None:
     federation = Federation("A", "B", "C")
     federation.leave("C")
-    assert _names(federation.attendance(2).muster(0, federation.prepare)) == ["A", "B"]
+    assert _names(federation.participation(2).wait_for_quorum(0, federation.prepare)) == ["A", "B"]
     assert sorted(federation.prepared) == ["A", "B"]
     assert federation.events == []
 
@@ -122,7 +122,7 @@ def test_who_is_missing_is_told_once_and_waited_for() -> None:
     federation = Federation("A", "B", "C")
     federation.leave("B")
     federation.meanwhile = [_nothing, _nothing, lambda: federation.join("B")]
-    assert _names(federation.attendance(3).muster(0, federation.prepare)) == ["A", "B", "C"]
+    assert _names(federation.participation(3).wait_for_quorum(0, federation.prepare)) == ["A", "B", "C"]
     assert federation.awaited == [SitesAwaited(sites=["B"], present=2, needed=3)]
     assert federation.meanwhile == []
 
@@ -132,7 +132,7 @@ def test_it_is_told_anew_when_others_are_missing() -> None:
     for site in "BC":
         federation.leave(site)
     federation.meanwhile = [lambda: federation.join("B"), _nothing, lambda: federation.join("C")]
-    federation.attendance(3).muster(0, federation.prepare)
+    federation.participation(3).wait_for_quorum(0, federation.prepare)
     assert federation.awaited == [
         SitesAwaited(sites=["B", "C"], present=1, needed=3),
         SitesAwaited(sites=["C"], present=2, needed=3),
@@ -143,7 +143,7 @@ def test_sites_that_were_never_there_are_awaited_without_a_name() -> None:
     federation = Federation("A", "B")
     federation.leave("A")
     federation.meanwhile = [lambda: federation.join("C"), lambda: federation.join("A")]
-    assert _names(federation.attendance(3).muster(0, federation.prepare)) == ["A", "B", "C"]
+    assert _names(federation.participation(3).wait_for_quorum(0, federation.prepare)) == ["A", "B", "C"]
     assert [event.sites for event in federation.awaited] == [["A", "others"], ["A"]]
 
 
@@ -153,7 +153,7 @@ def test_nobody_is_said_to_be_awaited_once_enough_are_there(tmp_path: Path) -> N
         federation.leave(site)
     federation.meanwhile = [lambda: federation.join("B")]
     status = StatusFile(tmp_path / STATUS, dict)
-    assert _names(Attendance(federation, 2, None, status).muster(0, federation.prepare)) == ["A", "B"]
+    assert _names(Participation(federation, 2, None, status).wait_for_quorum(0, federation.prepare)) == ["A", "B"]
     awaited = read_status(tmp_path).awaited
     status.end("the test is over")
     assert awaited == []
@@ -162,7 +162,7 @@ def test_nobody_is_said_to_be_awaited_once_enough_are_there(tmp_path: Path) -> N
 def test_waiting_for_all_takes_every_place_and_prepares_nobody() -> None:
     federation = Federation("A", "B")
     federation.meanwhile = [_nothing, lambda: federation.join("C")]
-    federation.attendance(2).wait_for_all()
+    federation.participation(2).wait_for_all()
     assert federation.meanwhile == []
     assert federation.awaited == [SitesAwaited(sites=["others"], present=2, needed=3)]
 
@@ -171,32 +171,32 @@ def test_waiting_is_given_up_naming_who_is_missing() -> None:
     federation = Federation("A", "B", "C")
     federation.leave("C")
     with pytest.raises(FednnUNetError, match=r"^C did not come back within --give_up_after 0 s: .*--c"):
-        federation.attendance(3, give_up_after=0.0).muster(0, federation.prepare)
+        federation.participation(3, give_up_after=0.0).wait_for_quorum(0, federation.prepare)
 
 
 def test_a_site_that_is_done_counts_without_being_there_and_is_not_awaited() -> None:
     federation = Federation("A", "B", "C")
-    attendance = federation.attendance(3)
-    attendance.muster(4, federation.prepare)
+    participation = federation.participation(3)
+    participation.wait_for_quorum(4, federation.prepare)
     for site in "BC":
         federation.leave(site)
-    assert _names(attendance.muster(4, federation.prepare, done=["A", "B", "C"])) == ["A"]
+    assert _names(participation.wait_for_quorum(4, federation.prepare, done=["A", "B", "C"])) == ["A"]
     federation.meanwhile = [lambda: federation.join("B")]
-    assert _names(attendance.muster(4, federation.prepare, done=["C"])) == ["A", "B"]
+    assert _names(participation.wait_for_quorum(4, federation.prepare, done=["C"])) == ["A", "B"]
     assert [event.sites for event in federation.awaited] == [["B"]]
 
 
 def test_only_a_node_that_does_not_have_the_model_is_prepared_again() -> None:
     federation = Federation("A", "B", "C")
-    attendance = federation.attendance(2)
-    attendance.muster(0, federation.prepare)
+    participation = federation.participation(2)
+    participation.wait_for_quorum(0, federation.prepare)
     federation.prepared.clear()
     for site in "ABC":
         federation.leave(site)
     federation.join("A")
     federation.join("B", instance="second")
     assert federation.site("B").is_restarted
-    assert _names(attendance.muster(0, federation.prepare)) == ["A", "B"]
+    assert _names(participation.wait_for_quorum(0, federation.prepare)) == ["A", "B"]
     assert federation.prepared == ["B"]
     assert not federation.site("B").is_restarted
     assert federation.taken_in == [SiteTakenIn(site="B", round=0)]
@@ -204,12 +204,12 @@ def test_only_a_node_that_does_not_have_the_model_is_prepared_again() -> None:
 
 def test_a_site_that_missed_a_round_is_prepared_for_the_next() -> None:
     federation = Federation("A", "B", "C")
-    attendance = federation.attendance(2)
-    attendance.muster(0, federation.prepare)
+    participation = federation.participation(2)
+    participation.wait_for_quorum(0, federation.prepare)
     federation.prepared.clear()
     for site in "AB":
-        attendance.has_model(federation.site(site), 1)
-    assert _names(attendance.muster(1, federation.prepare)) == ["A", "B", "C"]
+        participation.has_model(federation.site(site), 1)
+    assert _names(participation.wait_for_quorum(1, federation.prepare)) == ["A", "B", "C"]
     assert federation.prepared == ["C"]
     assert federation.taken_in == [SiteTakenIn(site="C", round=1)]
 
@@ -229,26 +229,26 @@ def test_a_node_that_is_restarted_while_others_are_prepared_does_not_count_as_pr
             federation.leave("A")
             federation.join("A", instance="second")
 
-    sites = federation.attendance(3).muster(0, prepare)
+    sites = federation.participation(3).wait_for_quorum(0, prepare)
     assert not any(site.is_restarted for site in sites)
     assert federation.prepared.count("A") == 2
 
 
 def test_a_site_that_cannot_be_prepared_is_left_out_and_let_go() -> None:
     federation = Federation("A", "B", "C")
-    attendance = federation.attendance(2)
+    participation = federation.participation(2)
 
     def prepare(site: Site) -> None:
         if site.name == "C":
             raise FednnUNetError("its plans are not those with which the training began")
 
-    assert _names(attendance.muster(3, prepare)) == ["A", "B"]
+    assert _names(participation.wait_for_quorum(3, prepare)) == ["A", "B"]
     reason = "its plans are not those with which the training began"
     assert federation.events == [SiteLeftOut(site="C", round=3, reason=reason)]
     assert federation.nodes["C"].has_left.wait(60)
     assert federation.nodes["C"].farewell == f"This site has failed: {reason}."
-    assert attendance.take_left_out() == {"C": reason}
-    assert attendance.take_left_out() == {}
+    assert participation.take_left_out() == {"C": reason}
+    assert participation.take_left_out() == {}
 
 
 @pytest.mark.parametrize(
@@ -263,26 +263,26 @@ def test_a_site_that_was_left_out_is_prepared_again_unless_it_has_failed_and_was
     failure: SiteFailure, is_let_go: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = Federation("A", "B", "C")
-    attendance = federation.attendance(2)
-    attendance.muster(0, federation.prepare)
+    participation = federation.participation(2)
+    participation.wait_for_quorum(0, federation.prepare)
     federation.prepared.clear()
     dismissed: list[tuple[str, str]] = []
     monkeypatch.setattr(federation, "dismiss", lambda site, reason: dismissed.append((site.name, reason)))
-    attendance.leave_out([failure, ValueError("of another kind")], 1)
+    participation.leave_out([failure, ValueError("of another kind")], 1)
     assert federation.events == [SiteLeftOut(site="B", round=1, reason=failure.reason)]
     assert dismissed == [("B", f"This site has failed: {failure.reason}.")] * is_let_go
-    assert attendance.take_left_out() == {"B": failure.reason}
-    assert _names(attendance.muster(0, federation.prepare)) == ["A", *["B"] * (not is_let_go), "C"]
+    assert participation.take_left_out() == {"B": failure.reason}
+    assert _names(participation.wait_for_quorum(0, federation.prepare)) == ["A", *["B"] * (not is_let_go), "C"]
     assert federation.prepared == ["B"] * (not is_let_go)
 
 
 def test_nobody_waits_for_a_node_that_cannot_be_started_again() -> None:
     federation = Federation("A", "B", "C", nodes_return=False)
-    attendance = federation.attendance(needed=2)
-    assert [site.name for site in attendance.muster(0, federation.prepare)] == ["A", "B", "C"]
-    attendance.leave_out([SiteFailure("B", "no memory")], 1)
-    assert [site.name for site in attendance.muster(0, federation.prepare)] == ["A", "C"]
-    attendance.leave_out([SiteFailure("C", "no memory")], 1)
+    participation = federation.participation(needed=2)
+    assert [site.name for site in participation.wait_for_quorum(0, federation.prepare)] == ["A", "B", "C"]
+    participation.leave_out([SiteFailure("B", "no memory")], 1)
+    assert [site.name for site in participation.wait_for_quorum(0, federation.prepare)] == ["A", "C"]
+    participation.leave_out([SiteFailure("C", "no memory")], 1)
     with pytest.raises(FednnUNetError, match="Without B, C there are fewer sites than --min_clients"):
-        attendance.muster(0, federation.prepare)
+        participation.wait_for_quorum(0, federation.prepare)
     assert not [event for event in federation.events if isinstance(event, SitesAwaited)]

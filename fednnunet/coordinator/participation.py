@@ -1,12 +1,13 @@
-"""Who takes part in a round: waiting for sites, and leaving out those that fail."""
+"""Participation in a round: waiting for a quorum of sites, and leaving out those that fail."""
 
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from fednnunet.coordinator.roster import Roster, each
-from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutOfLine
+from fednnunet.coordinator.asking import each
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.site import Site, SiteLate, SiteLost, SiteOutlier
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SiteLeftOut, SitesAwaited, SiteTakenIn
 
@@ -15,12 +16,12 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
 
 
-class Attendance:
-    """Keeps the books of which site has which global model.
+class Participation:
+    """Tracks which site holds which version of the global model.
 
     Parameters
     ----------
-    roster
+    registry
         The sites.
     needed
         Sites without which nothing goes on.
@@ -30,8 +31,8 @@ class Attendance:
         Takes what happens.
     """
 
-    def __init__(self, roster: Roster, needed: int, give_up_after: float | None, sink: EventSink) -> None:
-        self._roster = roster
+    def __init__(self, registry: ClientRegistry, needed: int, give_up_after: float | None, sink: EventSink) -> None:
+        self._registry = registry
         self._needed = needed
         self._give_up_after = give_up_after
         self._sink = sink
@@ -47,20 +48,18 @@ class Attendance:
         """Take note that a site has the global model of a round."""
         self._models[site.name] = (site.hello.instance, round_number)
 
-    def leave_out(self, failures: Sequence[object], round_number: int) -> None:
+    def leave_out(self, failures: Sequence[SiteFailure], round_number: int) -> None:
         """Take note of sites that could not do what a round asked of them, and let nodes that have failed go."""
         for failure in failures:
-            if not isinstance(failure, SiteFailure):
-                continue
             self._models.pop(failure.site, None)
             self._left_out[failure.site] = failure.reason
             self._sink.emit(SiteLeftOut(site=failure.site, round=round_number, reason=failure.reason))
             if isinstance(failure, SiteLate):
                 self._late_since.setdefault(failure.site, time.monotonic())
-            site = self._roster.named(failure.site)
-            if site is not None and not isinstance(failure, SiteLost | SiteLate | SiteOutOfLine):
+            site = self._registry.named(failure.site)
+            if site is not None and not isinstance(failure, SiteLost | SiteLate | SiteOutlier):
                 self._dismissed.add((site.name, site.hello.instance))
-                self._roster.dismiss(site, f"This site has failed: {failure.reason.removesuffix('.')}.")
+                self._registry.dismiss(site, f"This site has failed: {failure.reason.removesuffix('.')}.")
 
     def take_left_out(self) -> dict[str, str]:
         """Return who was left out since the last call, and why: a round is complete."""
@@ -70,9 +69,11 @@ class Attendance:
 
     def wait_for_all(self) -> None:
         """Wait until every site of the federation is connected."""
-        self._wait(self._connected, self._roster.places)
+        self._wait(self._connected, self._registry.places)
 
-    def muster(self, round_number: int, prepare: Callable[[Site], None], done: Collection[str] = ()) -> list[Site]:
+    def wait_for_quorum(
+        self, round_number: int, prepare: Callable[[Site], None], done: Collection[str] = ()
+    ) -> list[Site]:
         """Return the sites that have the global model of a round, at least as many as are needed.
 
         Parameters
@@ -97,7 +98,7 @@ class Attendance:
         """Return the sites whose nodes can be asked; those that have failed are about to leave."""
         return [
             site
-            for site in self._roster.sites
+            for site in self._registry.sites
             if site.is_connected and (site.name, site.hello.instance) not in self._dismissed
         ]
 
@@ -124,10 +125,10 @@ class Attendance:
                 if told is not None:
                     self._sink.emit(SitesAwaited(sites=[], present=len(sites) + len(done), needed=needed))
                 return sites
-            missing = [site.name for site in self._roster.sites if site not in sites and site.name not in done] + [
+            missing = [site.name for site in self._registry.sites if site not in sites and site.name not in done] + [
                 "others"
-            ] * (len(self._roster.sites) < needed)
-            if not self._roster.nodes_return:
+            ] * (len(self._registry.sites) < needed)
+            if not self._registry.nodes_return:
                 raise FednnUNetError(
                     f"Without {', '.join(missing)} there are fewer sites than --min_clients: mend what has failed "
                     "there, and go on with --c."
@@ -140,7 +141,7 @@ class Attendance:
                     f"{', '.join(missing)} did not come back within --give_up_after {self._give_up_after:g} s: "
                     "start the coordinator again with --c when they can."
                 )
-            self._roster.wait_for_change(_LOOK_EVERY_SECONDS)
+            self._registry.wait_for_change(_LOOK_EVERY_SECONDS)
 
     def _is_given_up(self, since: float | None) -> bool:
         """Return whether nobody waits any longer for a site that has been missing, or late, since then."""

@@ -1,0 +1,290 @@
+"""Agreement on the training of a fold: with all sites on a new one, or with what the run folder holds of an old one."""
+
+import logging
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from fednnunet.channel.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
+from fednnunet.coordinator.asking import ask_all
+from fednnunet.coordinator.common_model import why_there_is_none
+from fednnunet.coordinator.exchange import Exchange
+from fednnunet.coordinator.participation import Participation
+from fednnunet.coordinator.registry import ClientRegistry
+from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RunDescription, SharedTensors
+from fednnunet.coordinator.site import Site, SiteLost
+from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import EventSink, SharingAgreed, SiteShare, StageStarted
+from fednnunet.folds import Fold
+from fednnunet.weights.layout import Layout, TensorSpec
+from fednnunet.weights.sharing import NORM, Group, share
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FoldContext:
+    """What the training of a fold works with, whatever is agreed.
+
+    Attributes
+    ----------
+    fold
+        The fold to train.
+    flags
+        The coordinator's numbers.
+    averaging
+        What is averaged, and how.
+    recovery
+        What is kept, and who may be missing.
+    registry
+        The sites.
+    sink
+        Takes what happens.
+    folder
+        Where the training is kept.
+    participation
+        Who has which model.
+    """
+
+    fold: Fold
+    flags: ScheduleFlags
+    averaging: AveragingFlags
+    recovery: RecoveryFlags
+    registry: ClientRegistry
+    sink: EventSink
+    folder: FoldFolder = field(init=False)
+    participation: Participation = field(init=False)
+
+    def __post_init__(self) -> None:
+        recovery = self.recovery
+        self.folder = FoldFolder.of(recovery.run_dir, self.fold)
+        self.participation = Participation(self.registry, recovery.min_clients, recovery.give_up_after, self.sink)
+
+
+@dataclass
+class FoldTraining:
+    """A training that is agreed on.
+
+    Attributes
+    ----------
+    context
+        What it works with.
+    description
+        What was agreed.
+    exchange
+        The global models.
+    completed
+        Rounds that are complete.
+    is_model_asked
+        Whether sites have been asked how the network is built.
+    """
+
+    context: FoldContext
+    description: RunDescription
+    exchange: Exchange
+    completed: int = 0
+    is_model_asked: bool = False
+
+    @property
+    def schedule(self) -> Schedule:
+        """The numbers that hold for every node."""
+        return self.description.schedule
+
+    def question_id(self, what: str) -> str:
+        """Name a question so that it is the same one when it is asked again, by another coordinator too."""
+        return f"{self.description.run} {what}"
+
+    def wait_for_quorum(self, done: Collection[str] = ()) -> list[Site]:
+        """Return the sites that have the current global model, once they are enough; see `Participation`."""
+        return self.context.participation.wait_for_quorum(self.completed, self._prepare, done)
+
+    def _prepare(self, site: Site) -> None:
+        """Bring a site to where the training is."""
+        site.allow(self.context.recovery.round_timeout)
+        description = self.description
+        if site.name not in description.sites:
+            names = ", ".join(description.sites)
+            raise FednnUNetError(f"site {site.name} does not take part in this training, in which are {names}")
+        if description.plans.get(site.name) != site.hello.plans_digest:
+            raise FednnUNetError("its plans are not those with which the training began: restore them")
+        start = Start(fold=description.fold, schedule=self.schedule, run=description.run, completed=self.completed)
+        # an id of its own: a node that was late goes on with what it is doing when it is asked again
+        ready = site.ask("start", start, Ready, id=self.question_id(f"start {self.completed}"))
+        tensors = set(ready.tensors)
+        mine = [group.layout.tensors for group in description.groups if site.name in group.sites]
+        missing = [tensor.name for shared in mine for tensor in shared if tensor not in tensors]
+        if missing:
+            raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
+        if not ready.has_model:
+            self.exchange.send_model(site, self.completed)
+        if self.completed and not ready.restored and self.schedule.optimizer_state == "local":
+            logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
+
+
+def kept_description(context: FoldContext) -> RunDescription | None:
+    """Return the training that is kept, if any; a damaged one is set aside if it is to be replaced.
+
+    Raises
+    ------
+    CanGoOnError
+        If it cannot be read, and shall not be replaced.
+    """
+    try:
+        return context.folder.description()
+    except FednnUNetError as error:
+        if not context.recovery.overwrite:
+            raise CanGoOnError(str(error)) from error
+        context.folder.set_aside()  # its models may be intact
+        return None
+
+
+def resume(context: FoldContext, kept: RunDescription) -> FoldTraining:
+    """Go on with a training from the last complete round of which there is a model.
+
+    Raises
+    ------
+    CanGoOnError
+        If it was begun with other flags, or cannot be read: it can be continued once that is mended here.
+    """
+    try:
+        return _resumed(context, kept)
+    except FednnUNetError as error:
+        raise CanGoOnError(str(error)) from error
+
+
+def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
+    flags, averaging, folder = context.flags, context.averaging, context.folder
+    flags.check_unchanged(kept.schedule)
+    if kept.averaging != averaging.averaging or kept.flags != averaging.others:
+        raise FednnUNetError(
+            "The training was begun with other flags for averaging "
+            f"({kept.averaging}, {kept.flags}): continue it with the same."
+        )
+    schedule = kept.schedule.model_copy(update={"save_every": flags.save_every})
+    description = kept.model_copy(update={"schedule": schedule})
+    folder.describe(description)  # one of its two files may be lost
+    exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
+    done = folder.last_complete()
+    completed, state = folder.last_model(done)
+    if completed < done:
+        logger.warning("Rounds %d to %d come again: no model was kept of them.", completed + 1, done)
+    folder.forget_after(completed)
+    exchange.restore(state)
+    return FoldTraining(context, description, exchange, completed)
+
+
+def begin(context: FoldContext, kept: RunDescription | None) -> FoldTraining:
+    """Agree with all sites on a new training, and give all that share a tensor the same one to start from.
+
+    Parameters
+    ----------
+    context
+        What it works with.
+    kept
+        The training that it replaces.
+
+    Raises
+    ------
+    FednnUNetError
+        If the sites do not agree, or one fails.
+    """
+    if context.recovery.resume:
+        logger.warning("There is no training of fold %s in %s yet: it begins now.", context.fold, context.folder.path)
+    context.participation.wait_for_all()
+    while True:
+        context.registry.allow(context.recovery.give_up_after)  # nothing begins without any one of them
+        try:
+            description, layouts, preferred = agree(context)
+            exchange = Exchange(description.groups, description.averaging, Layout(tuple(description.at_end)))
+            exchange.initialize({site.name: site for site in context.registry.sites}, preferred)
+            break
+        except SiteLost as lost:
+            context.participation.leave_out([lost], 0)
+            context.participation.wait_for_all()
+    context.sink.emit(_shares(layouts, description.groups))
+    if kept is not None and kept.finished:
+        context.folder.set_aside()
+    context.folder.begin(description, exchange.state)
+    return FoldTraining(context, description, exchange)
+
+
+def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list[str]]:
+    """Let all sites get ready; return what they agree on, their networks, and who brings a pretrained model.
+
+    Raises
+    ------
+    FednnUNetError
+        If they do not agree, or one fails.
+    """
+    sites, hellos, averaging = context.registry.sites, context.registry.hellos, context.averaging
+    for site in sites:
+        site.renew()
+    context.sink.emit(StageStarted(stage="preparing", fold=str(context.fold)))
+    offers = ask_all(sites, "offer", FoldRequest(fold=context.fold), TrainingOffer)
+    schedule, run = context.flags.schedule(offers), uuid.uuid4().hex
+    ready = ask_all(sites, "start", Start(fold=context.fold, schedule=schedule, run=run, completed=0), Ready)
+    layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
+    for site in sites:
+        if ready[site.name].training_cases > site.hello.cases:
+            raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
+    _check_layouts(layouts, hellos[0].method)
+    groups = share(
+        layouts,
+        cohorts=averaging.cohorts,
+        keep_local=averaging.keep_local,
+        normalization={site: answer.normalization for site, answer in ready.items()},
+    )
+    by_cases = averaging.weighting == "cases"
+    description = RunDescription(
+        run=run,
+        fold=context.fold,
+        sites={site: answer.training_cases if by_cases else 1 for site, answer in ready.items()},
+        plans={hello.site: hello.plans_digest for hello in hellos},
+        models=sorted({hello.model for hello in hellos if hello.model is not None}),
+        schedule=schedule,
+        averaging=averaging.averaging,
+        flags=averaging.others,
+        shared=[SharedTensors(sites=list(g.sites), tensors=list(g.layout.tensors)) for g in groups],
+        at_end=_averaged_at_end(context, groups, next(iter(layouts.values()))),
+    )
+    # a pretrained model, where only some sites have it, is the one to start from
+    return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
+
+
+def of_weights(groups: Sequence[Group]) -> int:
+    """Return how many of the groups share weights, and not what their optimizers remember."""
+    return sum(not group.layout.is_of_optimizer for group in groups)
+
+
+def _averaged_at_end(context: FoldContext, groups: Sequence[Group], network: Layout) -> list[TensorSpec]:
+    """Return which tensors stay at the sites, but for their mean in the model that is exported, if there is one."""
+    keep_local = context.averaging.keep_local
+    if keep_local != NORM or why_there_is_none(context.registry.hellos, of_weights(groups), keep_local) is not None:
+        return []
+    shared = set(groups[0].layout.tensors)
+    return [tensor for tensor in network.tensors if not tensor.is_of_optimizer and tensor not in shared]
+
+
+def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:
+    """Refuse different networks where all sites have the same plans."""
+    first, *others = layouts
+    for other in others:
+        if method == "FFE" and layouts[other].digest != layouts[first].digest:
+            raise FednnUNetError(
+                f"The network of site {other} is not that of site {first}: use the same plans and trainer everywhere."
+            )
+
+
+def _shares(layouts: dict[str, Layout], groups: Sequence[Group]) -> SharingAgreed:
+    shares = {}
+    for site, layout in layouts.items():
+        mine = [group.layout for group in groups if site in group.sites and not group.layout.is_of_optimizer]
+        own = [tensor for tensor in layout.tensors if not tensor.is_of_optimizer]
+        shares[site] = SiteShare(
+            tensors=sum(len(part.tensors) for part in mine),
+            of_tensors=len(own),
+            parameters=sum(part.size for part in mine),
+            of_parameters=Layout(tuple(own)).size,
+        )
+    return SharingAgreed(sites=shares)
