@@ -29,7 +29,7 @@ class GlobalModel:
     A round has two steps. `aggregate` makes one model of the updates, part by part, and can be begun again with other
     sites; `advance` makes the result the global model, part by part.
 
-    Memory is one float32 model, a second one for what was aggregated, a third one for the rounding errors if the encoding
+    Memory is one float32 model, a second one for what was aggregated, a third one for rounding errors if the encoding
     has any, and what the server optimizer keeps; it does not grow with the number of sites.
 
     Parameters

@@ -10,9 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from flwr.server import Server
 from flwr.server.client_manager import SimpleClientManager
-from flwr.server.history import History
 
 from fednnunet.channel.address import find_free_port, join_address
 from fednnunet.channel.long_lived import serving
@@ -21,20 +19,15 @@ from fednnunet.channel.long_lived.descriptors import RESERVE
 HOST = "127.0.0.1"
 
 
-class _Waiting(Server):
+class _Waiting:
     """A coordinator that does nothing until it is told to end."""
 
     def __init__(self) -> None:
-        super().__init__(client_manager=SimpleClientManager())
         self.is_open, self.may_end = threading.Event(), threading.Event()
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+    def run(self) -> None:
         self.is_open.set()
         self.may_end.wait(60)
-        return History(), 0.0
-
-    def disconnect_all_clients(self, timeout: float | None) -> None:
-        pass
 
 
 def _wait_for_ends(open_ones: selectors.BaseSelector, left: int) -> bool:
@@ -58,7 +51,9 @@ def test_idle_connections_are_no_more_than_there_is_room_for_and_are_ended(monke
     monkeypatch.setattr(serving, "most_connections", lambda: most)
     monkeypatch.setattr(serving, "_IDLE_SECONDS", 3.0)
     port, coordinator = find_free_port(HOST), _Waiting()
-    thread = threading.Thread(target=serving.serve, args=(join_address(HOST, port), coordinator), daemon=True)
+    thread = threading.Thread(
+        target=serving.serve, args=(join_address(HOST, port), SimpleClientManager(), coordinator.run), daemon=True
+    )
     thread.start()
     assert coordinator.is_open.wait(60)
     open_ones = selectors.DefaultSelector()

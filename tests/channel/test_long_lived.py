@@ -7,16 +7,14 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from flwr.common import GetPropertiesIns, NDArrays, ReconnectIns, Scalar
+from flwr.client import NumPyClient
+from flwr.common import GetPropertiesIns, ReconnectIns, Scalar
 from flwr.proto.transport_pb2 import ClientMessage
-from flwr.server import Server
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
-from flwr.server.history import History
 from flwr.server.superlink.fleet.grpc_bidi.grpc_bridge import GrpcBridgeClosed
 
 from fednnunet.channel.address import find_free_port, join_address
-from fednnunet.channel.identity import Challenge
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
 from fednnunet.channel.tls import Endpoint
@@ -35,16 +33,15 @@ class _Connections(SimpleClientManager):
         return super().register(client)
 
 
-class _Coordinator(Server):
+class _Coordinator:
     """Says nothing over some connections, and farewell over the next one."""
 
     def __init__(self, silent: int, says_farewell: bool = True) -> None:
         self.connections = _Connections()
-        super().__init__(client_manager=self.connections)
         self._silent = silent
         self._says_farewell = says_farewell
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+    def run(self) -> None:
         for _ in range(self._silent):
             self.connections.new.get(timeout=60)
         word = "farewell" if self._says_farewell else "work"
@@ -56,32 +53,24 @@ class _Coordinator(Server):
         if self._says_farewell:
             with contextlib.suppress(GrpcBridgeClosed):  # the node may be faster than its answer
                 proxy.reconnect(ReconnectIns(seconds=None), timeout=None, group_id=None)
-        return History(), 0.0
-
-    def disconnect_all_clients(self, timeout: float | None) -> None:
-        pass
 
 
-class _Node:
+class _Node(NumPyClient):
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.certificate = b""
 
     @property
     def has_left(self) -> bool:
         return "farewell" in self.heard
 
-    def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
-        raise NotImplementedError
-
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         self.heard.append(str(config["ask"]))
         return {}
 
-    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        raise NotImplementedError
 
-    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
-        raise NotImplementedError
+def _serve(address: str, coordinator: "_Coordinator | _Asking") -> None:
+    serve(address, coordinator.connections, coordinator.run)
 
 
 def _join(port: int, contact_timeout: float) -> tuple[_Node, threading.Thread]:
@@ -95,7 +84,7 @@ def _join(port: int, contact_timeout: float) -> tuple[_Node, threading.Thread]:
 def test_a_connection_over_which_nothing_comes_is_replaced_by_another_one() -> None:
     port = find_free_port(HOST)
     node, thread = _join(port, contact_timeout=1.0)
-    serve(join_address(HOST, port), _Coordinator(silent=2))
+    _serve(join_address(HOST, port), _Coordinator(silent=2))
     thread.join(60)
     assert not thread.is_alive()
     assert node.heard == ["farewell"]
@@ -104,8 +93,8 @@ def test_a_connection_over_which_nothing_comes_is_replaced_by_another_one() -> N
 def test_a_node_serves_the_coordinator_that_takes_the_place_of_one_that_has_gone() -> None:
     port = find_free_port(HOST)
     node, thread = _join(port, contact_timeout=60.0)
-    serve(join_address(HOST, port), _Coordinator(silent=0, says_farewell=False))
-    serve(join_address(HOST, port), _Coordinator(silent=0))
+    _serve(join_address(HOST, port), _Coordinator(silent=0, says_farewell=False))
+    _serve(join_address(HOST, port), _Coordinator(silent=0))
     thread.join(60)
     assert not thread.is_alive()
     assert node.heard == ["work", "farewell"]
@@ -124,7 +113,7 @@ def test_a_proxy_is_not_used_on_this_machine(host: str, monkeypatch: pytest.Monk
     port, node = find_free_port(host), _Node()
     thread = threading.Thread(target=join, args=(Endpoint(host, port), node, 60.0), daemon=True)
     thread.start()
-    serve(join_address(host, port), _Coordinator(silent=0))
+    _serve(join_address(host, port), _Coordinator(silent=0))
     thread.join(60)
     assert node.heard == ["farewell"]
 
@@ -139,32 +128,26 @@ def test_a_node_that_waits_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> N
     assert "secret" not in str(caught.value)
 
 
-class _Asking(Server):
+class _Asking:
     """Asks a node one question, and waits a moment for what else there is to hear."""
 
     def __init__(self, all_is_said: threading.Event) -> None:
         self.connections = _Connections()
-        super().__init__(client_manager=self.connections)
         self._all_is_said = all_is_said
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+    def run(self) -> None:
         self.connections.new.get(timeout=60).get_properties(GetPropertiesIns({"ask": "work"}), None, None)
         self._all_is_said.wait(2)  # which should not happen
-        return History(), 0.0
-
-    def disconnect_all_clients(self, timeout: float | None) -> None:
-        pass
 
 
 class _Clinging(_Asking):
     """Asks a node that has left again and again, and never hangs up."""
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+    def run(self) -> None:
         proxy = self.connections.new.get(timeout=60)
         while not self._all_is_said.wait(0.1):
             with contextlib.suppress(GrpcBridgeClosed):
                 proxy.get_properties(GetPropertiesIns({"ask": "farewell"}), timeout=None, group_id=None)
-        return History(), 0.0
 
 
 def test_a_node_that_has_left_ends_though_the_coordinator_does_not_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +155,7 @@ def test_a_node_that_has_left_ends_though_the_coordinator_does_not_hang_up(monke
     port, node_has_ended = find_free_port(HOST), threading.Event()
     _, thread = _join(port, contact_timeout=60.0)
     threading.Thread(target=lambda: (thread.join(60), node_has_ended.set()), daemon=True).start()
-    serve(join_address(HOST, port), _Clinging(node_has_ended))
+    _serve(join_address(HOST, port), _Clinging(node_has_ended))
     assert not thread.is_alive()
 
 
@@ -198,7 +181,7 @@ def test_a_node_that_can_answer_nothing_any_more_ends_and_says_why_in_one_senten
     thread = threading.Thread(target=join_and_fail, daemon=True)
     thread.start()
     with contextlib.suppress(GrpcBridgeClosed):  # the coordinator's question gets no answer
-        serve(join_address(HOST, port), _Asking(threading.Event()))
+        _serve(join_address(HOST, port), _Asking(threading.Event()))
     thread.join(60)
     assert errors == ["the disk is full"]
     assert not any(record.exc_info for record in caplog.records)  # no traceback of Flower's before it
@@ -226,7 +209,7 @@ def test_what_a_node_says_unasked_does_not_fill_memory() -> None:
 
     thread = threading.Thread(target=talk, daemon=True)
     thread.start()
-    serve(join_address(HOST, port), _Asking(all_is_said))
+    _serve(join_address(HOST, port), _Asking(all_is_said))
     is_over.set()
     thread.join(60)
     assert len(spoken) < 100  # the rest waits at the node, for a question

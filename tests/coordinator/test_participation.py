@@ -268,7 +268,7 @@ def test_a_site_that_was_left_out_is_prepared_again_unless_it_has_failed_and_was
     federation.prepared.clear()
     dismissed: list[tuple[str, str]] = []
     monkeypatch.setattr(federation, "dismiss", lambda site, reason: dismissed.append((site.name, reason)))
-    participation.leave_out([failure, ValueError("of another kind")], 1)
+    participation.leave_out([failure], 1)
     assert federation.events == [SiteLeftOut(site="B", round=1, reason=failure.reason)]
     assert dismissed == [("B", f"This site has failed: {failure.reason}.")] * is_let_go
     assert participation.take_left_out() == {"B": failure.reason}

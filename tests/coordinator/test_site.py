@@ -236,7 +236,7 @@ def test_a_failure_that_the_node_reports_is_told_and_does_not_cost_the_connectio
     site = _site(node)
     with pytest.raises(FednnUNetError, match=r"^disk is full$"):
         _ask(site)
-    with pytest.raises(FednnUNetError, match=r"^disk is full$"):
+    with pytest.raises(FednnUNetError, match=r"^Site A failed: disk is full$"):
         site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), None, None)
     assert _ask(site) == Installed(plans_digest="abc")
 

@@ -168,7 +168,7 @@ def test_a_connection_that_broke_is_awaited_no_longer_than_the_site_may_take(mon
     site = _site(Node())
     waits: list[float | None] = []
     monkeypatch.setattr(site._changed, "wait_for", lambda predicate, timeout=None: waits.append(timeout))
-    site.disconnect(str(site.proxy and site.proxy.cid))
+    site.lose_connection(str(site.connection and site.connection.cid))
     site.allow(3.0)
     with pytest.raises(SiteLost):
         _ask(site)

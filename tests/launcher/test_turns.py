@@ -4,18 +4,18 @@ import io
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 import pytest
-from flwr.common import GetPropertiesIns, ReconnectIns, Scalar
+from flwr.client import NumPyClient
+from flwr.common import EvaluateIns, FitIns, GetPropertiesIns, NDArrays, ReconnectIns, Scalar
 
-from fednnunet.background import Background, Replies, Worker
-from fednnunet.channel.gate import Gate
-from fednnunet.channel.identity import Challenge
+from fednnunet.background import Background, Worker
+from fednnunet.channel.connection import NO_PARAMETERS
 from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.launcher.turns import InProcessNode, Turns, join_in_turn, named_records
+from fednnunet.node.replies import Replies
 
 
 class _ByHand:
@@ -93,35 +93,27 @@ def test_what_a_site_does_after_its_answer_is_done_before_another_site_has_its_t
     assert order == ["answer of A", "housekeeping of A", "answer of B", "next of A"]
 
 
-class _Gate:
+class _Node(NumPyClient):
     """Answers, and warns."""
-
-    def __init__(self) -> None:
-        self.challenge: Challenge | None = None
-
-    def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
-        self.challenge = challenge
-        return {"body": "it is me"}
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         logging.getLogger("fednnunet.node").warning("asked for %s", config["ask"])
         return {"body": "{}"}
 
-    def fit(self, parameters: list[Any], config: dict[str, Scalar]) -> tuple[list[Any], int, dict[str, Scalar]]:
-        return [np.arange(3)], 7, {}
+    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        return [], 7, {"data": b"counts"}
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
+        return 0.0, 7, {"body": "figures"}
 
 
 def test_the_coordinator_reaches_a_node_until_it_lets_it_go() -> None:
-    gate, registry = _Gate(), ClientRegistry(1)
-    node = InProcessNode("A", cast(Gate, gate))
+    registry, node = ClientRegistry(1), InProcessNode("A", _Node().to_client())
     node.join(registry)
     assert registry.next_pending(0) is node
-    challenge = Challenge.draw("ab" * 16)
-    asked = GetPropertiesIns({"ask": "hello", "body": challenge.to_json()})
-    assert node.get_properties(asked, None, None).properties == {"body": "it is me"}
-    assert gate.challenge == challenge
-    refused = node.get_properties(GetPropertiesIns({"ask": "hello", "body": "?"}), None, None).properties
-    assert "failure" in refused
+    assert node.get_properties(GetPropertiesIns({"ask": "share"}), None, None).properties == {"body": "{}"}
+    assert node.fit(FitIns(NO_PARAMETERS, {}), None, None).metrics == {"data": b"counts"}
+    assert node.evaluate(EvaluateIns(NO_PARAMETERS, {}), None, None).metrics == {"body": "figures"}
     node.reconnect(ReconnectIns(None), None, None)
     assert registry.num_available() == 0
 
@@ -129,7 +121,7 @@ def test_the_coordinator_reaches_a_node_until_it_lets_it_go() -> None:
 def test_any_number_of_nodes_can_join_although_the_roster_has_room_for_few_strangers() -> None:
     registry = ClientRegistry(places=60)
     names = [f"site {number}" for number in range(60)]
-    nodes = [InProcessNode(name, cast(Gate, _Gate())) for name in names]
+    nodes = [InProcessNode(name, _Node().to_client()) for name in names]
     joining = threading.Thread(target=join_in_turn, args=(nodes, registry), daemon=True)
     joining.start()
     refused = {names[7], names[59]}
@@ -146,7 +138,7 @@ def test_any_number_of_nodes_can_join_although_the_roster_has_room_for_few_stran
 
 
 def test_warnings_tell_which_site_they_come_from_once_for_all_handlers() -> None:
-    node = InProcessNode("A", cast(Gate, _Gate()))
+    node = InProcessNode("A", _Node().to_client())
     root, said = logging.getLogger(), list[str]()
 
     class Keeping(logging.Handler):

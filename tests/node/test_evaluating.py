@@ -10,12 +10,15 @@ import tifffile
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from fednnunet.channel.messages import EvaluationRequest
+from fednnunet.background import Tracker
+from fednnunet.channel.conversation import Question
+from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
 from fednnunet.cli.arguments import parse_client
 from fednnunet.errors import CaseError
 from fednnunet.node import evaluating
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.evaluating import EvaluationClient
+from fednnunet.node.site_client import Work
 
 SPACING = (5.0, 0.5, 0.25)
 """Of the images, by axis."""
@@ -80,7 +83,7 @@ def evaluate():
     arguments = parse_client(["evaluate", "1", "3d_fullres", "0", "-device", "cpu", "--min_cases", "1"])
     client = EvaluationClient(arguments, SiteDataset("Dataset001_A"), None)
     request = EvaluationRequest(nsd_tolerance=None)
-    return client._test(request.to_json(), evaluating.Tracker())
+    return client._test(Work(Question.of("test", request), Tracker())).read(EvaluationReport)
 
 
 @pytest.mark.parametrize("of_labels", [SPACING, (10.0, 10.0, 10.0)])

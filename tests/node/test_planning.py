@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from flwr.common import NDArrays, Scalar
+from flwr.common import NDArrays
 
+from fednnunet.channel.conversation import Answer, Config, Question
 from fednnunet.channel.messages import FingerprintMode, Hello, Measure, Measured, Query, SharedCases
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.protocol import exact_fingerprint, shared_cases_fingerprint
-from fednnunet.fingerprint.questions import DigitsQuestion, MomentsQuestion
+from fednnunet.fingerprint.questions import COUNTS, DigitsQuestion, MomentsQuestion
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
@@ -53,24 +54,23 @@ def make_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeNode]:
         node.close()
 
 
-def _asked(body: Message | None) -> dict[str, Scalar]:
-    return {"body": body.to_json() if body else "{}", "id": str(next(_ids))}
-
-
-def _tell(node: PlanningClient, kind: str, body: Message | None = None) -> dict[str, Scalar]:
+def _told(node: PlanningClient, kind: str, body: Message | None) -> Answer:
     """Ask until the answer is there, and return it."""
-    config = {"ask": kind, **_asked(body)}
-    while "pending" in (answer := node.get_properties(config)):
+    question = Question.of(kind, body, id=str(next(_ids)))
+    while (answer := node.answer(question)).pending is not None:
         pass
     return answer
 
 
+def _tell(node: PlanningClient, kind: str, body: Message | None = None) -> Config:
+    """Ask a question."""
+    return _told(node, kind, body).to_config()
+
+
 def _answer(node: PlanningClient, question: Asked) -> NDArrays | str:
     """Return the answer to a question of the protocol, or why there is none."""
-    config = _asked(Query(question=question))
-    while "pending" in (reply := node.fit([], config))[2]:
-        pass
-    return str(reply[2]["failure"]) if "failure" in reply[2] else reply[0]
+    answer = _told(node, "fit", Query(question=question))
+    return answer.failure if answer.failure is not None else [np.frombuffer(answer.data, COUNTS)]
 
 
 def _questions(node: PlanningClient, cases: int) -> list[Asked]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.channel.messages import RoundReport, Support, ValidationReport
+from fednnunet.channel.conversation import Question
+from fednnunet.channel.messages import ModelPart, RoundReport, Support, ValidationReport
 from fednnunet.node.warm_trainers import Parkable, WarmTrainers
 from tests.node.training_node import SIZE, STEP, UNTRAINED, Reply, TrainingNode
 
@@ -122,6 +123,60 @@ def test_a_round_that_was_not_trained_is_not_validated(node: TrainingNode) -> No
     node.fit(1)
     assert "has not trained" in str(node.evaluate(2)["failure"])
     assert node.trainers[0].validations == 0
+
+
+def test_a_round_is_trained_from_the_global_model_of_the_round_before_only(node: TrainingNode) -> None:
+    node.begin(completed=3)
+    assert "asks for round 6, for which this node is not ready" in str(node.fit(6)["failure"])
+    assert "asks for round 3, for which this node is not ready" in str(node.fit(3)["failure"])
+    assert node.trainers[0].steps == 0
+    assert node.fit(4) == {}
+    assert node.trainers[0].steps == 1
+
+
+def test_a_round_is_not_trained_on_from_a_model_that_was_not_validated(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    assert "asks for round 2, for which this node is not ready" in str(node.fit(2)["failure"])
+    assert node.trainers[0].steps == 1
+
+
+def test_an_update_leaves_as_one_of_the_round_that_was_trained_only(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    for number in (2, 7):
+        refused = node.fetch(number)
+        assert set(refused) == {"failure"}
+        assert f"asks for an update of round {number}, which this node has not" in str(refused["failure"])
+    assert "data" in node.fetch(1)
+
+
+def test_a_question_about_another_round_than_its_own_is_refused(node: TrainingNode) -> None:
+    node.begin()
+    node.fit(1)
+    body = ModelPart(round=1, group=0, start=0, stop=SIZE).to_json()
+    answer = node.client.answer(Question("fetch", body, id="a lie for the log", round=0))
+    assert "of another round than its question" in str(answer.failure)
+    assert answer.data == b""
+
+
+@pytest.mark.parametrize("local_epochs", [1, 3])
+def test_every_epoch_of_a_round_is_ended_and_the_last_one_after_the_global_model_was_validated(
+    node: TrainingNode, local_epochs: int
+) -> None:
+    node.start(local_epochs=local_epochs)
+    node.share(), node.hand(0, bytes(4 * SIZE)), node.ask("accept", '{"round": 0}')
+    (trainer,) = node.trainers
+    for number in (1, 2):
+        node.fit(number)
+        before = local_epochs * number - 1
+        assert trainer.hooks.count("on_epoch_start") == local_epochs * number
+        assert trainer.hooks.count("on_epoch_end") == before
+        node.hand(number, bytes(4 * SIZE))
+        node.evaluate(number)
+        node.client.replies.afterwards(lambda _: None).wait(60)  # housekeeping comes before it
+        assert trainer.hooks.count("on_epoch_end") == before + 1
+        assert trainer.hooks.count("on_validation_epoch_end") == local_epochs * number
 
 
 def test_the_full_validation_is_done_once_unless_the_fold_is_trained_again(node: TrainingNode) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.common import NDArrays, Scalar
 
+from fednnunet.channel.conversation import Config, Question
 from fednnunet.channel.messages import Hello, ModelPart, RoundRequest, Schedule, Sharing, Start
 from fednnunet.node import rounds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.training import TrainingClient
 
-Reply = dict[str, Scalar]
+Reply = Config
 RUN = "ab" * 16
 TENSOR, SIZE = "weight", 6
 UNTRAINED, STEP = 1.0, 1.0
@@ -65,6 +65,7 @@ class Trainer:
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2
         self.disable_checkpointing = False
+        self.hooks: list[str] = []
         self.steps = self.validations = self.full_validations = 0
         self.preprocessed_dataset_folder = str(folder / "cases")
         for case, has in validation.items():
@@ -106,10 +107,10 @@ class Trainer:
         path.write_text(json.dumps(summary))
 
     def __getattr__(self, name: str) -> Any:
-        """Do nothing in nnU-Net's other hooks."""
+        """Do nothing in nnU-Net's other hooks but note them."""
         if not name.startswith("on_"):
             raise AttributeError(name)
-        return lambda *_: None
+        return lambda *_: self.hooks.append(name)
 
 
 class TrainingNode:
@@ -132,8 +133,6 @@ class TrainingNode:
         self.arguments = arguments
         self.client = TrainingClient(arguments, SiteDataset("Dataset001_A"), hello)
         self.questions = 0
-        self.door: Any = self.client
-        """Whom the coordinator asks: the node, or a gate before it."""
 
     def _trainer(self, *_: Any) -> Trainer:
         self.trainers.append(Trainer(self.folder, self.validation))
@@ -141,31 +140,29 @@ class TrainingNode:
 
     def ask(self, kind: str, body: str = "{}", data: bytes = b"") -> Reply:
         """Ask a new question, until the answer is there."""
-        config = self._question(body) | {"ask": kind} | ({"data": data} if data else {})
-        while "pending" in (reply := self.door.get_properties(config)):
+        self.questions += 1
+        number = json.loads(body).get("round") if body.startswith("{") else None
+        question = Question(kind, body, data, str(self.questions), number if isinstance(number, int) else None)
+        while (answer := self.client.gate.answer(question)).pending is not None:
             pass
-        return dict(reply)
+        return answer.to_config()
 
     def fit(self, number: int) -> Reply:
         """Let it train a round."""
-        config = self._question(RoundRequest(round=number).to_json())
-        while "pending" in (reply := self.door.fit([], config))[2]:
-            pass
-        arrays: NDArrays = reply[0]
-        assert not arrays
-        return dict(reply[2])
+        return self.ask("fit", RoundRequest(round=number).to_json())
 
     def evaluate(self, number: int) -> Reply:
         """Let it validate a round."""
-        config = self._question(RoundRequest(round=number).to_json())
-        while "pending" in (reply := self.door.evaluate([], config)[2]):
-            pass
-        return dict(reply)
+        return self.ask("evaluate", RoundRequest(round=number).to_json())
 
-    def start(self, completed: int = 0, run: str = RUN, val_iterations: int = 50) -> Reply:
+    def start(self, completed: int = 0, run: str = RUN, val_iterations: int = 50, local_epochs: int = 1) -> Reply:
         """Let it get ready."""
         schedule = Schedule(
-            rounds=30, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=val_iterations, save_every=1000
+            rounds=30,
+            local_epochs=local_epochs,
+            iterations_per_epoch=1,
+            val_iterations_per_epoch=val_iterations,
+            save_every=1000,
         )
         return self.ask("start", Start(fold=0, schedule=schedule, run=run, completed=completed).to_json())
 
@@ -191,7 +188,3 @@ class TrainingNode:
         for reply in (self.start(completed), self.share(), self.hand(0, bytes(4 * SIZE))):
             assert "failure" not in reply
         self.ask("accept", json.dumps({"round": completed}))
-
-    def _question(self, body: str) -> Reply:
-        self.questions += 1
-        return {"body": body, "id": str(self.questions)}

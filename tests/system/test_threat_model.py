@@ -12,15 +12,15 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from flwr.client import NumPyClient
 from flwr.common import EvaluateIns, FitIns, GetPropertiesIns, Scalar
-from flwr.server import Server
 from flwr.server.client_proxy import ClientProxy
-from flwr.server.history import History
 
 from fednnunet.background import Tracker
 from fednnunet.channel.address import find_free_port, join_address
@@ -28,6 +28,8 @@ from fednnunet.channel.approval import Approver
 from fednnunet.channel.approval import waiting as requests_in
 from fednnunet.channel.audit import AuditLog, verify
 from fednnunet.channel.certificates import create_certificates
+from fednnunet.channel.connection import NO_PARAMETERS
+from fednnunet.channel.conversation import Config, Question
 from fednnunet.channel.gate import Gate
 from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
 from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
@@ -107,22 +109,19 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanningCl
     client.close()
 
 
-def _ask(node: SiteClient | Gate, kind: str, body: str, number: int = 0) -> dict[str, Scalar]:
+def _ask(node: SiteClient | Gate, kind: str, body: str, number: int = 0) -> Config:
     """Ask a question until the answer is there."""
-    config: dict[str, Scalar] = {"ask": kind, "body": body, "id": f"{kind} {number}"}
-    while "pending" in (answer := node.get_properties(config)):
+    question = Question(kind, body, id=f"{kind} {number}")
+    while (answer := node.answer(question)).pending is not None:
         pass
-    return answer
+    return answer.to_config()
 
 
-def _query(node: PlanningClient, question: MomentsQuestion | DigitsQuestion, number: int) -> dict[str, Scalar]:
-    config: dict[str, Scalar] = {"body": Query(question=question).to_json(), "id": f"question {number}"}
-    while "pending" in (reply := node.fit([], config)[2]):
-        pass
-    return reply
+def _query(node: PlanningClient, question: MomentsQuestion | DigitsQuestion, number: int) -> Config:
+    return _ask(node, "fit", Query(question=question).to_json(), number)
 
 
-def _install(node: PlanningClient, **changes: Any) -> dict[str, Scalar]:
+def _install(node: PlanningClient, **changes: Any) -> Config:
     plans = {**PLANS, **changes}
     return _ask(node, "install", json.dumps({"fingerprint": FINGERPRINT, "plans": plans, "record": _record()}))
 
@@ -310,9 +309,7 @@ def test_curious_coordinator_cannot_subtract_two_fingerprints_to_a_patient(
         gate, log = _gate(client, tmp_path / str(number), policy)
         reply = _ask(gate, "measure", Measure(cases=100).to_json())
         if "failure" not in reply:
-            config: dict[str, Scalar] = {"body": Query(question=MomentsQuestion()).to_json(), "id": "moments"}
-            while "pending" in (reply := gate.fit([], config)[2]):
-                pass
+            reply = _ask(gate, "fit", Query(question=MomentsQuestion()).to_json())
         told.append(reply.get("failure"))
         gate.close()
         log.close()
@@ -415,7 +412,7 @@ def test_malicious_coordinator_gets_no_trained_weights_as_untrained_ones(
     training = TrainingNode(tmp_path, monkeypatch, {"case_1": {"organ"}})
     log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
     policy = Policy.model_validate({"update": {"confirm": True}})
-    gate = training.door = Gate(training.client, policy, log, _NobodyIsAsked(tmp_path / "waits"))
+    gate = training.client.gate = Gate(training.client, policy, log, _NobodyIsAsked(tmp_path / "waits"))
     training.begin()
     training.fit(1)
     for again in (lambda: None, training.share, lambda: training.start() and training.share()):
@@ -432,7 +429,7 @@ def test_malicious_coordinator_cannot_ask_for_figures_as_often_as_it_likes(
     training = TrainingNode(tmp_path, monkeypatch, {f"case_{n}": {"organ"} if n else {"lesion"} for n in range(6)})
     log = AuditLog(tmp_path / "audit.jsonl", "Clinic A", "train")
     policy = Policy.model_validate({"metrics": {"min_cases": 5, "min_val_iterations": 10}})
-    gate = training.door = Gate(training.client, policy, log, Approver(tmp_path / "waits", terminal=False))
+    gate = training.client.gate = Gate(training.client, policy, log, Approver(tmp_path / "waits", terminal=False))
     training.begin()
     assert "has not trained" in str(training.evaluate(1)["failure"])
     training.fit(1)
@@ -458,28 +455,27 @@ def test_malicious_coordinator_gets_nothing_that_the_policy_forbids(node: Planni
     gate, log = _gate(node, tmp_path, policy)
     assert "rule fingerprint.allow" in str(_ask(gate, "measure", Measure(cases=100).to_json())["failure"])
     # nor under another name, for which the answer is there already
-    asked: dict[str, Scalar] = {"body": Measure(cases=100).to_json(), "id": "measure 0"}
-    for reply in (gate.get_properties({"ask": "accept", **asked}), gate.evaluate([], asked)[2], gate.fit([], asked)[2]):
-        assert "two_dimensional" not in str(reply)
+    for kind in ("accept", "evaluate", "fit"):
+        answer = gate.answer(Question(kind, Measure(cases=100).to_json(), id="measure 0"))
+        assert "two_dimensional" not in str(answer)
     log.close()
 
 
 def test_malicious_coordinator_gets_nothing_before_a_person_agrees(node: PlanningClient, tmp_path: Path) -> None:
     gate, log = _gate(node, tmp_path, Policy.model_validate({"fingerprint": {"confirm": True}}))
     _ask(gate, "measure", Measure(cases=100).to_json())
-    question: dict[str, Scalar] = {"body": Query(question=MomentsQuestion()).to_json(), "id": "moments"}
+    question = Question.of("fit", Query(question=MomentsQuestion()), id="moments")
     for _ in range(3):
-        arrays, _, reply = gate.fit([], question)
-        assert (arrays, set(reply)) == ([], {"pending"})
+        assert set(gate.answer(question).to_config()) == {"pending"}
     while not (requests := requests_in(tmp_path / "waits")):
         pass
     (request,) = requests  # one, however often the question is asked, under whatever name
-    gate.fit([], {**question, "id": "moments, asked in another way"})
+    gate.answer(replace(question, id="moments, asked in another way"))
     assert requests_in(tmp_path / "waits") == [request]
     request.decide(False)
-    while "pending" in (reply := gate.fit([], question)[2]):
+    while (answer := gate.answer(question)).pending is not None:
         pass
-    assert "fingerprint.confirm" in str(reply["failure"])
+    assert "fingerprint.confirm" in str(answer.failure)
     log.close()
 
 
@@ -496,20 +492,18 @@ def test_malicious_coordinator_cannot_use_a_proof_at_another_one(waiting: Consor
         assert "does not hold" in said[1]
 
 
-class _Garbler(Server):
+class _Garbler:
     """A coordinator that asks a node 200 things that are none."""
 
     def __init__(self) -> None:
-        self.roster = ClientRegistry(1)
-        super().__init__(client_manager=self.roster)
+        self.registry = ClientRegistry(1)
         self.answers: list[dict[str, Scalar]] = []
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
-        proxy = self.roster.next_pending()
+    def run(self) -> None:
+        proxy = self.registry.next_pending()
         assert proxy is not None
         for number in range(200):
             self.answers.append(self._ask(proxy, number))
-        return History(), 0.0
 
     def _ask(self, proxy: ClientProxy, number: int) -> dict[str, Scalar]:
         random_ = random.Random(number)
@@ -519,33 +513,29 @@ class _Garbler(Server):
             kinds = ["measure", "install", "cases", "fetch", "hello", "", "__class__", "farewell "]
             config["ask"] = random_.choice(kinds)
             return proxy.get_properties(GetPropertiesIns(config), 60, None).properties
-        parameters = self.parameters
+        parameters = NO_PARAMETERS
         if number % 3 == 1:
             return proxy.fit(FitIns(parameters, config), 60, None).metrics
         return proxy.evaluate(EvaluateIns(parameters, config), 60, None).metrics
-
-    def disconnect_all_clients(self, timeout: float | None) -> None:
-        """Leave it to the node."""
 
 
 class _Patient:
     """A node that does not leave because an answer has failed."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.has_left = False
+    certificate = NO_CERTIFICATE
+    has_left = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._gate, name)
+    def __init__(self, client: SiteClient) -> None:
+        self.to_client = client.to_client
 
 
 def test_malicious_coordinator_with_garbage_does_not_stop_a_node(node: PlanningClient, tmp_path: Path) -> None:
     port = find_free_port("127.0.0.1")
-    gate, log = _gate(node, tmp_path)
-    patient, garbler = _Patient(gate), _Garbler()
+    node.gate, log = _gate(node, tmp_path)
+    patient, garbler = _Patient(node), _Garbler()
     thread = threading.Thread(target=join, args=(Endpoint("127.0.0.1", port), patient), daemon=True)
     thread.start()
-    serve(join_address("127.0.0.1", port), garbler)
+    serve(join_address("127.0.0.1", port), garbler.registry, garbler.run)
     patient.has_left = True
     assert len(garbler.answers) == 200
     assert all({"failure", "pending"} & set(answer) for answer in garbler.answers)
@@ -557,7 +547,7 @@ def test_malicious_coordinator_with_garbage_does_not_stop_a_node(node: PlanningC
 
 def test_malicious_coordinator_cannot_deny_what_it_was_sent(node: PlanningClient, tmp_path: Path) -> None:
     gate, log = _gate(node, tmp_path)
-    gate.introduce(Challenge.draw("ab" * 16), NO_CERTIFICATE)
+    gate.answer(Question.of("hello", Challenge.draw("ab" * 16)))
     receipt = str(_ask(gate, "measure", Measure(cases=100).to_json())["log"])
     log.close()
     number, digest = receipt.split(":")
@@ -636,25 +626,21 @@ def test_malicious_site_that_never_answers_does_not_hold_up_the_others(kind: str
 
 def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fednnunet.coordinator.site.ANSWER_WITHIN_SECONDS", 0.5)
-    port, roster, is_over, said = find_free_port("127.0.0.1"), ClientRegistry(places=1), threading.Event(), []
+    port, registry, is_over, said = find_free_port("127.0.0.1"), ClientRegistry(places=1), threading.Event(), []
 
-    class Asking(Server):
-        def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
-            proxy = roster.next_pending(60)
-            assert proxy is not None
-            site = Site(HELLO, proxy, contact_timeout=3600)
-            site.allow(0.0)
-            with pytest.raises(SiteLate) as late:  # long before the connection counts as broken
-                site.ask("install", None, Installed)
-            said.append((str(late.value), site.is_connected))
-            is_over.set()
-            return History(), 0.0
+    def ask() -> None:
+        connection = registry.next_pending(60)
+        assert connection is not None
+        site = Site(HELLO, connection, contact_timeout=3600)
+        site.allow(0.0)
+        with pytest.raises(SiteLate) as late:  # long before the connection counts as broken
+            site.ask("install", None, Installed)
+        said.append((str(late.value), site.is_connected))
+        is_over.set()
 
-        def disconnect_all_clients(self, timeout: float | None) -> None:
-            pass
-
-    class Trickling:
+    class Trickling(NumPyClient):
         has_left = False
+        certificate = NO_CERTIFICATE
 
         def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
             assert is_over.wait(60)
@@ -662,7 +648,7 @@ def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkey
 
     words = (Endpoint("127.0.0.1", port), Trickling())
     threading.Thread(target=join, args=words, daemon=True).start()
-    serve(join_address("127.0.0.1", port), Asking(client_manager=roster))
+    serve(join_address("127.0.0.1", port), registry, ask)
     assert said == [("Site Clinic A failed: it has not done its work within 0 s", False)]
 
 
@@ -710,7 +696,7 @@ def test_malicious_site_cannot_put_formulas_or_markup_into_reports() -> None:
 
 def test_malicious_site_cannot_hide_the_end_of_its_log(node: PlanningClient, tmp_path: Path) -> None:
     gate, log = _gate(node, tmp_path)
-    gate.introduce(Challenge.draw("ab" * 16), NO_CERTIFICATE)
+    gate.answer(Question.of("hello", Challenge.draw("ab" * 16)))
     number, digest = str(_ask(gate, "measure", Measure(cases=100).to_json())["log"]).split(":")
     log.close()
     path = tmp_path / "audit.jsonl"

@@ -12,7 +12,7 @@ from typing import Protocol
 import grpc
 from flwr.client import Client
 from flwr.common import serde
-from flwr.proto.transport_pb2 import ClientMessage, Reason, ServerMessage
+from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 
 from fednnunet.channel.identity import NO_CERTIFICATE
@@ -119,6 +119,8 @@ def _serve(endpoint: Endpoint, certificate: Certificate | None, node: Node, cont
                     patience = max(0.0, leaves_at - time.monotonic())
                 with _cancelled_after(patience, call) as is_over:
                     question: ServerMessage = next(call)
+                if question.HasField("reconnect_ins"):
+                    return "the coordinator has ended it", questions
                 questions += 1
                 answers.put(_answered(client, question))
         except StopIteration:
@@ -172,8 +174,6 @@ def _answered(client: Client, question: ServerMessage) -> ClientMessage:
     if kind == "evaluate_ins":
         evaluated = client.evaluate(serde.evaluate_ins_from_proto(question.evaluate_ins))
         return ClientMessage(evaluate_res=serde.evaluate_res_to_proto(evaluated))
-    if kind == "reconnect_ins":
-        return ClientMessage(disconnect_res=ClientMessage.DisconnectRes(reason=Reason.ACK))
     raise ConnectionError(f"the coordinator asks for {kind}, which a node has not")
 
 
