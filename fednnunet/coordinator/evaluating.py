@@ -8,6 +8,7 @@ from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.roster import Roster, ask_each
 from fednnunet.coordinator.stage import Stage
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.report.evaluations import write_evaluation
 from fednnunet.report.events import EventSink, SitesEvaluated, StageStarted, tell_progress
 
@@ -67,7 +68,7 @@ class EvaluationStage(Stage):
             raise FednnUNetError(f"No site could evaluate; {failures[0]}")
         hellos = {site.name: site.hello for site in able}
         reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
-        checkpoint = str(facts.options.get("--checkpoint"))
+        checkpoint = facts.evaluation.checkpoint if facts.evaluation is not None else CHECKPOINT
         numbers = {site.hello.folds for site in sites if site.name in reports}
         event = SitesEvaluated(
             fold=str(facts.fold),

@@ -1,6 +1,5 @@
 """The coordinator: admits the sites, runs the stages of the task, takes leave."""
 
-import argparse
 import concurrent.futures
 import importlib
 import logging
@@ -20,7 +19,6 @@ from fednnunet.channel.long_lived.serving import hang_up
 from fednnunet.channel.messages import TASKS_WITH_NETWORK, EvaluationRequest, Hello
 from fednnunet.coordinator.asymmetric_planning import AsymmetricPlanningStage
 from fednnunet.coordinator.evaluating import EvaluationStage
-from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.given_plans import GivenPlansStage, check_fits
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.coordinator.receipts import Receipts
@@ -31,12 +29,13 @@ from fednnunet.coordinator.run_folder import CanGoOnError
 from fednnunet.coordinator.site import take_leave
 from fednnunet.coordinator.stage import Stage
 from fednnunet.coordinator.training import TrainingStage
-from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.coordinator.training_flags import training_flags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.events import ApprovalAwaited, EventSink, Finished, SiteJoined
 from fednnunet.report.status import Contact
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Federation(Server):
     Parameters
     ----------
     arguments
-        Command line of the coordinator.
+        The coordinator's settings.
     sink
         Takes what happens.
     door
@@ -78,7 +77,7 @@ class Federation(Server):
 
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        arguments: CoordinatorSettings,
         sink: EventSink,
         door: Door,
         *,
@@ -165,7 +164,7 @@ class Federation(Server):
 
     def _admit_sites(self) -> None:
         """Wait until enough sites are there to begin, or to go on."""
-        continued = self._arguments.task == "train" and self._arguments.c
+        continued = self._arguments.task == "train" and self._arguments.resume
         needed = self._needed if continued else self.roster.places
         self.roster.wait_for(lambda: len(self.roster.sites) >= needed or self._sent_away is not None)
         if self._sent_away is not None:
@@ -180,13 +179,13 @@ class Federation(Server):
         """Settle where what the coordinator keeps is, and refuse what must not be mixed with what is there."""
         arguments, hellos = self._arguments, self.roster.hellos
         if self._run_dir is None and self._runs is not None:
-            may_be_fewer = arguments.task == "evaluate" or (arguments.c and len(hellos) < self.roster.places)
+            may_be_fewer = arguments.task == "evaluate" or (arguments.resume and len(hellos) < self.roster.places)
             self._run_dir = run_folder(self._runs, hellos, may_be_fewer=may_be_fewer)
             self._receipts = Receipts(self._run_dir)
-        if arguments.task == "train" and self._run_dir is not None and not hellos[0].options.get("--val"):
+        if arguments.task == "train" and self._run_dir is not None and not hellos[0].validates_only:
             folds = hellos[0].trained_folds
             for check in (check_run_folder, check_sites_let_go):
-                check(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
+                check(self._run_dir, folds, hellos, resume=arguments.resume, overwrite=arguments.overwrite)
         self._on_run_dir(self._run_dir)
 
     def _greet_all(self) -> None:
@@ -273,41 +272,13 @@ class Federation(Server):
             from fednnunet.coordinator.fingerprinting import FingerprintStage  # training does without it
 
             return [FingerprintStage(task, self.roster, self._sink)]
-        flags = ScheduleFlags(
-            self._arguments.rounds,
-            self._arguments.local_epochs,
-            self._arguments.iterations_per_epoch,
-            self._arguments.val_iterations_per_epoch,
-            self._arguments.proximal_mu,
-            self._arguments.save_every,
-            self._arguments.optimizer_state,
-        )
-        averaging = AveragingFlags(
-            Averaging(
-                self._arguments.encoding,
-                self._arguments.aggregation,
-                self._arguments.server_optimizer,
-                self._arguments.server_lr,
-            ),
-            self._arguments.weighting,
-            self._arguments.keep_local,
-            self._arguments.asym_cohorts,
-        )
         assert self._run_dir is not None, "a training without a run folder"
-        recovery = RecoveryFlags(
-            self._run_dir,
-            self._arguments.c,
-            self._arguments.overwrite,
-            self._needed,
-            self._arguments.round_timeout,
-            self._arguments.give_up_after,
-            self._arguments.model_name,
-            self._arguments.max_update_norm,
-        )
-        validation_only = bool(facts.options.get("--val"))
-        own = OwnModelFlags(self._arguments.personalize, self._arguments.alone)
+        flags = training_flags(self._arguments, self._run_dir, self._needed)
         return [
-            TrainingStage(fold, flags, averaging, recovery, validation_only, self.roster, self._sink, own)
+            TrainingStage(
+                *(fold, flags.schedule, flags.averaging, flags.recovery, facts.validates_only),
+                *(self.roster, self._sink, flags.own_models),
+            )
             for fold in facts.trained_folds
         ]
 

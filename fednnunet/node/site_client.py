@@ -1,6 +1,5 @@
 """What every node does: introduce itself, answer questions, report failures, take leave."""
 
-import argparse
 import contextlib
 import logging
 import uuid
@@ -11,7 +10,7 @@ from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
 from fednnunet.background import Replies, StillWorking, Submits, Tracker
-from fednnunet.channel.identity import Challenge
+from fednnunet.channel.identity import Challenge, Identity
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.channel.paths import without_paths
 from fednnunet.channel.question import identity
@@ -19,6 +18,7 @@ from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.message import Message
 from fednnunet.node.case_names import without_cases
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.settings.node import NodeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +43,27 @@ class SiteClient(NumPyClient):
     Parameters
     ----------
     arguments
-        Command line of the client.
+        The node's settings.
     dataset
         The site's dataset.
     hello
         How the site introduces itself.
     worker
         Works out the answers; one thread of the node's own if not given.
+    identity
+        The site's key, if it has one.
     """
 
     def __init__(
-        self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello, worker: Submits | None = None
+        self,
+        arguments: NodeSettings,
+        dataset: SiteDataset,
+        hello: Hello,
+        worker: Submits | None = None,
+        *,
+        identity: Identity | None = None,
     ) -> None:
+        self._identity = identity
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
@@ -88,9 +97,9 @@ class SiteClient(NumPyClient):
     def introduce(self, challenge: Challenge, certificate: bytes) -> dict[str, Scalar]:
         """Say who this is, and prove it if there is a key: ``{"body": JSON, "data": PROOF}``."""
         introduction = self.hello.to_json()
-        identity = self.arguments.identity
-        proof = {} if identity is None else {"data": identity.prove(challenge, certificate, introduction)}
-        return {"body": introduction, **proof}
+        if self._identity is None:
+            return {"body": introduction}
+        return {"body": introduction, "data": self._identity.prove(challenge, certificate, introduction)}
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
         """Answer a question of the coordinator (Flower's entry point)."""

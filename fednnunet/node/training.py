@@ -1,12 +1,12 @@
 """The node of the task ``train``."""
 
-import argparse
 import logging
 
 import numpy as np
 from flwr.common import NDArrays
 
 from fednnunet.background import Background, Stopped, Submits, Tracker
+from fednnunet.channel.identity import Identity
 from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
@@ -36,6 +36,7 @@ from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.warm_trainers import WarmTrainers
+from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.site_model import SiteModel
@@ -52,21 +53,25 @@ class TrainingClient(SiteClient):
 
     Parameters
     ----------
-    arguments, dataset, hello, worker
+    arguments, dataset, hello, worker, identity
         See `SiteClient`.
     warm
         Where trainers of several sites share a device, those that are there.
     """
 
+    arguments: TrainingSettings
+
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        arguments: TrainingSettings,
         dataset: SiteDataset,
         hello: Hello,
         worker: Submits | None = None,
         warm: WarmTrainers | None = None,
+        *,
+        identity: Identity | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, worker)
+        super().__init__(arguments, dataset, hello, worker, identity=identity)
         self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None

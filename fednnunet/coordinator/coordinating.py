@@ -1,21 +1,22 @@
 """What the coordinator shows and writes while it runs, over whatever channel its nodes are reached."""
 
-import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
 from fednnunet.channel.door import Door
-from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.coordinator.federation import Federation
+from fednnunet.coordinator.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.report.events import Tee
 from fednnunet.report.progress import progress_for
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 
 def coordinate(
-    arguments: argparse.Namespace,
+    settings: CoordinatorSettings,
     door: Door,
     carry: Callable[[Federation], None],
     console: Console,
@@ -28,8 +29,8 @@ def coordinate(
 
     Parameters
     ----------
-    arguments
-        Command line of the coordinator.
+    settings
+        What the coordinator does.
     door
         Who may take part.
     carry
@@ -48,15 +49,15 @@ def coordinate(
     Exception
         What has ended the federation before its task was done.
     """
-    arguments.run_dir = named_run_dir(arguments)
+    settings = replace(settings, run_dir=named_run_dir(settings))
     with ExitStack() as stack:
         # what is entered here takes events, and is closed when the run ends, however it does
-        files = stack.enter_context(RunFiles(arguments, lambda: federation.contacts(), console))
-        if waiting is not None and not arguments.quiet:
+        files = stack.enter_context(RunFiles(settings, lambda: federation.contacts(), console))
+        if waiting is not None and not settings.quiet:
             console.print(waiting, highlight=False)
-        progress = stack.enter_context(progress_for(console, quiet=arguments.quiet))
+        progress = stack.enter_context(progress_for(console, quiet=settings.quiet))
         federation = Federation(
-            arguments,
+            settings,
             Tee([progress, files]),
             door,
             given_plans=given_plans,
