@@ -39,7 +39,7 @@ def _hello(**changes: Any) -> Hello:
         ({"fold": "1"}, ["fold 1", "has 0"]),
         ({"versions": {"fednnunet": "0.1.0", "nnunetv2": "2.7.0"}}, ["nnunetv2", "2.7.0", "2.8.1"]),
         ({"training": TrainingOptions(trainer="nnUNetTrainerNoDA", configuration="2d")}, ["-tr", "nnUNetTrainerNoDA"]),
-        ({"training": None}, ["-tr none", "-tr nnUNetTrainer"]),
+        ({"training": None}, ["-tr none", "nnUNetTrainer"]),
         (
             {"planner": PlannerOptions(planner="X", preprocessor="DefaultPreprocessor", gpu_memory_target=11)},
             ["-pl", "ExperimentPlanner"],

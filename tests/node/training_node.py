@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,11 +126,19 @@ class TrainingNode:
         hello = Hello(
             site="A", task="train", method="FFE", fold="0", cases=25, versions={}, labels=LABELS, channels={"0": "CT"}
         )
-        self.arguments = arguments
         self.client = TrainingClient(arguments, SiteDataset("Dataset001_A"), hello)
         self.questions = 0
         self.door: Any = self.client
         """Whom the coordinator asks: the node, or a gate before it."""
+
+    @property
+    def arguments(self) -> TrainingSettings:
+        """The node's settings."""
+        return self.client.arguments
+
+    def change(self, **settings: Any) -> None:
+        """Give the node other settings."""
+        self.client.arguments = replace(self.arguments, **settings)
 
     def _trainer(self, *_: Any) -> Trainer:
         self.trainers.append(Trainer(self.folder, self.validation))
