@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 
@@ -14,8 +15,12 @@ class Terminated(KeyboardInterrupt):
 def interruptible() -> Iterator[None]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM `Terminated`, whatever handlers libraries have installed.
 
-    Processes that this one forks end at a SIGTERM without further ado: that is how pools end theirs.
+    Processes that this one forks end at a SIGTERM without further ado: that is how pools end theirs. Outside the main
+    thread, which alone gets signals, nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fednnunet.channel.messages import TASKS, TASKS_WITH_NETWORK, FingerprintMode, Task
+from fednnunet.channel.messages import TASKS, TASKS_WITH_NETWORK, Task
 from fednnunet.cli.site_words import parse_with_sites
+from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_HELP
+from fednnunet.settings.checks import check_given_plans, check_training
 from fednnunet.settings.coordinator import CoordinatorSettings, ListeningSettings
 from fednnunet.settings.flag import add_flags, filled
 from fednnunet.settings.flags import (
@@ -93,13 +95,13 @@ def parse_server(argv: Sequence[str]) -> ServerCommand:
         add_flags(checked, FEDERATION_FLAGS[task])
         parser.set_defaults(fingerprint=None)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     _check_given_plans(parser, arguments, None)
-    _check_quorum(parser, arguments, arguments.num_clients)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
     _check_dashboard(parser, arguments)
-    return ServerCommand(filled(CoordinatorSettings, vars(arguments)), filled(ListeningSettings, vars(arguments)))
+    coordinator = filled(CoordinatorSettings, vars(arguments))
+    _check_training(parser, coordinator)
+    return ServerCommand(coordinator, filled(ListeningSettings, vars(arguments)))
 
 
 def parse_client(argv: Sequence[str]) -> ClientCommand:
@@ -112,14 +114,16 @@ def parse_client(argv: Sequence[str]) -> ClientCommand:
     add_flags(parser.add_argument_group("trust"), CLIENT_TRUST_FLAGS)
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     if len(arguments.dataset) > 1:
         parser.error(f"a node works on one dataset, not on {' '.join(arguments.dataset)}: start one client for each")
     key: Path | None = arguments.key
     named_by_key = None if key is None else key.stem
     values = {**vars(arguments), "site": named_by_key if arguments.site is None else arguments.site}
+    node = _node(parser, arguments.dataset[0], values)
+    if isinstance(node, TrainingSettings):
+        _check_training(parser, node)
     return ClientCommand(
-        node=_node(parser, arguments.dataset[0], values),
+        node=node,
         connection=filled(ConnectionSettings, values),
         gate=filled(GateSettings, values),
         key=key,
@@ -161,9 +165,7 @@ def parse_run(argv: Sequence[str]) -> SimulationSettings:
     if task == "evaluate":
         add_flags(parser.add_argument_group("what every node evaluates"), EVALUATION_FLAGS)
     arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     _check_given_plans(parser, arguments, "exact")
-    _check_quorum(parser, arguments, len(arguments.dataset))
     _check_dashboard(parser, arguments)
     if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.images or arguments.labels):
         parser.error("-i and -l name the cases of one site: give them with one dataset only, or start client.py")
@@ -174,12 +176,14 @@ def parse_run(argv: Sequence[str]) -> SimulationSettings:
     }
     # the nodes say how they plan
     of_all = {"num_clients": len(arguments.dataset), "fingerprint": None, "asym": False}
+    coordinator = filled(CoordinatorSettings, {**values, **of_all})
+    _check_training(parser, coordinator)
     return filled(
         SimulationSettings,
         {
             **values,
             **for_each,
-            "coordinator": filled(CoordinatorSettings, {**values, **of_all}),
+            "coordinator": coordinator,
             "nodes": tuple(_node(parser, dataset, values) for dataset in arguments.dataset),
         },
     )
@@ -193,29 +197,25 @@ def _one_for_each(parser: argparse.ArgumentParser, option: str, words: str | Non
     return split_words(words)
 
 
-def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.task == "train" and arguments.resume and arguments.overwrite:
-        parser.error("--c continues what --overwrite would remove: leave one of them out")
+def _check_training(parser: argparse.ArgumentParser, settings: CoordinatorSettings | TrainingSettings) -> None:
+    try:
+        check_training(settings)
+    except FednnUNetError as error:
+        parser.error(str(error))
 
 
-def _check_given_plans(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, fingerprint: FingerprintMode | None
-) -> None:
-    if arguments.task != "plan_and_preprocess" or arguments.given_plans is None:
+def _check_given_plans(parser: argparse.ArgumentParser, arguments: argparse.Namespace, default: str | None) -> None:
+    if arguments.task != "plan_and_preprocess":
         return
-    flag = "--asym" if arguments.asym else "--fingerprint" if arguments.fingerprint != fingerprint else None
-    if flag is not None:
-        parser.error(f"{flag} says how to plan, but --plans brings plans: leave one of them out")
+    try:
+        check_given_plans(arguments.given_plans, arguments.asym, arguments.fingerprint, default)
+    except FednnUNetError as error:
+        parser.error(str(error))
 
 
 def _check_dashboard(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.dashboard is not None and arguments.dashboard == arguments.port:
         parser.error(f"the nodes connect to port {arguments.port}: give --dashboard another one")
-
-
-def _check_quorum(parser: argparse.ArgumentParser, arguments: argparse.Namespace, sites: int) -> None:
-    if arguments.task == "train" and (arguments.min_clients or 1) > sites:
-        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {sites}")
 
 
 def _take_task(command: str, description: str, argv: Sequence[str]) -> tuple[Task, list[str]]:

@@ -24,6 +24,7 @@ from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
+from fednnunet.settings.checks import check_rules
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
@@ -235,6 +236,7 @@ def _serve(command: ServerCommand) -> int:
     settings, listening = command.coordinator, command.listening
     if settings.fold is not None:
         check_fold(settings.fold)
+    check_rules(settings)
     _check_trackers(settings)
     plans = _given_plans(settings)
     tls = tls_files(listening)
@@ -340,6 +342,7 @@ def _node(command: ClientCommand, identity: "Identity | None") -> "SiteClient":
 def _simulate(settings: SimulationSettings) -> int:
     if settings.coordinator.fold is not None:
         check_fold(settings.coordinator.fold)
+    check_rules(settings.coordinator)
     _check_trackers(settings.coordinator)
     _given_plans(settings.coordinator)
 

@@ -72,21 +72,39 @@ def run_comparison(settings: ComparisonSettings) -> int:
         If the comparison cannot begin, or no method has results.
     """
     console = Console(file=sys.stdout, highlight=False)
-    comparison = _Comparison(settings, console)
-    with interruptible():
-        try:
-            results = comparison.run()
-        except KeyboardInterrupt:
-            console.print("Interrupted: run the same command again to go on.")
-            raise
+    results, folder = compare_methods(settings, console)
     for table in tables.terminal_tables(results):
         console.print()
         console.print(table)
     console.print(Text(tables.MEANING))
     for note in tables.notes(results):
         console.print(Text(note), soft_wrap=True)
-    console.print(Text(f"Everything is in {comparison.work.folder}"), soft_wrap=True)
+    console.print(Text(f"Everything is in {folder}"), soft_wrap=True)
     return 1 if results.failures else 0
+
+
+def compare_methods(settings: ComparisonSettings, console: Console) -> tuple[Results, Path]:
+    """Run a comparison, or what is left of it, and return its results and folder.
+
+    Parameters
+    ----------
+    settings
+        What is compared.
+    console
+        Where to show the steps.
+
+    Raises
+    ------
+    FednnUNetError
+        If the comparison cannot begin, or no method has results.
+    """
+    comparison = _Comparison(settings, console)
+    with interruptible():
+        try:
+            return comparison.run(), comparison.work.folder
+        except KeyboardInterrupt:
+            console.print("Interrupted: run the same command again to go on.")
+            raise
 
 
 class _Comparison:

@@ -1,6 +1,6 @@
 """What the coordinator shows and writes while it runs, over whatever channel its nodes are reached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from rich.console import Console
 from fednnunet.channel.door import Door
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.run_files import RunFiles, named_run_dir, runs_folder
-from fednnunet.report.events import Tee
+from fednnunet.report.events import EventSink, Tee
 from fednnunet.report.progress import progress_for
 from fednnunet.settings.coordinator import CoordinatorSettings
 
@@ -24,6 +24,7 @@ def coordinate(
     given_plans: dict[str, Any] | None = None,
     waiting: str | None = None,
     nodes_return: bool = True,
+    more_sinks: Sequence[EventSink] = (),
 ) -> None:
     """Run a federation, show it, and keep what has to be kept of it.
 
@@ -43,6 +44,8 @@ def coordinate(
         What to say before anybody is there.
     nodes_return
         Whether a node that has failed can be started again meanwhile.
+    more_sinks
+        Take what happens, too.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def coordinate(
         progress = stack.enter_context(progress_for(console, quiet=settings.quiet))
         federation = Federation(
             settings,
-            Tee([progress, files]),
+            Tee([progress, files, *more_sinks]),
             door,
             given_plans=given_plans,
             runs=runs_folder(),

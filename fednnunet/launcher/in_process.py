@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
 from fednnunet.node.gated import alone_in_results, gate
 from fednnunet.node.hello import training_hello
+from fednnunet.report.events import Event
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.node import GateSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
@@ -41,8 +42,15 @@ logger = logging.getLogger(__name__)
 _STOP_WITHIN_SECONDS = 10.0
 
 
-def run_in_process(settings: SimulationSettings) -> int:
+def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], None] | None = None) -> int:
     """Run a training in this process, and return the exit status.
+
+    Parameters
+    ----------
+    settings
+        The federation.
+    on_event
+        Is called with each event as it happens.
 
     Raises
     ------
@@ -63,7 +71,9 @@ def run_in_process(settings: SimulationSettings) -> int:
     try:
         with interruptible(), contextlib.ExitStack() as stack:
             sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)
-            coordinate(coordinator, Door(None, NO_CERTIFICATE), sites.carry, console, nodes_return=False)
+            sinks = [] if on_event is None else [_Teller(on_event)]
+            door = Door(None, NO_CERTIFICATE)
+            coordinate(coordinator, door, sites.carry, console, nodes_return=False, more_sinks=sinks)
     finally:
         if not settings.quiet:
             console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
@@ -96,6 +106,13 @@ def _import_ahead(settings: CoordinatorSettings) -> None:
         importlib.import_module("fednnunet.report.page.run_state")
         for name in (name for name, is_wanted in trackers.items() if is_wanted):
             importlib.import_module(f"fednnunet.report.trackers.{name}")
+
+
+class _Teller:
+    """Calls a function with each event."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self.emit = on_event
 
 
 class _Sites:

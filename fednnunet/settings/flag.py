@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from fednnunet.errors import FednnUNetError
+
 Settings = TypeVar("Settings")
 
 
@@ -68,3 +70,31 @@ def filled(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """
     own = {field.name: values[field.name] for field in fields(kind) if field.name in values}  # type: ignore[arg-type]
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+
+
+def check_values(flags: Iterable[Flag], values: Mapping[str, Any]) -> None:
+    """Refuse values that a command line would not take.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the value.
+    """
+    for flag in flags:
+        value = values.get(flag.dest)
+        if value is None or flag.is_switch:
+            continue
+        for each in value if isinstance(value, list | tuple) else [value]:
+            _check_value(flag, each)
+
+
+def _check_value(flag: Flag, value: object) -> None:
+    choices, read = flag.keywords.get("choices"), flag.keywords.get("type", str)
+    if choices is not None and value not in choices:
+        raise FednnUNetError(f"{flag.dest} cannot be {value!r}: choose from {', '.join(choices)}.")
+    try:
+        read(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise FednnUNetError(f"{flag.dest} cannot be {value!r}: {error}.") from None
+    except ValueError:
+        raise FednnUNetError(f"{flag.dest} cannot be {value!r}: give {getattr(read, '__name__', 'another')}.") from None
