@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 _before_raising: list[Callable[[], None]] = []
@@ -16,13 +17,17 @@ class Terminated(KeyboardInterrupt):
 def interruptible(cancel: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let SIGINT raise KeyboardInterrupt and SIGTERM `Terminated`, whatever handlers libraries have installed.
 
-    Processes that this one forks end at a SIGTERM without further ado: that is how pools end theirs.
+    Processes that this one forks end at a SIGTERM without further ado: that is how pools end theirs. Outside the main
+    thread, which alone gets signals, nothing changes.
 
     Parameters
     ----------
     cancel
         Called before that, where what is raised would wait for other threads to end; takes no lock.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handlers = {signal.SIGINT: _interrupt, signal.SIGTERM: _terminate}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     _before_raising.append(cancel)

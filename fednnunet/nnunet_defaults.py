@@ -69,3 +69,8 @@ def planner_environment(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def model_folder_name(trainer: str, plans: str, configuration: str) -> str:
+    """Return what nnU-Net calls the folder of a model."""
+    return f"{trainer}__{plans}__{configuration}"

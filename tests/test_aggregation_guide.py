@@ -45,7 +45,10 @@ def test_the_rule_of_the_guide_is_that_of_exact_arithmetic(changed: Path) -> Non
 
 def test_the_rule_of_the_guide_is_accepted_by_the_command_line_and_no_other_is(changed: Path) -> None:
     words = ["train", "301 302 303", "3d_fullres", "0", "--aggregation"]
-    script = "import sys; from fednnunet.cli.arguments import parse_run; print(parse_run(sys.argv[1:]).aggregation)"
+    script = (
+        "import sys; from fednnunet.cli.arguments import parse_run; "
+        "print(parse_run(sys.argv[1:]).coordinator.aggregation)"
+    )
     assert run(changed, "-c", script, *words, "winsorized_mean").stdout == "winsorized_mean\n"
     refused = run(changed, "-c", script, *words, "winsorised_mean")
     assert refused.returncode == 2

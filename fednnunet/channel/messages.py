@@ -83,6 +83,23 @@ class PlannerOptions(WireMessage):
     plans_name: Name | None = Field(default=None, title="-overwrite_plans_name")
 
 
+class TrainingOptions(WireMessage):
+    """What is trained, and must be the same at every site; each field's title is the flag that gives it."""
+
+    trainer: Line = Field(title="-tr")
+    configuration: Line = Field(title="configuration")
+    validation_only: bool = Field(default=False, title="--val")
+
+
+class EvaluationOptions(WireMessage):
+    """How a model is evaluated, which must be the same at every site; each field's title is the flag that gives it."""
+
+    configuration: Line = Field(title="configuration")
+    checkpoint: Line = Field(title="--checkpoint")
+    disable_tta: bool = Field(default=False, title="--disable_tta")
+    step_size: Number = Field(default=0.5, title="-step_size")
+
+
 class Hello(WireMessage):
     """How a site introduces itself. Nothing in it is about a single case."""
 
@@ -103,7 +120,7 @@ class Hello(WireMessage):
     folds: int | None = Field(default=None, ge=1, le=MOST_FOLDS, description="how many folds its split, or model, has")
     has_own_splits: bool = Field(default=False, description="whether the site brings its folds")
     image_reader: Line | None = None
-    planner: PlannerOptions | None = None
+    planner: PlannerOptions | None = Field(default=None, description="only for plan_and_preprocess")
     fingerprint: FingerprintMode | None = Field(default=None, description="what a site tells for a common fingerprint")
     plans_digest: Line | None = Field(default=None, description="digest of the plans that training will use")
     plans_are_as_made: bool = Field(default=True, description="whether they are those that the federation made")
@@ -112,14 +129,18 @@ class Hello(WireMessage):
     finished: list[Line] = Field(
         default_factory=list, max_length=100, description="folds whose finished training the site does not let go"
     )
-    options: dict[Line, Line | bool | None] = Field(
-        default_factory=dict, max_length=100, description="further flags that must be the same at every site"
-    )
+    training: TrainingOptions | None = Field(default=None, description="only for train")
+    evaluation: EvaluationOptions | None = Field(default=None, description="only for evaluate")
 
     @property
     def trained_folds(self) -> tuple[Fold, ...]:
         """The folds that its FOLD argument asks for, in order."""
         return parse_folds(str(self.fold), self.folds or FOLDS_OF_NNUNET)
+
+    @property
+    def validates_only(self) -> bool:
+        """Whether the site only validates a model that is trained."""
+        return self.training is not None and self.training.validation_only
 
     @model_validator(mode="after")
     def _check_cases(self) -> Self:

@@ -5,25 +5,42 @@ TASK is the first word that names one; everything else may stand in any order.
 """
 
 import argparse
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fednnunet.channel.address import read_host
-from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS, TASKS_WITH_NETWORK, FingerprintMode, Task
-from fednnunet.cli.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK, Flag, add_flags
-from fednnunet.cli.site_words import parse_with_sites, split_words
+from fednnunet.channel.messages import TASKS, TASKS_WITH_NETWORK, Task
+from fednnunet.cli.site_words import parse_with_sites
 from fednnunet.errors import FednnUNetError
-from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.folds import FOLDS_HELP
-from fednnunet.weights.aggregation import AGGREGATIONS
-from fednnunet.weights.encoding import ENCODINGS
-from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
-
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8080
-DEFAULT_DASHBOARD_PORT = 8090
-DEFAULT_MODEL_NAME = "Dataset999_FedNNUNet"
+from fednnunet.settings.checks import check_given_plans, check_training
+from fednnunet.settings.coordinator import CoordinatorSettings, ListeningSettings
+from fednnunet.settings.flag import add_flags, filled
+from fednnunet.settings.flags import (
+    CLIENT_TRUST_FLAGS,
+    EVALUATION_FLAGS,
+    FEDERATION_FLAGS,
+    HOST,
+    PORT,
+    QUIET,
+    SEED,
+    SERVER_TRUST_FLAGS,
+    SITE_FLAGS,
+    client_flags,
+    server_flags,
+)
+from fednnunet.settings.nnunet_flags import DEFAULT_CONFIGURATIONS, FLAGS_OF_TASK
+from fednnunet.settings.node import (
+    ConnectionSettings,
+    EvaluationSettings,
+    GateSettings,
+    NodeSettings,
+    PlanningSettings,
+    TrainingSettings,
+)
+from fednnunet.settings.simulation import SimulationSettings
+from fednnunet.settings.values import port_number, positive_int, split_words
 
 _TASK_HELP = {
     "extract_fingerprint": "one common fingerprint from all sites",
@@ -32,238 +49,40 @@ _TASK_HELP = {
     "evaluate": "how good a trained model is on the sites' test cases",
 }
 
-
-def positive_int(text: str) -> int:
-    """Return `text` as an integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Return `text` as a finite number above 0, for argparse."""
-    value = non_negative_float(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is too small")
-    return value
-
-
-def non_negative_float(text: str) -> float:
-    """Return `text` as a finite number of at least 0, for argparse."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a finite number of at least 0")
-    return value
-
-
-def port_number(text: str) -> int:
-    """Return `text` as a TCP port, for argparse."""
-    value = int(text)
-    if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{value} is no port, give one from 1 to 65535")
-    return value
-
-
-def dataset_name(text: str) -> str:
-    """Return `text` if it can be the name of a dataset of nnU-Net, for argparse."""
-    if not re.fullmatch(r"Dataset(?!000)[0-9]{3}_[A-Za-z0-9_-]{1,80}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no dataset, give a name such as {DEFAULT_MODEL_NAME}")
-    return text
-
-
-def host_name(text: str) -> str:
-    """Return `text` as the name or address of a host, for argparse."""
-    try:
-        return read_host(text)
-    except FednnUNetError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-HOST = Flag("--host", "name or address of the coordinator (default: %(default)s)",
-            {"type": host_name, "default": DEFAULT_HOST})  # fmt: skip
-PORT = Flag("--port", "port of the coordinator (default: %(default)s)", {"type": port_number, "default": DEFAULT_PORT})
-
-_INSECURE = Flag("--insecure", "let connections to other machines be neither encrypted nor authenticated",
-                 {"action": "store_true"})  # fmt: skip
-SERVER_TRUST_FLAGS = (
-    Flag("--tls-cert", "certificate of the coordinator, PEM; without it, only nodes on this machine can connect",
-         {"type": Path, "default": None}),
-    Flag("--tls-key", "private key that belongs to --tls-cert, PEM", {"type": Path, "default": None}),
-    Flag("--sites", "list of the sites that may take part, with their public keys (TOML)",
-         {"type": Path, "default": None}),
-    _INSECURE,
-)  # fmt: skip
-"""By what nodes know the coordinator, and it knows them."""
-
-CLIENT_TRUST_FLAGS = (
-    Flag("--ca-cert", "certificate of the authority that has signed the coordinator's, PEM; 'system' for those that "
-         "this machine trusts", {"default": None}),
-    Flag("--key", "this site's private key, see 'fednnunet keys create'", {"type": Path, "default": None}),
-    Flag("--policy", "what may leave this site, see 'fednnunet policy create' (default: all that a task needs)",
-         {"type": Path, "default": None}),
-    Flag("--audit_log", "file in which the node writes down all that it sends and gets (default: "
-         "fednnunet_audit*.jsonl among the preprocessed data, or beside the folds of a training)",
-         {"type": Path, "default": None}),
-    _INSECURE,
-)  # fmt: skip
-"""By what a node knows the coordinator, and what it tells it."""
-
-SCHEDULE_FLAGS = (
-    Flag("--rounds", "rounds of a fold (default: the trainer's number of epochs / local_epochs)",
-         {"type": positive_int, "default": None}),
-    Flag("--local_epochs", "epochs between two exchanges of weights (default: %(default)s)",
-         {"type": positive_int, "default": 1}),
-    Flag("--iterations_per_epoch", "training iterations of an epoch (default: the trainer's, 250)",
-         {"type": positive_int, "default": None}),
-    Flag("--val_iterations_per_epoch", "validation iterations of an epoch (default: the trainer's, 50)",
-         {"type": positive_int, "default": None}),
-)  # fmt: skip
-"""The coordinator's numbers for a training; they hold for every node."""
-
-AVERAGING_FLAGS = (
-    Flag("--encoding", "how weights travel: float32 = exact; float16, int8 = smaller (default: %(default)s)",
-         {"choices": list(ENCODINGS), "default": "float16"}),
-    Flag("--weighting", "whether a site counts by its training cases or all count the same (default: %(default)s)",
-         {"choices": ["cases", "uniform"], "default": "cases"}),
-    Flag("--aggregation", "how one model is made of the sites': weighted mean, or median or trimmed mean, "
-         "which a few wrong sites cannot spoil and in which all sites count the same (default: %(default)s)",
-         {"choices": list(AGGREGATIONS), "default": "mean"}),
-    Flag("--server_optimizer", "what is made of the difference to the last global model (default: %(default)s)",
-         {"choices": list(SERVER_OPTIMIZERS), "default": "none"}),
-    Flag("--server_lr", "learning rate of --server_optimizer (default: 1 for momentum, 0.01 for adam and yogi)",
-         {"type": positive_float, "default": None}),
-    Flag("--proximal_mu", "FedProx: weight of the distance to the global model in the sites' training (default: 0)",
-         {"type": non_negative_float, "default": 0.0}),
-    Flag("--optimizer_state", "what becomes of the optimizer's momentum at averaging: it is averaged with the weights, "
-         "stays at its site, or is forgotten (default: %(default)s)",
-         {"choices": ["average", "local", "reset"], "default": "average"}),
-    Flag("--keep_local", "what stays at each site: norm = layers of normalization (FedBN), whose mean is made once, "
-         "for the exported model; or a regular expression; tensors in whose name it is found never leave a site, such "
-         "as 'encoder.stages.0|seg_layers'", {"default": None}),
-    Flag("--asym_cohorts", "after --asym: average a tensor among every group of two or more sites that have it, "
-         "not only where all sites do", {"action": "store_true"}),
-)  # fmt: skip
-"""The coordinator's choice of what is averaged, and how."""
-
-OWN_MODEL_FLAGS = (
-    Flag("--personalize", "after the last round, each site trains the federation's model for this many epochs more, "
-         "into a results folder of its own (-p PLANS_personal)", {"type": positive_int, "default": None}),
-    Flag("--alone", "after the last round, each site also trains a model alone, as long as the federation did, to see "
-         "what that gave it (-p PLANS_alone)", {"action": "store_true"}),
-)  # fmt: skip
-"""What the sites train beside the federation's model; --c adds it to a training that is finished."""
-
-RECOVERY_FLAGS = (
-    Flag("--c", "continue the training that is kept there", {"action": "store_true"}),
-    Flag("--overwrite", "begin anew although a training that is not finished is kept there",
-         {"action": "store_true"}),
-    Flag("--save_every", "rounds between two states that are kept (default: %(default)s)",
-         {"type": positive_int, "default": 1}),
-    Flag("--min_clients", "sites without which no round is completed (default: all)",
-         {"type": positive_int, "default": None}),
-    Flag("--max_update_norm", "leave a site out of a round, among three or more, whose update has more than this many "
-         "times the median norm of the others' (default: no limit)", {"type": positive_float, "default": None}),
-    Flag("--give_up_after", "seconds to wait for sites without which nothing goes on (default: for ever)",
-         {"type": positive_float, "default": None}),
-)  # fmt: skip
-"""What the coordinator keeps of a training, and how it goes on without some of the sites."""
-
-OVERWRITE = Flag("--overwrite", "begin anew although this site has kept the state of a training that is not finished",
-                 {"action": "store_true"})  # fmt: skip
-
-SEED = Flag("--seed", "repeat chance: the same number leads to the same weights, on the same machine's CPU (default: "
-            "nnU-Net's, another one each time)", {"type": int, "default": None})  # fmt: skip
-
-_CONTACT_TIMEOUT = Flag("--contact_timeout", "seconds without a word after which a connection counts as broken "
-                        "(default: %(default)g)", {"type": positive_float, "default": 120.0})  # fmt: skip
-_SITE_FLAGS = (
-    Flag("--site", "name of the site, by which it is known when it comes back (default: that of --key, or the "
-         "dataset's)", {"default": None}),
-    Flag("--retry_for", "seconds without a connection after which to give up (default: never)",
-         {"type": positive_float, "default": None}),
-    _CONTACT_TIMEOUT,
-)  # fmt: skip
-
-EVALUATION_FLAGS = (
-    Flag("-m", "evaluate this results folder, TRAINER__PLANS__CONFIGURATION (default: the site's own)",
-         {"type": Path, "default": None}),
-    Flag("--checkpoint", "file in the folder of each fold (default: %(default)s)", {"default": CHECKPOINT}),
-    Flag("-i", "folder with the test images (default: imagesTs)", {"type": Path, "default": None}),
-    Flag("-l", "folder with their labels (default: labelsTs)", {"type": Path, "default": None}),
-    Flag("-o", "folder for predictions and metrics of every case (default: evaluation_FOLD in the model's folder)",
-         {"type": Path, "default": None}),
-    Flag("--min_cases", "a figure over fewer cases than this is not told (default: %(default)s)",
-         {"type": positive_int, "default": 5}),
-)  # fmt: skip
-"""What a node evaluates; the model's checkpoints are read with pickle, so it must come from somebody trusted."""
-
-_NSD_TOLERANCE = Flag("--nsd_tolerance", "also normalised surface Dice, for which surfaces no more mm "
-                      "than this apart are equal", {"type": positive_float, "default": None})  # fmt: skip
-
-ASYM = Flag("--asym", "every site plans for itself and shares nothing of its fingerprint (AsymFedAvg)",
-            {"action": "store_true"})  # fmt: skip
-FINGERPRINT = Flag(
-    "--fingerprint",
-    "what sites tell: exact = counts and sums only (default); shared-cases = also spacing and shape of each case, "
-    "for planners other than nnU-Net's own",
-    {"choices": FINGERPRINT_MODES, "default": "exact"},
-)
-
-FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
-    "extract_fingerprint": (FINGERPRINT,),
-    "plan_and_preprocess": (FINGERPRINT, ASYM),
-    "train": (),
-    "evaluate": (),
+_NODES: dict[Task, type[NodeSettings]] = {
+    "extract_fingerprint": PlanningSettings,
+    "plan_and_preprocess": PlanningSettings,
+    "train": TrainingSettings,
+    "evaluate": EvaluationSettings,
 }
-"""How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
-
-_MODEL_NAME = Flag("--model_name", "what the dataset is called in the model that the coordinator writes, "
-                   "DatasetNNN_NAME (default: %(default)s)",
-                   {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
-PLANS = Flag("--plans", "do not plan, but bring these plans to all sites: plans.json of a trained model, or a plans "
-             "file of nnU-Net's", {"type": Path, "default": None, "metavar": "FILE"})  # fmt: skip
-_RUN_DIR = Flag("--run_dir", "folder in which the coordinator keeps the training, and receipts for what sites have "
-                "sent (default: one for each network and set of sites, in "
-                "fednnunet_runs in nnUNet_results)", {"type": Path, "default": None})  # fmt: skip
-ROUND_TIMEOUT = Flag("--round_timeout", "seconds that a site gets for each step of a round, before it is left out; a "
-                      "task that needs all sites ends then (default: no limit)",
-                      {"type": positive_float, "default": None})  # fmt: skip
-_PROGRESS_FILE = Flag("--progress_file", "append what happens to this file, one JSON line per event",
-                      {"type": Path, "default": None})  # fmt: skip
 
 
-TRACKER_FLAGS = (
-    Flag("--wandb", "also send losses, Dice, times and bytes to Weights & Biases, to this project (default: %(const)s)",
-         {"nargs": "?", "const": "fednnunet", "default": None, "metavar": "PROJECT"}),
-    Flag("--mlflow", "also send them to MLflow, to this experiment (default: %(const)s), at MLFLOW_TRACKING_URI or "
-         "else into the run folder",
-         {"nargs": "?", "const": "fednnunet", "default": None, "metavar": "EXPERIMENT"}),
-)  # fmt: skip
-"""Where the coordinator sends the numbers of a training, beside TensorBoard's files in the run folder."""
+@dataclass(frozen=True)
+class ServerCommand:
+    """What a command line of ``server`` says."""
 
-QUIET = Flag("--quiet", "show warnings, errors and results only", {"action": "store_true"})
-_DASHBOARD = Flag("--dashboard", "serve the report page to browsers on this machine while the run goes on; PORT is "
-                  f"{DEFAULT_DASHBOARD_PORT} by default",
-                  {"nargs": "?", "metavar": "PORT", "type": port_number, "const": DEFAULT_DASHBOARD_PORT,
-                   "default": None})  # fmt: skip
+    coordinator: CoordinatorSettings
+    listening: ListeningSettings
+
+    @property
+    def quiet(self) -> bool:
+        """Whether to show warnings, errors and results only."""
+        return self.coordinator.quiet
 
 
-def server_flags(task: Task) -> tuple[Flag, ...]:
-    """Return the flags of the coordinator for `task`, apart from where it listens."""
-    of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *OWN_MODEL_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
-    own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
-    tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
-    return (*own.get(task, ()), *tracked, ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+@dataclass(frozen=True)
+class ClientCommand:
+    """What a command line of ``client`` says; `key` is the file with the site's private key."""
+
+    node: NodeSettings
+    connection: ConnectionSettings
+    gate: GateSettings
+    key: Path | None
+    fold: str | None
+    quiet: bool
 
 
-def client_flags(task: Task) -> tuple[Flag, ...]:
-    """Return the flags of a node for `task`, apart from where its coordinator is."""
-    own = {"train": (OVERWRITE, SEED), "evaluate": EVALUATION_FLAGS}
-    return (*FEDERATION_FLAGS[task], *own.get(task, ()), *FLAGS_OF_TASK[task])
-
-
-def parse_server(argv: Sequence[str]) -> argparse.Namespace:
+def parse_server(argv: Sequence[str]) -> ServerCommand:
     """Parse the command line of the coordinator."""
     task, rest = _take_task("server", "The coordinator: aggregates what the sites send.", argv)
     parser = _task_parser("server", task)
@@ -276,34 +95,44 @@ def parse_server(argv: Sequence[str]) -> argparse.Namespace:
         add_flags(checked, FEDERATION_FLAGS[task])
         parser.set_defaults(fingerprint=None)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     _check_given_plans(parser, arguments, None)
-    _check_quorum(parser, arguments, arguments.num_clients)
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         parser.error("--tls-cert and --tls-key go together")
     _check_dashboard(parser, arguments)
-    return arguments
+    coordinator = filled(CoordinatorSettings, vars(arguments))
+    _check_training(parser, coordinator)
+    return ServerCommand(coordinator, filled(ListeningSettings, vars(arguments)))
 
 
-def parse_client(argv: Sequence[str]) -> argparse.Namespace:
+def parse_client(argv: Sequence[str]) -> ClientCommand:
     """Parse the command line of a node."""
     task, rest = _take_task("client", "The node of one site: works on its data, sends no data.", argv)
     parser = _task_parser("client", task)
     _add_site_positionals(parser, task, "DATASET_ID", "the site's dataset: id or name")
     own = [flag for flag in client_flags(task) if flag not in FLAGS_OF_TASK[task]]
-    add_flags(parser, (HOST, PORT, *_SITE_FLAGS, *own, QUIET))
+    add_flags(parser, (HOST, PORT, *SITE_FLAGS, *own, QUIET))
     add_flags(parser.add_argument_group("trust"), CLIENT_TRUST_FLAGS)
     add_flags(parser.add_argument_group("nnU-Net's own flags"), FLAGS_OF_TASK[task])
     arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     if len(arguments.dataset) > 1:
         parser.error(f"a node works on one dataset, not on {' '.join(arguments.dataset)}: start one client for each")
-    (arguments.dataset,) = arguments.dataset
-    _take_configurations(parser, arguments)
-    return arguments
+    key: Path | None = arguments.key
+    named_by_key = None if key is None else key.stem
+    values = {**vars(arguments), "site": named_by_key if arguments.site is None else arguments.site}
+    node = _node(parser, arguments.dataset[0], values)
+    if isinstance(node, TrainingSettings):
+        _check_training(parser, node)
+    return ClientCommand(
+        node=node,
+        connection=filled(ConnectionSettings, values),
+        gate=filled(GateSettings, values),
+        key=key,
+        fold=arguments.fold,
+        quiet=arguments.quiet,
+    )
 
 
-def parse_run(argv: Sequence[str]) -> argparse.Namespace:
+def parse_run(argv: Sequence[str]) -> SimulationSettings:
     """Parse the command line of a federation on one machine."""
     task, rest = _take_task("run", "A whole federation on one machine: one coordinator, one node per dataset.", argv)
     parser = _task_parser("run", task)
@@ -336,45 +165,57 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     if task == "evaluate":
         add_flags(parser.add_argument_group("what every node evaluates"), EVALUATION_FLAGS)
     arguments = parse_with_sites(parser, rest, argparse.Namespace(task=task))
-    _check_continuing(parser, arguments)
     _check_given_plans(parser, arguments, "exact")
-    _take_configurations(parser, arguments)
-    _check_quorum(parser, arguments, len(arguments.dataset))
     _check_dashboard(parser, arguments)
-    if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.i or arguments.l):
+    if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.images or arguments.labels):
         parser.error("-i and -l name the cases of one site: give them with one dataset only, or start client.py")
-    for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target")):
-        values = getattr(arguments, name)
-        if values is not None:
-            setattr(arguments, name, split_words(values))
-            if len(split_words(values)) != len(arguments.dataset):
-                parser.error(f"{option} needs one value for each of the {len(arguments.dataset)} datasets: '{values}'")
-    return arguments
+    values = vars(arguments)
+    for_each = {
+        name: _one_for_each(parser, option, values[name], len(arguments.dataset))
+        for name, option in (("gpus", "--gpus"), ("gpu_memory_targets", "--gpu_memory_target"))
+    }
+    # the nodes say how they plan
+    of_all = {"num_clients": len(arguments.dataset), "fingerprint": None, "asym": False}
+    coordinator = filled(CoordinatorSettings, {**values, **of_all})
+    _check_training(parser, coordinator)
+    return filled(
+        SimulationSettings,
+        {
+            **values,
+            **for_each,
+            "coordinator": coordinator,
+            "nodes": tuple(_node(parser, dataset, values) for dataset in arguments.dataset),
+        },
+    )
 
 
-def _check_continuing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.task == "train" and arguments.c and arguments.overwrite:
-        parser.error("--c continues what --overwrite would remove: leave one of them out")
+def _one_for_each(parser: argparse.ArgumentParser, option: str, words: str | None, sites: int) -> list[str] | None:
+    if words is None:
+        return None
+    if len(split_words(words)) != sites:
+        parser.error(f"{option} needs one value for each of the {sites} datasets: '{words}'")
+    return split_words(words)
 
 
-def _check_given_plans(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, fingerprint: FingerprintMode | None
-) -> None:
-    if arguments.task != "plan_and_preprocess" or arguments.plans is None:
+def _check_training(parser: argparse.ArgumentParser, settings: CoordinatorSettings | TrainingSettings) -> None:
+    try:
+        check_training(settings)
+    except FednnUNetError as error:
+        parser.error(str(error))
+
+
+def _check_given_plans(parser: argparse.ArgumentParser, arguments: argparse.Namespace, default: str | None) -> None:
+    if arguments.task != "plan_and_preprocess":
         return
-    flag = "--asym" if arguments.asym else "--fingerprint" if arguments.fingerprint != fingerprint else None
-    if flag is not None:
-        parser.error(f"{flag} says how to plan, but --plans brings plans: leave one of them out")
+    try:
+        check_given_plans(arguments.given_plans, arguments.asym, arguments.fingerprint, default)
+    except FednnUNetError as error:
+        parser.error(str(error))
 
 
 def _check_dashboard(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if arguments.dashboard is not None and arguments.dashboard == arguments.port:
         parser.error(f"the nodes connect to port {arguments.port}: give --dashboard another one")
-
-
-def _check_quorum(parser: argparse.ArgumentParser, arguments: argparse.Namespace, sites: int) -> None:
-    if arguments.task == "train" and (arguments.min_clients or 1) > sites:
-        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {sites}")
 
 
 def _take_task(command: str, description: str, argv: Sequence[str]) -> tuple[Task, list[str]]:
@@ -408,11 +249,13 @@ def _add_site_positionals(parser: argparse.ArgumentParser, task: Task, dataset_n
     parser.add_argument("fold", metavar="FOLD", help=FOLDS_HELP, nargs=optional)
 
 
-def _take_configurations(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Fold CONFIGURATION and ``-c CONFIG`` into the list of configurations that are preprocessed."""
-    if arguments.task == "plan_and_preprocess":
-        named_with_c = [] if arguments.c is parser.get_default("c") else arguments.c
-        named = list(dict.fromkeys(filter(None, [arguments.configuration, *named_with_c])))
+def _node(parser: argparse.ArgumentParser, dataset: str, values: Mapping[str, Any]) -> NodeSettings:
+    """Return the settings of a node; CONFIGURATION and ``-c CONFIG`` name what is preprocessed."""
+    more: dict[str, object] = {"dataset": dataset}
+    if values["task"] == "plan_and_preprocess":
+        given = values["configurations"]
+        named_with_c = [] if given is parser.get_default("configurations") else given
+        named = list(dict.fromkeys(filter(None, [values["configuration"], *named_with_c])))
         # nnU-Net skips what the plans do not have, if it was only the default; what a user names must exist
-        arguments.explicit_configurations = bool(named)
-        arguments.c = named or list(DEFAULT_CONFIGURATIONS)
+        more |= {"explicit_configurations": bool(named), "configurations": named or list(DEFAULT_CONFIGURATIONS)}
+    return filled(_NODES[values["task"]], {**values, **more})

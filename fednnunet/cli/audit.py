@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.audit import AuditEntry, Verification, read_entries, read_receipts, verify
-from fednnunet.cli.arguments import positive_int
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.formats import MISSING, printable
+from fednnunet.settings.values import positive_int
 
 _ARROWS = {"out": "→ out", "in": "← in"}
 _WITHHELD = "✗ withheld"

@@ -17,9 +17,9 @@ from fednnunet.channel.certificates import (
     create_certificates,
     describe_certificates,
 )
-from fednnunet.cli.arguments import positive_int
 from fednnunet.errors import FednnUNetError
 from fednnunet.report.formats import MISSING, printable
+from fednnunet.settings.values import positive_int
 
 _PLACES = (
     (CA_CERTIFICATE, "goes to every hospital: its node trusts the coordinator by it"),

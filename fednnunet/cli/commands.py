@@ -9,20 +9,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
 from fednnunet import __version__
-from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+from fednnunet.cli.arguments import ClientCommand, ServerCommand, parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
+from fednnunet.settings.checks import check_rules
+from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
+from fednnunet.settings.simulation import SimulationSettings
+
+if TYPE_CHECKING:
+    from fednnunet.channel.identity import Identity
+    from fednnunet.node.site_client import SiteClient
+
+Command = TypeVar("Command")
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -158,7 +169,7 @@ def audit_main(argv: Sequence[str] | None = None) -> int:
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
     """Compare local, federated and centralized training, and return the exit status."""
-    from fednnunet.cli.comparison_flags import parse_compare
+    from fednnunet.cli.comparison import parse_compare
     from fednnunet.comparison.comparison import run_comparison
 
     return _run(run_comparison, parse_compare, argv)
@@ -166,14 +177,10 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
 
 def demo_main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
-    from fednnunet.demo.demo import add_arguments, run_demo
+    from fednnunet.cli.demo import parse_demo
+    from fednnunet.demo.demo import run_demo
 
-    def parse(words: Sequence[str]) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(prog="fednnunet demo", description="Three made-up hospitals train together.")
-        add_arguments(parser)
-        return parser.parse_args(words)
-
-    return _run(run_demo, parse, argv)
+    return _run(run_demo, parse_demo, argv)
 
 
 def _print_anything() -> None:
@@ -201,8 +208,8 @@ def _run_small(
 
 
 def _run(
-    command: Callable[[argparse.Namespace], int],
-    parse: Callable[[Sequence[str]], argparse.Namespace],
+    command: Callable[[Command], int],
+    parse: Callable[[Sequence[str]], Command],
     argv: Sequence[str] | None,
 ) -> int:
     leave_garbage_at_exit()
@@ -222,94 +229,84 @@ def _run(
         return _TERMINATED if isinstance(interrupt, Terminated) else _INTERRUPTED
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(command: ServerCommand) -> int:
     from fednnunet.channel.address import check_can_listen, join_address
     from fednnunet.cli.trust import door, tls_files
 
-    if arguments.fold is not None:
-        check_fold(arguments.fold)
-    _check_trackers(arguments)
-    plans = _given_plans(arguments)
-    tls = tls_files(arguments)
-    at_the_door = door(arguments)
-    check_can_listen(arguments.host, arguments.port)
+    settings, listening = command.coordinator, command.listening
+    if settings.fold is not None:
+        check_fold(settings.fold)
+    check_rules(settings)
+    _check_trackers(settings)
+    plans = _given_plans(settings)
+    tls = tls_files(listening)
+    at_the_door = door(listening, settings.num_clients)
+    check_can_listen(listening.host, listening.port)
 
     from fednnunet.report.dashboard import check_dashboard
 
-    check_dashboard(arguments.dashboard)
+    check_dashboard(settings.dashboard)
 
     from fednnunet.channel.long_lived.serving import serve
-    from fednnunet.cli.coordinating import coordinate
+    from fednnunet.coordinator.coordinating import coordinate
 
-    address = join_address(arguments.host, arguments.port)
+    address = join_address(listening.host, listening.port)
     coordinate(
-        arguments,
+        settings,
         at_the_door,
         lambda federation: serve(address, federation.registry, federation.run, tls),
         Console(),
         given_plans=plans,
-        waiting=f"Waiting for {arguments.num_clients} sites at {address} …",
+        waiting=f"Waiting for {settings.num_clients} sites at {address} …",
     )
     return 0
 
 
-def _check_trackers(arguments: argparse.Namespace) -> None:
-    if getattr(arguments, "wandb", None) or getattr(arguments, "mlflow", None):
+def _check_trackers(settings: CoordinatorSettings) -> None:
+    if settings.wandb or settings.mlflow:
         from fednnunet.report.trackers import check_trackers
 
-        check_trackers(arguments.wandb, arguments.mlflow)
+        check_trackers(settings.wandb, settings.mlflow)
 
 
-def _given_plans(arguments: argparse.Namespace) -> dict[str, Any] | None:
+def _given_plans(settings: CoordinatorSettings) -> dict[str, Any] | None:
     """Return the plans that shall be brought to all sites, if there are any."""
-    if getattr(arguments, "plans", None) is None:
+    if settings.given_plans is None:
         return None
     from fednnunet.fingerprint.given_plans import read_plans
 
-    return read_plans(arguments.plans)
+    return read_plans(settings.given_plans)
 
 
-def _join(arguments: argparse.Namespace) -> int:
-    if not arguments.quiet:
-        return _take_part(arguments)
+def _join(command: ClientCommand) -> int:
+    if not command.quiet:
+        return _take_part(command)
     # what nnU-Net prints of its work is in its log files too
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        return _take_part(arguments)
+        return _take_part(command)
 
 
-def _take_part(arguments: argparse.Namespace) -> int:
-    if arguments.fold is not None:
-        check_fold(arguments.fold)
+def _take_part(command: ClientCommand) -> int:
+    if command.fold is not None:
+        check_fold(command.fold)
 
+    from fednnunet.channel.identity import read_key
     from fednnunet.channel.long_lived.joining import join
-    from fednnunet.cli.trust import alone_in_results, endpoint, fewest_cases, gate, take_identity
-    from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
-    from fednnunet.node.site_client import SiteClient
+    from fednnunet.cli.trust import endpoint
+    from fednnunet.node.gated import alone_in_results, gate
 
-    coordinator = endpoint(arguments)
-    take_identity(arguments)
-    client: SiteClient
+    coordinator, connection = endpoint(command.connection), command.connection
+    identity = None if command.key is None else read_key(command.key)
     with importing():  # torch and nnU-Net, which takes seconds; what is wrong with the data is told before
-        if arguments.task == "train":
-            hello = training_hello(arguments)
-            from fednnunet.node.training import TrainingClient
-
-            client = TrainingClient(arguments, *hello)
-        elif arguments.task == "evaluate":
-            arguments.min_cases = fewest_cases(arguments)
-            hello = evaluation_hello(arguments)
-            from fednnunet.node.evaluating import EvaluationClient
-
-            client = EvaluationClient(arguments, *hello)
-        else:
-            hello = planning_hello(arguments)
-            from fednnunet.node.planning import PlanningClient
-
-            client = PlanningClient(arguments, *hello)
+        client = _node(command, identity)
     try:
-        with interruptible(), alone_in_results(arguments, client), gate(arguments, client) as gated:
+        with (
+            interruptible(),
+            alone_in_results(command.node, client),
+            gate(command.gate, command.node, client) as gated,
+        ):
             gated.approve_introduction()
-            join(coordinator, client, arguments.retry_for, arguments.contact_timeout)
+            join(coordinator, client, connection.retry_for, connection.contact_timeout)
     finally:
         client.close()
     if client.failure is not None:
@@ -319,21 +316,45 @@ def _take_part(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _simulate(arguments: argparse.Namespace) -> int:
-    if arguments.fold is not None:
-        check_fold(arguments.fold)
-    _check_trackers(arguments)
-    _given_plans(arguments)
+def _node(command: ClientCommand, identity: "Identity | None") -> "SiteClient":
+    """Return the node, once all that it can check by itself is right."""
+    from fednnunet.cli.trust import fewest_cases
+    from fednnunet.node.hello import hello_of
+
+    settings = command.node
+    if isinstance(settings, EvaluationSettings):
+        settings = replace(settings, min_cases=fewest_cases(settings.min_cases, command.gate.policy))
+    hello = hello_of(settings)
+    if isinstance(settings, TrainingSettings):
+        from fednnunet.node.training import TrainingClient
+
+        return TrainingClient(settings, *hello, identity=identity)
+    if isinstance(settings, EvaluationSettings):
+        from fednnunet.node.evaluating import EvaluationClient
+
+        return EvaluationClient(settings, *hello, identity=identity)
+    assert isinstance(settings, PlanningSettings)
+    from fednnunet.node.planning import PlanningClient
+
+    return PlanningClient(settings, *hello, identity=identity)
+
+
+def _simulate(settings: SimulationSettings) -> int:
+    if settings.coordinator.fold is not None:
+        check_fold(settings.coordinator.fold)
+    check_rules(settings.coordinator)
+    _check_trackers(settings.coordinator)
+    _given_plans(settings.coordinator)
 
     from fednnunet.report.dashboard import check_dashboard
 
-    check_dashboard(arguments.dashboard)
+    check_dashboard(settings.coordinator.dashboard)
 
-    if arguments.in_process:
+    if settings.in_process:
         from fednnunet.launcher.in_process import run_in_process
 
-        return run_in_process(arguments)
+        return run_in_process(settings)
 
     from fednnunet.launcher.simulation import run_simulation
 
-    return run_simulation(arguments)
+    return run_simulation(settings)

@@ -6,9 +6,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fednnunet.errors import FednnUNetError
-from fednnunet.events.event_files import EVENTS, read_events
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -23,17 +20,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     FednnUNetError
         If the folder holds no events, or the page cannot be written.
     """
-    from fednnunet.events.run_state import RunState
-    from fednnunet.report.page.parts import parts_of_run
-    from fednnunet.report.page.rendering import write_page
-    from fednnunet.report.page_file import REPORT, TITLE
-    from fednnunet.report.standing import condition
+    from fednnunet.api.run import Run
 
-    run_dir: Path = arguments.run_dir
-    events = read_events(run_dir / EVENTS)
-    if not events:
-        raise FednnUNetError(f"{run_dir} is no run folder, it has no {EVENTS}: name the coordinator's --run_dir.")
-    state = RunState.of(events)
-    write_page(run_dir / REPORT, TITLE, parts_of_run(state), condition(state))
-    Console().print(Text(str(run_dir / REPORT)), soft_wrap=True)
+    Console().print(Text(str(Run(arguments.run_dir).write_report())), soft_wrap=True)
     return 0

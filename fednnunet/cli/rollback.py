@@ -11,7 +11,7 @@ from fednnunet.errors import FednnUNetError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from fednnunet.cli.arguments import positive_int
+    from fednnunet.settings.values import positive_int
 
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the coordinator's --run_dir")
     parser.add_argument("--fold", default=None, help="the fold (default: the only one that is there)")

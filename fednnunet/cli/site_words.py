@@ -4,13 +4,10 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from fednnunet.settings.values import split_words
+
 _ID = re.compile(r"[0-9]+|(.*/)?dataset.*", re.IGNORECASE)
 _CONFIGURATION = re.compile(r"[23]d(_\w*)?")
-
-
-def split_words(text: str) -> list[str]:
-    """Return the values in one word of a command line, which spaces or commas separate; quotes in it do not count."""
-    return [word for word in re.split(r"[\s,;'\"]+", text) if word]
 
 
 def parse_with_sites(

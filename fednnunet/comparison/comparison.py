@@ -3,7 +3,6 @@
 What is done is remembered, so the same command goes on where it was interrupted.
 """
 
-import argparse
 import logging
 import os
 import sys
@@ -15,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fednnunet.cli.comparison_flags import SETTLED_FLAGS
 from fednnunet.comparison import tables
 from fednnunet.comparison.costs import Cost, mean_cost, traffic_of
+from fednnunet.comparison.flags import SETTLED_FLAGS
 from fednnunet.comparison.memory import Memory, digest
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.raw import (
@@ -32,6 +31,7 @@ from fednnunet.comparison.raw import (
 )
 from fednnunet.comparison.results import ByModel, Results
 from fednnunet.comparison.scores import of_pooled_cases, read_scores
+from fednnunet.comparison.settings import ComparisonSettings
 from fednnunet.comparison.splits import check_numbers, site_splits
 from fednnunet.comparison.work import Model, Work
 from fednnunet.errors import FednnUNetError
@@ -42,7 +42,7 @@ from fednnunet.launcher.preflight import check_planned
 from fednnunet.launcher.steps import Job, JobFailed, Steps
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.folders import check_readable
-from fednnunet.node.hello import check_classes, check_device
+from fednnunet.node.hello import check_device, check_extractor, check_planner
 from fednnunet.node.splits import Splits
 from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, check_split, find_trainer
 from fednnunet.node.trainer_search import check_trainer
@@ -58,13 +58,8 @@ _PLANS_TITLES = {
 }
 
 
-def run_comparison(arguments: argparse.Namespace) -> int:
-    """Run the comparison that a command line asks for, and return the exit status.
-
-    Parameters
-    ----------
-    arguments
-        What `fednnunet.cli.comparison_flags.parse_compare` returns.
+def run_comparison(settings: ComparisonSettings) -> int:
+    """Run a comparison, show its tables, and return the exit status.
 
     Returns
     -------
@@ -77,53 +72,72 @@ def run_comparison(arguments: argparse.Namespace) -> int:
         If the comparison cannot begin, or no method has results.
     """
     console = Console(file=sys.stdout, highlight=False)
-    comparison = _Comparison(arguments, console)
-    with interruptible():
-        try:
-            results = comparison.run()
-        except KeyboardInterrupt:
-            console.print("Interrupted: run the same command again to go on.")
-            raise
+    results, folder = compare_methods(settings, console)
     for table in tables.terminal_tables(results):
         console.print()
         console.print(table)
     console.print(Text(tables.MEANING))
     for note in tables.notes(results):
         console.print(Text(note), soft_wrap=True)
-    console.print(Text(f"Everything is in {comparison.work.folder}"), soft_wrap=True)
+    console.print(Text(f"Everything is in {folder}"), soft_wrap=True)
     return 1 if results.failures else 0
+
+
+def compare_methods(settings: ComparisonSettings, console: Console) -> tuple[Results, Path]:
+    """Run a comparison, or what is left of it, and return its results and folder.
+
+    Parameters
+    ----------
+    settings
+        What is compared.
+    console
+        Where to show the steps.
+
+    Raises
+    ------
+    FednnUNetError
+        If the comparison cannot begin, or no method has results.
+    """
+    comparison = _Comparison(settings, console)
+    with interruptible():
+        try:
+            return comparison.run(), comparison.work.folder
+        except KeyboardInterrupt:
+            console.print("Interrupted: run the same command again to go on.")
+            raise
 
 
 class _Comparison:
     """One comparison: checked when it is made, worked through by `run`."""
 
-    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
-        self._arguments = arguments
-        self._steps = Steps(console, verbose=arguments.verbose)
-        check_fold(arguments.fold)
+    def __init__(self, settings: ComparisonSettings, console: Console) -> None:
+        self._settings = settings
+        self._steps = Steps(console, verbose=settings.verbose)
+        check_fold(settings.fold)
         check_readable("nnUNet_raw")
-        check_planned(arguments.pl, [arguments.configuration])
-        self._held_out_fold = _held_out_fold(arguments)
-        self._sites = find_sources(arguments.dataset)
-        self._externals = find_sources(arguments.external)
+        check_planned(settings.planner, [settings.configuration])
+        self._held_out_fold = _held_out_fold(settings)
+        self._sites = find_sources(settings.datasets)
+        self._externals = find_sources(settings.external)
         self._check_sources()
         self._splits = {source.name: self._splits_of(source) for source in self._sites}
-        if arguments.fold == "all":
+        if settings.fold == "all":
             check_numbers(self._splits)
         # now, not after hours of preprocessing
-        plans_alone = all(method.plans == "own" for method in arguments.methods)
-        check_classes(argparse.Namespace(**vars(arguments), task="plan_and_preprocess"), plans_alone)
-        check_device(arguments.device)
-        _check_trainer(arguments.tr)
+        plans_alone = all(method.plans == "own" for method in settings.methods)
+        check_extractor(settings.extractor, plans_alone)
+        check_planner(settings.planner, settings.fingerprint, plans_alone)
+        check_device(settings.device)
+        _check_trainer(settings.trainer)
         untested = self._without_test_cases()
         self._shares = self._deal()
         number = free_id([source.dataset.id for source in (*self._sites, *self._externals)])
         names = [source.name for source in self._sites]
         pooled = f"Dataset{number:03d}_{POOLED}"
-        self._memory = Memory.open(self._folder(), self._settings(), overwrite=arguments.overwrite)
-        self.work = Work(self._folder(), arguments, names, pooled)
+        self._memory = Memory.open(self._folder(), self._settled(), overwrite=settings.overwrite)
+        self.work = Work(self._folder(), settings, names, pooled)
         externals = [source.name for source in self._externals]
-        self._results = Results(names, externals, arguments.methods, untested=untested, seeds=arguments.seeds)
+        self._results = Results(names, externals, settings.methods, untested=untested, seeds=settings.seeds)
 
     def run(self) -> Results:
         """Do what is not done yet, and return what came out."""
@@ -159,7 +173,7 @@ class _Comparison:
 
     def _train_and_test_all(self, method: Method) -> None:
         """Train and test a method with each seed."""
-        seeds = self._arguments.seeds
+        seeds = self._settings.seeds
         found = [self._train_and_test(method, seed) for seed in seeds]
         self._results.costs[method.name] = mean_cost([self._cost(method, seed) for seed in seeds])
         if self._results.datasets:
@@ -237,11 +251,11 @@ class _Comparison:
             self._results.seconds[job.name] = self._memory.jobs[job.name].seconds
 
     def _write(self) -> None:
-        about = {"command": sys.argv[1:], "fold": self._arguments.fold, "test": self._arguments.test}
+        about: dict[str, Any] = {"command": sys.argv[1:], "fold": self._settings.fold, "test": self._settings.test}
         about["seeds"] = self._results.seeds
         tables.write_results(self._results, self.work.folder, about)
         federated = [method for method in self._results.methods if method.is_federated]
-        seed = self._arguments.seeds[0]
+        seed = self._settings.seeds[0]
         events = {method.name: self.work.events(method, seed) for method in federated if method.personal_epochs is None}
         try:
             from fednnunet.comparison.page import write_report  # Bokeh takes a second
@@ -281,11 +295,11 @@ class _Comparison:
         folders = [source.dataset.raw]
         if os.environ.get("nnUNet_preprocessed"):
             folders.append(SiteDataset(source.name).preprocessed)
-        return site_splits(source.name, source.case_names, folders, self._arguments.fold)
+        return site_splits(source.name, source.case_names, folders, self._settings.fold)
 
     def _without_test_cases(self) -> list[str]:
         """Return the datasets that cannot test a model, and say so before anything is trained."""
-        validating = self._sites if self._arguments.test == "validation" else []
+        validating = self._sites if self._settings.test == "validation" else []
         untested = [
             source.name
             for source in (*self._sites, *self._externals)
@@ -300,36 +314,35 @@ class _Comparison:
         return untested
 
     def _deal(self) -> list[devices.Share]:
-        sites, device = len(self._sites), self._arguments.device
+        sites, device = len(self._sites), self._settings.device
         gpus = None
         if device == "cuda":
             import torch  # takes seconds
 
             visible = devices.visible_gpus(os.environ, torch.cuda.device_count())
-            gpus = devices.deal_gpus(visible, sites, self._arguments.gpus)
-        elif self._arguments.gpus is not None:
+            gpus = devices.deal_gpus(visible, sites, self._settings.gpus)
+        elif self._settings.gpus is not None:
             raise FednnUNetError(f"--gpus has no effect with -device {device}, which uses no CUDA GPU: leave it out.")
         return devices.training_shares(device, gpus, sites, devices.available_cores(), os.environ)
 
     def _folder(self) -> Path:
-        wanted: Path | None = self._arguments.out
-        if wanted is not None:
-            return wanted.absolute()
-        ids = "+".join(self._arguments.dataset)
-        name = f"compare_{ids}_{self._arguments.configuration}_{self._arguments.fold}"
+        if self._settings.out is not None:
+            return self._settings.out.absolute()
+        ids = "+".join(self._settings.datasets)
+        name = f"compare_{ids}_{self._settings.configuration}_{self._settings.fold}"
         return nnunet_folder("nnUNet_results").absolute() / "fednnunet_runs" / name
 
-    def _settings(self) -> dict[str, Any]:
+    def _settled(self) -> dict[str, Any]:
         """Return what must be the same when the comparison is continued."""
-        arguments = self._arguments
+        settings = self._settings
         data = [[source.name, source.case_names, self._splits[source.name]] for source in self._sites]
         return {
             "datasets": [source.name for source in self._sites],
-            "CONFIGURATION": arguments.configuration,
-            "FOLD": arguments.fold,
-            "--test": arguments.test,
+            "CONFIGURATION": settings.configuration,
+            "FOLD": settings.fold,
+            "--test": settings.test,
             "the cases and folds": digest(data)[:12],
-            **{flag.name: getattr(arguments, flag.dest) for flag in SETTLED_FLAGS},
+            **{flag.name: _as_json(getattr(settings, flag.dest)) for flag in SETTLED_FLAGS},
         }
 
 
@@ -343,15 +356,15 @@ def _check_trainer(name: str) -> None:
     check_split(trainer)
 
 
-def _held_out_fold(arguments: argparse.Namespace) -> int | None:
+def _held_out_fold(settings: ComparisonSettings) -> int | None:
     """Return the fold whose validation cases test the models; ``None`` if there are test cases for that."""
-    if arguments.test != "validation":
+    if settings.test != "validation":
         return None
-    if not arguments.fold.isdecimal():
+    if not settings.fold.isdecimal():
         raise FednnUNetError(
-            f"With FOLD {arguments.fold} every case trains, so none is left to test with: leave --test out."
+            f"With FOLD {settings.fold} every case trains, so none is left to test with: leave --test out."
         )
-    return int(arguments.fold)
+    return int(settings.fold)
 
 
 def _training_title(method: Method) -> str:
@@ -360,3 +373,7 @@ def _training_title(method: Method) -> str:
     if method.is_federated:
         return f"{method.title}: the sites train together"
     return f"{method.title}: every site trains alone"
+
+
+def _as_json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

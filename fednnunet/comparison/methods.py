@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
-from fednnunet.cli.arguments import AVERAGING_FLAGS, OWN_MODEL_FLAGS, SCHEDULE_FLAGS
-from fednnunet.cli.nnunet_flags import Flag
-from fednnunet.cli.site_words import split_words
 from fednnunet.comparison.memory import digest
 from fednnunet.errors import FednnUNetError
+from fednnunet.settings.flag import Flag
+from fednnunet.settings.flags import AVERAGING_FLAGS, OWN_MODEL_FLAGS, SCHEDULE_FLAGS
+from fednnunet.settings.values import split_words
 
 PERSONAL = "personal"
 """What ``ffe --personalize N`` is called for short."""
@@ -83,7 +83,7 @@ METHODS = {
 """By name, in the table's order."""
 
 
-def read_methods(words: Sequence[str], arguments: argparse.Namespace) -> list[Method]:
+def read_methods(words: Sequence[str], values: Mapping[str, Any]) -> list[Method]:
     """Return the methods that a command line names, in the table's order: variants come after what they vary.
 
     Parameters
@@ -91,8 +91,8 @@ def read_methods(words: Sequence[str], arguments: argparse.Namespace) -> list[Me
     words
         Each is a list of names, or a name with flags of its training, ``ffe --keep_local norm``, which a name of the
         user's can precede, ``FedBN=ffe --keep_local norm``.
-    arguments
-        The comparison's own flags.
+    values
+        The comparison's own settings, by name.
 
     Raises
     ------
@@ -102,9 +102,9 @@ def read_methods(words: Sequence[str], arguments: argparse.Namespace) -> list[Me
     methods: list[Method] = []
     for word in words:
         if " -" in word or "=" in word:
-            methods.append(_variant(word, arguments))
+            methods.append(_variant(word, values))
         else:
-            methods += [_named(name, arguments) for name in split_words(word)]
+            methods += [_named(name, values) for name in split_words(word)]
     unique = list({(method.name, method.key): method for method in methods}.values())
     for one, other in ((one, other) for position, one in enumerate(unique) for other in unique[:position]):
         if one.name == other.name or one.key == other.key:
@@ -119,17 +119,17 @@ def read_methods(words: Sequence[str], arguments: argparse.Namespace) -> list[Me
     return sorted(unique, key=lambda method: list(METHODS).index(method.base))
 
 
-def _named(name: str, arguments: argparse.Namespace) -> Method:
+def _named(name: str, values: Mapping[str, Any]) -> Method:
     if name == PERSONAL:
-        if arguments.personalize is None:
+        if (epochs := values.get("personalize")) is None:
             raise FednnUNetError(f"--methods {PERSONAL} needs the number of epochs: give --personalize N.")
-        return _variant(f"{PERSONAL}=ffe --personalize {arguments.personalize}", arguments)
+        return _variant(f"{PERSONAL}=ffe --personalize {epochs}", values)
     if name not in METHODS:
         raise FednnUNetError(f"--methods: '{name}' is no method, choose from {', '.join([*METHODS, PERSONAL])}.")
     return METHODS[name]
 
 
-def _variant(text: str, arguments: argparse.Namespace) -> Method:
+def _variant(text: str, values: Mapping[str, Any]) -> Method:
     """Return the method that a name and flags describe."""
     called = _NAMED.fullmatch(text)
     try:
@@ -144,7 +144,7 @@ def _variant(text: str, arguments: argparse.Namespace) -> Method:
     changes = {
         flag.dest: value
         for flag in flags
-        if (value := getattr(given, flag.dest, None)) is not None and value != getattr(arguments, flag.dest, None)
+        if (value := getattr(given, flag.dest, None)) is not None and value != values.get(flag.dest)
     }
     epochs = getattr(given, _PERSONALIZE.dest, None)
     changes.pop(_PERSONALIZE.dest, None)

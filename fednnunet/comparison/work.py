@@ -1,13 +1,11 @@
 """The commands of a comparison, each ``fednnunet run`` as a user would type it, and the folders that they work in."""
 
-import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fednnunet.cli.arguments import ASYM, SEED
-from fednnunet.cli.comparison_flags import (
+from fednnunet.comparison.flags import (
     ANY_TRAINING_FLAGS,
     COHORT_FLAGS,
     COMMON_PLANS_FLAGS,
@@ -16,11 +14,14 @@ from fednnunet.cli.comparison_flags import (
     PLANNING_FLAGS,
     TESTING_FLAGS,
 )
-from fednnunet.cli.nnunet_flags import Flag
 from fednnunet.comparison.methods import Method
+from fednnunet.comparison.settings import ComparisonSettings
 from fednnunet.events.event_files import EVENTS
 from fednnunet.launcher.devices import Share
 from fednnunet.launcher.steps import Job
+from fednnunet.nnunet_defaults import model_folder_name
+from fednnunet.settings.flag import Flag
+from fednnunet.settings.flags import ASYM, SEED
 
 OTHERS = "others"
 """Name of the folder with the test cases of other sites, and of what is known of them."""
@@ -56,8 +57,8 @@ class Work:
     ----------
     folder
         The comparison's folder.
-    arguments
-        What `fednnunet.cli.comparison_flags.parse_compare` returns.
+    settings
+        What is compared.
     sites
         Names of the sites' datasets.
     pooled
@@ -65,7 +66,7 @@ class Work:
     """
 
     folder: Path
-    arguments: argparse.Namespace
+    settings: ComparisonSettings
     sites: Sequence[str]
     pooled: str
 
@@ -92,10 +93,10 @@ class Work:
 
     def model_folder(self, model: Model) -> Path:
         """Return nnU-Net's folder of a model."""
-        arguments = self.arguments
-        plans = arguments.p if model.method.personal_epochs is None else f"{arguments.p}_personal"
+        settings = self.settings
+        plans = settings.plans if model.method.personal_epochs is None else f"{settings.plans}_personal"
         folder = self.results(model.method, model.seed) / model.dataset
-        return folder / f"{arguments.tr}__{plans}__{arguments.configuration}"
+        return folder / model_folder_name(settings.trainer, plans, settings.configuration)
 
     def scores(self, model: Model) -> Path:
         """Return the folder with what a model achieves."""
@@ -106,14 +107,14 @@ class Work:
         if method.is_pooled:
             return [Model(method, self.pooled, seed)]
         # with tensors that stay at their site, no two sites have the same model
-        personal = method.is_personal or self._of(method).keep_local is not None
+        personal = method.is_personal or self.settings.of(method).keep_local is not None
         return [Model(method, site, seed) for site in (self.sites if personal else self.sites[:1])]
 
     def planning(self, plans: str) -> Job:
         """Return the job that makes ``own``, ``common`` or ``pooled`` plans, and preprocesses."""
         own, common = ([ASYM.name], []) if plans == "own" else ([], self._words(COMMON_PLANS_FLAGS))
         datasets = [self.pooled] if plans == "pooled" else self.sites
-        words = ["plan_and_preprocess", " ".join(datasets), self.arguments.configuration, *own, *common]
+        words = ["plan_and_preprocess", " ".join(datasets), self.settings.configuration, *own, *common]
         words += self._words(PLANNING_FLAGS)
         return Job(f"plans {plans}", words, self._logs(f"plan {plans}"), self._environment(plans))
 
@@ -151,7 +152,7 @@ class Work:
         # the first model is kept last of what a training begins with: without one there is nothing to continue
         run_dir = Path(job.words[job.words.index("--run_dir") + 1])
         begun = any(run_dir.glob("fold_*/model_*.npz"))
-        more = ["--in_process"] if self.arguments.in_process else []  # the weights are the same with and without
+        more = ["--in_process"] if self.settings.in_process else []  # the weights are the same with and without
         return replace(job, words=[*job.words, *more, "--c" if begun else "--overwrite"])
 
     def evaluation(self, model: Model, datasets: Sequence[str], share: Share | None) -> Job:
@@ -187,10 +188,10 @@ class Work:
     def _evaluation(
         self, model: Model, datasets: Sequence[str], share: Share | None, what: str, more: Sequence[str]
     ) -> Job:
-        arguments = self.arguments
+        settings = self.settings
         out = self.scores(model) if what == "evaluation" else self.scores_elsewhere(model)
-        words = ["evaluate", " ".join(datasets), arguments.configuration, arguments.fold]
-        words += ["-tr", arguments.tr, "-p", arguments.p, "-device", arguments.device, "--min_cases", "1"]
+        words = ["evaluate", " ".join(datasets), settings.configuration, settings.fold]
+        words += ["-tr", settings.trainer, "-p", settings.plans, "-device", settings.device, "--min_cases", "1"]
         words += ["-m", str(self.model_folder(model)), "-o", str(out), *more]
         words += self._words(TESTING_FLAGS)
         name = f"{what} {_named(model.method.key, model.seed)} {model.dataset}"
@@ -207,24 +208,20 @@ class Work:
         more: Mapping[str, str],
         seed: int | None,
     ) -> Job:
-        arguments = self.arguments
-        words = ["train", " ".join(datasets), arguments.configuration, arguments.fold]
+        settings = self.settings
+        words = ["train", " ".join(datasets), settings.configuration, settings.fold]
         words += [*self._words(ANY_TRAINING_FLAGS, method), *flags, "--run_dir", str(self.run_dir(name))]
         if seed is not None:
             words += [SEED.name, str(seed)]
             more = {key: value for key, value in more.items() if key != _AUGMENTING}  # the training knows what repeats
-        if method.is_federated and arguments.gpus is not None:
-            words += ["--gpus", " ".join(arguments.gpus)]
+        if method.is_federated and settings.gpus is not None:
+            words += ["--gpus", " ".join(settings.gpus)]
         environment = self._environment(method.plans, self.results(method, seed))
         return Job(name, words, self._logs(name), {**environment, **more})
 
-    def _of(self, method: Method) -> argparse.Namespace:
-        """Return the comparison's flags as they are for a method."""
-        return argparse.Namespace(**{**vars(self.arguments), **method.changes})
-
     def _words(self, flags: Iterable[Flag], method: Method | None = None) -> list[str]:
-        arguments = self.arguments if method is None else self._of(method)
-        return [word for flag in flags for word in flag.to_argv(arguments)]
+        settings = self.settings if method is None else self.settings.of(method)
+        return [word for flag in flags for word in flag.to_argv(settings)]
 
     def _logs(self, name: str) -> Path:
         return self.folder / "logs" / name.replace(" ", "_")

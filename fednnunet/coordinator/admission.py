@@ -1,6 +1,5 @@
 """Admission of nodes: each that connects is authenticated, checked, and becomes a site or is refused."""
 
-import argparse
 import logging
 import threading
 from typing import Any
@@ -17,6 +16,7 @@ from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import ApprovalAwaited, EventSink, SiteJoined
 from fednnunet.message import cleaned
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Admission:
 
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        arguments: CoordinatorSettings,
         run_id: str,
         registry: ClientRegistry,
         authenticator: Authenticator,

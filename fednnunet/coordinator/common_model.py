@@ -118,7 +118,9 @@ def common_model(described: ModelDescription, hellos: Sequence[Hello], layout: L
         If it cannot be that of the federation, or has a name that cannot be that of a folder.
     """
     facts = hellos[0]
-    trainer, configuration = facts.options.get("-tr"), facts.options.get("configuration")
+    if facts.training is None:
+        raise FednnUNetError("it has not said what it trains")
+    trainer, configuration = facts.training.trainer, facts.training.configuration
     _check_plans(described, facts)
     names = {"trainer": trainer, "configuration": configuration, "plans": described.plans["plans_name"]}
     for what, name in names.items():
@@ -140,8 +142,8 @@ def common_model(described: ModelDescription, hellos: Sequence[Hello], layout: L
         **{name: value for name, value in optional.items() if value is not None},
     }
     return CommonModel(
-        trainer=str(trainer),
-        configuration=str(configuration),
+        trainer=trainer,
+        configuration=configuration,
         plans=described.plans,
         fingerprint=described.fingerprint,
         dataset=dataset,

@@ -8,6 +8,7 @@ from fednnunet.coordinator.asking import ask_each
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
 from fednnunet.events.sinks import tell_progress
 from fednnunet.report.evaluations import write_evaluation
@@ -56,7 +57,7 @@ def evaluate(request: EvaluationRequest, run_dir: Path | None, registry: ClientR
         raise FednnUNetError(f"No site could evaluate; {failures[0]}")
     hellos = {site.name: site.hello for site in able}
     reports = {name: of_own_labels(report, hellos[name]) for name, report in reports.items()}
-    checkpoint = str(facts.options.get("--checkpoint"))
+    checkpoint = facts.evaluation.checkpoint if facts.evaluation is not None else CHECKPOINT
     numbers = {site.hello.folds for site in sites if site.name in reports}
     event = SitesEvaluated(
         fold=str(facts.fold),

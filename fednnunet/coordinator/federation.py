@@ -1,6 +1,5 @@
 """The coordinator: admits the sites, runs the task, and disconnects them."""
 
-import argparse
 import concurrent.futures
 import importlib
 import logging
@@ -18,7 +17,6 @@ from fednnunet.coordinator.admission import Admission
 from fednnunet.coordinator.agreement import FoldContext
 from fednnunet.coordinator.asymmetric_planning import plan_at_each_site
 from fednnunet.coordinator.evaluating import evaluate
-from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.finishing import validate_only
 from fednnunet.coordinator.given_plans import install_given_plans
 from fednnunet.coordinator.preflight import check_federation
@@ -28,11 +26,12 @@ from fednnunet.coordinator.rounds import RoundServer, RoundStrategy
 from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import CanGoOnError
 from fednnunet.coordinator.training import train_fold
-from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
+from fednnunet.coordinator.training_flags import training_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Contact, EventSink, Finished
 from fednnunet.folds import Fold
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Federation:
     Parameters
     ----------
     arguments
-        Command line of the coordinator.
+        The coordinator's settings.
     sink
         Takes what happens.
     authenticator
@@ -70,7 +69,7 @@ class Federation:
 
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        arguments: CoordinatorSettings,
         sink: EventSink,
         authenticator: Authenticator,
         *,
@@ -100,7 +99,7 @@ class Federation:
             with interruptible(self.registry.cancel):
                 self._admission.start()
                 self.registry.keep_in_touch()
-                continued = self._arguments.task == "train" and self._arguments.c
+                continued = self._arguments.task == "train" and self._arguments.resume
                 self._admission.wait_for_sites(self._needed if continued else self.registry.places)
                 for warning in check_federation(self.registry.hellos, has_plans=self._given_plans is not None):
                     logger.warning("%s", warning)
@@ -149,13 +148,13 @@ class Federation:
         """Settle where what the coordinator keeps is, and refuse what must not be mixed with what is there."""
         arguments, hellos = self._arguments, self.registry.hellos
         if self._run_dir is None and self._runs is not None:
-            may_be_fewer = arguments.task == "evaluate" or (arguments.c and len(hellos) < self.registry.places)
+            may_be_fewer = arguments.task == "evaluate" or (arguments.resume and len(hellos) < self.registry.places)
             self._run_dir = run_folder(self._runs, hellos, may_be_fewer=may_be_fewer)
             self._receipts = Receipts(self._run_dir)
-        if arguments.task == "train" and self._run_dir is not None and not hellos[0].options.get("--val"):
+        if arguments.task == "train" and self._run_dir is not None and not hellos[0].validates_only:
             folds = hellos[0].trained_folds
             for check in (check_run_folder, check_sites_let_go):
-                check(self._run_dir, folds, hellos, resume=arguments.c, overwrite=arguments.overwrite)
+                check(self._run_dir, folds, hellos, resume=arguments.resume, overwrite=arguments.overwrite)
         self._on_run_dir(self._run_dir)
 
     def _wait_for_absent_sites(self) -> None:
@@ -181,43 +180,13 @@ class Federation:
             find_fingerprint(task, registry, sink, self._run_rounds)
 
     def _train(self, fold: Fold) -> None:
-        flags = ScheduleFlags(
-            self._arguments.rounds,
-            self._arguments.local_epochs,
-            self._arguments.iterations_per_epoch,
-            self._arguments.val_iterations_per_epoch,
-            self._arguments.proximal_mu,
-            self._arguments.save_every,
-            self._arguments.optimizer_state,
-        )
-        averaging = AveragingFlags(
-            Averaging(
-                self._arguments.encoding,
-                self._arguments.aggregation,
-                self._arguments.server_optimizer,
-                self._arguments.server_lr,
-            ),
-            self._arguments.weighting,
-            self._arguments.keep_local,
-            self._arguments.asym_cohorts,
-        )
         assert self._run_dir is not None, "a training without a run folder"
-        recovery = RecoveryFlags(
-            self._run_dir,
-            self._arguments.c,
-            self._arguments.overwrite,
-            self._needed,
-            self._arguments.round_timeout,
-            self._arguments.give_up_after,
-            self._arguments.model_name,
-            self._arguments.max_update_norm,
-        )
-        context = FoldContext(fold, flags, averaging, recovery, self.registry, self._sink)
-        if self.registry.hellos[0].options.get("--val"):
+        flags = training_flags(self._arguments, self._run_dir, self._needed)
+        context = FoldContext(fold, flags.schedule, flags.averaging, flags.recovery, self.registry, self._sink)
+        if self.registry.hellos[0].validates_only:
             validate_only(context)
         else:
-            own_models = OwnModelFlags(self._arguments.personalize, self._arguments.alone)
-            train_fold(context, own_models, self._run_rounds)
+            train_fold(context, flags.own_models, self._run_rounds)
 
     def _run_rounds(self, strategy: RoundStrategy, last: int) -> None:
         """Let Flower do all rounds up to this one."""

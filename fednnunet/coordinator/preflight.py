@@ -1,18 +1,19 @@
 """What must be the same at every site, checked before any work starts."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fednnunet.channel.messages import TASKS_WITH_NETWORK, Hello
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET
+from fednnunet.message import Message
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 _FEWEST_CASES = 3
 """Below this the median of something is always the value of one certain case."""
 
 
-def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
+def check_task(hello: Hello, settings: CoordinatorSettings) -> None:
     """Refuse a site that was started for something other than the coordinator.
 
     Raises
@@ -20,7 +21,7 @@ def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
     FednnUNetError
         If task, fold, method or kind of fingerprint differ; what the coordinator was not told, it takes from the sites.
     """
-    task, fold = arguments.task, arguments.fold
+    task, fold = settings.task, settings.fold
     if hello.task != task:
         raise FednnUNetError(
             f"Site {hello.site} was started for {hello.task}, the coordinator for {task}: start both for one task."
@@ -30,12 +31,12 @@ def check_task(hello: Hello, arguments: argparse.Namespace) -> None:
             f"Site {hello.site} was started for fold {hello.fold}, the coordinator for fold {fold}: "
             "start both for one fold."
         )
-    if task == "plan_and_preprocess" and arguments.asym and hello.method != "AsymFedAvg":
+    if task == "plan_and_preprocess" and settings.asym and hello.method != "AsymFedAvg":
         raise FednnUNetError(f"Site {hello.site} was started without --asym, the coordinator with: start both alike.")
-    if task not in TASKS_WITH_NETWORK and arguments.fingerprint not in (None, hello.fingerprint):
+    if task not in TASKS_WITH_NETWORK and settings.fingerprint not in (None, hello.fingerprint):
         raise FednnUNetError(
             f"Site {hello.site} was started with --fingerprint {hello.fingerprint}, the coordinator with "
-            f"{arguments.fingerprint}: start both alike."
+            f"{settings.fingerprint}: start both alike."
         )
 
 
@@ -65,8 +66,8 @@ def check_agreement(first: Hello, other: Hello) -> None:
     if first.fold == "all" and not is_evaluation:
         fewer = "name one fold, or give the same number of folds to every splits_final.json"
         _check("number of folds", first.folds, other.folds, first, other, fewer)
-    for name, value in first.options.items():
-        _check(name, value, other.options.get(name), first, other, same_flag)
+    _check_options(first.training, other.training, first, other, same_flag)
+    _check_options(first.evaluation, other.evaluation, first, other, same_flag)
     if first.method == "FFE" and not is_evaluation:
         _check_common_plans(first, other, same_flag)
 
@@ -75,9 +76,7 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
     """Refuse two sites that cannot have one fingerprint, or that do not have the same plans."""
     _check("image reader", first.image_reader, other.image_reader, first, other, "use one file format everywhere")
     _check("--fingerprint", first.fingerprint, other.fingerprint, first, other, same_flag)
-    if first.planner is not None and other.planner is not None:
-        for name, info in type(first.planner).model_fields.items():
-            _check(str(info.title), getattr(first.planner, name), getattr(other.planner, name), first, other, same_flag)
+    _check_options(first.planner, other.planner, first, other, same_flag)
     if first.plans_digest != other.plans_digest:
         own = [hello.site for hello in (first, other) if hello.plans_are_own]
         if own:
@@ -159,6 +158,13 @@ def check_dimensions(two_dimensional: Mapping[str, bool]) -> None:
         raise FednnUNetError(
             f"Site {flat[0]} has 2D images, site {volumes[0]} has 3D images: one fingerprint describes either."
         )
+
+
+def _check_options(one: Message | None, another: Message | None, first: Hello, other: Hello, same_flag: str) -> None:
+    """Refuse two sites whose options differ, or of which one has none; a field's title is the flag that gives it."""
+    kind = type(another if one is None else one)
+    for name, info in kind.model_fields.items() if issubclass(kind, Message) else ():
+        _check(str(info.title), getattr(one, name, None), getattr(another, name, None), first, other, same_flag)
 
 
 def _check(what: str, value: Any, other_value: Any, first: Hello, other: Hello, remedy: str) -> None:

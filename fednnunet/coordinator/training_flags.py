@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fednnunet.channel.messages import OptimizerStateName, OwnModel, Schedule, TrainingOffer
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
+from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.settings.values import DEFAULT_MODEL_NAME
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,54 @@ class RecoveryFlags:
     min_clients: int
     round_timeout: float | None
     give_up_after: float | None
-    model_name: str = "Dataset999_FedNNUNet"
+    model_name: str = DEFAULT_MODEL_NAME
     max_update_norm: float | None = None
+
+
+class TrainingFlags(NamedTuple):
+    """All that the coordinator has been told about a training."""
+
+    schedule: ScheduleFlags
+    averaging: AveragingFlags
+    recovery: RecoveryFlags
+    own_models: OwnModelFlags
+
+
+def training_flags(settings: CoordinatorSettings, run_dir: Path, min_clients: int) -> TrainingFlags:
+    """Return what settings say about a training that is kept in this folder, and needs so many sites."""
+    return TrainingFlags(
+        schedule=ScheduleFlags(
+            rounds=settings.rounds,
+            local_epochs=settings.local_epochs,
+            iterations_per_epoch=settings.iterations_per_epoch,
+            val_iterations_per_epoch=settings.val_iterations_per_epoch,
+            proximal_mu=settings.proximal_mu,
+            save_every=settings.save_every,
+            optimizer_state=settings.optimizer_state,
+        ),
+        averaging=AveragingFlags(
+            averaging=Averaging(
+                encoding=settings.encoding,
+                aggregation=settings.aggregation,
+                server_optimizer=settings.server_optimizer,
+                server_lr=settings.server_lr,
+            ),
+            weighting=settings.weighting,
+            keep_local=settings.keep_local,
+            cohorts=settings.asym_cohorts,
+        ),
+        recovery=RecoveryFlags(
+            run_dir=run_dir,
+            resume=settings.resume,
+            overwrite=settings.overwrite,
+            min_clients=min_clients,
+            round_timeout=settings.round_timeout,
+            give_up_after=settings.give_up_after,
+            model_name=settings.model_name,
+            max_update_norm=settings.max_update_norm,
+        ),
+        own_models=OwnModelFlags(personalize=settings.personalize, alone=settings.alone),
+    )
 
 
 def _agreed(name: str, by_site: dict[str, int], flag: str, chosen: int | None) -> int:

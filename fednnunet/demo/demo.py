@@ -4,7 +4,6 @@ It runs the commands that a consortium would run, compares the federated model w
 would have trained alone, and leaves ordinary nnU-Net folders behind.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fednnunet.cli.arguments import positive_int
 from fednnunet.demo import evaluation
 from fednnunet.demo.hospitals import Dataset, write_hospitals
 from fednnunet.errors import FednnUNetError
@@ -37,8 +35,8 @@ class _Length:
     iterations_per_epoch: int
 
 
-_LENGTH_2D = _Length(rounds=12, iterations_per_epoch=45)
-_LENGTH_3D = _Length(rounds=10, iterations_per_epoch=20)
+LENGTH_2D = _Length(rounds=12, iterations_per_epoch=45)
+LENGTH_3D = _Length(rounds=10, iterations_per_epoch=20)
 
 
 @dataclass(frozen=True)
@@ -120,34 +118,40 @@ class Folders:
         }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the demo's arguments."""
-    parser.add_argument("--3d", dest="three_dimensional", action="store_true", help="volumes, not 2D images; slower")
-    parser.add_argument(
-        "--out", type=Path, default=Path("fednnunet_demo"), help="a new folder for everything (default: ./%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="other patients for another seed (default: %(default)s)")
-    for name, what in (("rounds", "rounds of the federation"), ("iterations_per_epoch", "iterations of a round")):
-        in_2d, in_3d = getattr(_LENGTH_2D, name), getattr(_LENGTH_3D, name)
-        parser.add_argument(
-            f"--{name}", type=positive_int, default=None, help=f"{what} (default: {in_2d}; in 3D: {in_3d})"
-        )
-    parser.add_argument(
-        "-device", choices=("cpu", "cuda", "mps"), default=None, help="default: cuda if there is a GPU, else cpu"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show what the commands say")
-    parser.add_argument(
-        "--data-only", action="store_true", help="only make up the hospitals and nnU-Net's folders, and say what to set"
-    )
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo does.
 
-
-def run_demo(arguments: argparse.Namespace) -> int:
-    """Run the demo and return its exit status.
-
-    Parameters
+    Attributes
     ----------
-    arguments
-        What a parser with `add_arguments` returns.
+    out
+        A new folder for everything.
+    three_dimensional
+        Whether to make up volumes, not 2D images.
+    seed
+        Other patients for another seed.
+    rounds, iterations_per_epoch
+        Length of the federation; ``None`` for one that takes minutes on two CPU cores.
+    device
+        ``cuda``, ``cpu`` or ``mps``; ``None`` for a GPU if there is one.
+    verbose
+        Whether to show what the commands say.
+    data_only
+        Whether to only make up the hospitals.
+    """
+
+    out: Path = Path("fednnunet_demo")
+    three_dimensional: bool = False
+    seed: int = 0
+    rounds: int | None = None
+    iterations_per_epoch: int | None = None
+    device: str | None = None
+    verbose: bool = False
+    data_only: bool = False
+
+
+def run_demo(settings: DemoSettings) -> int:
+    """Run the demo and return its exit status.
 
     Raises
     ------
@@ -156,13 +160,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """
     # a file of its own, because nnU-Net's output is redirected while the console's spinner turns
     console = Console(file=sys.stdout, highlight=False)
-    steps = Steps(console, verbose=arguments.verbose)
+    steps = Steps(console, verbose=settings.verbose)
     with steps.step("Three hospitals are made up"):
-        demo = _Demo(arguments)  # refuses what cannot work, so it comes before the folders are made
+        demo = _Demo(settings)  # refuses what cannot work, so it comes before the folders are made
         folders = demo.folders
         folders.make()
         demo.make_hospitals()
-    if arguments.data_only:
+    if settings.data_only:
         _say_what_to_set(console, folders)
         return 0
     with steps.step("They agree on a fingerprint and plans, and preprocess") as step:
@@ -188,18 +192,18 @@ def run_demo(arguments: argparse.Namespace) -> int:
 class _Demo:
     """What each step does."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        length = _LENGTH_3D if arguments.three_dimensional else _LENGTH_2D
-        self.configuration = "3d_fullres" if arguments.three_dimensional else "2d"
-        self.device = _device(arguments.device)
-        self.folders = Folders(arguments.out.absolute())
+    def __init__(self, settings: DemoSettings) -> None:
+        length = LENGTH_3D if settings.three_dimensional else LENGTH_2D
+        self.configuration = "3d_fullres" if settings.three_dimensional else "2d"
+        self.device = _device(settings.device)
+        self.folders = Folders(settings.out.absolute())
         self.datasets: list[Dataset] = []
-        self._three_dimensional = arguments.three_dimensional
-        self._seed = arguments.seed
+        self._three_dimensional = settings.three_dimensional
+        self._seed = settings.seed
         self._schedule = (
             *("-device", self.device),
-            *("--rounds", str(arguments.rounds or length.rounds)),
-            *("--iterations_per_epoch", str(arguments.iterations_per_epoch or length.iterations_per_epoch)),
+            *("--rounds", str(settings.rounds or length.rounds)),
+            *("--iterations_per_epoch", str(settings.iterations_per_epoch or length.iterations_per_epoch)),
             *("--val_iterations_per_epoch", _VAL_ITERATIONS),
         )
 

@@ -4,14 +4,14 @@ Sites have what is theirs as they would in processes of their own: random number
 main memory while others use the GPU. So each ends with the weights that it would have there.
 """
 
-import argparse
 import contextlib
 import importlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,72 +21,73 @@ from fednnunet.background import Background, Worker
 from fednnunet.channel.authentication import Authenticator
 from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.flower import silence
-from fednnunet.cli.arguments import parse_client, parse_server
-from fednnunet.cli.coordinating import coordinate
-from fednnunet.cli.trust import alone_in_results, gate
+from fednnunet.coordinator.coordinating import coordinate
 from fednnunet.coordinator.federation import Federation
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import Event
 from fednnunet.garbage import importing
 from fednnunet.interruption import interruptible
 from fednnunet.launcher.preflight import check_sites
-from fednnunet.launcher.simulation import (
-    client_words,
-    log_name,
-    make_log_dir,
-    server_words,
-    site_names,
-    training_run_dir,
-)
+from fednnunet.launcher.simulation import log_name, make_log_dir, site_names, with_run_dir
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
+from fednnunet.node.gated import alone_in_results, gate
 from fednnunet.node.hello import training_hello
+from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.settings.node import GateSettings, TrainingSettings
+from fednnunet.settings.simulation import SimulationSettings
 
 logger = logging.getLogger(__name__)
 
 _STOP_WITHIN_SECONDS = 10.0
 
 
-def run_in_process(arguments: argparse.Namespace) -> int:
-    """Run the training that a command line of ``run --in_process`` asks for, and return the exit status.
+def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], None] | None = None) -> int:
+    """Run a training in this process, and return the exit status.
 
     Parameters
     ----------
-    arguments
-        What `fednnunet.cli.arguments.parse_run` returns.
+    settings
+        The federation.
+    on_event
+        Is called with each event as it happens.
 
     Raises
     ------
     FednnUNetError
         If the training cannot start, or has ended before it was done.
     """
-    _check_flags(arguments)
-    arguments = argparse.Namespace(**{**vars(arguments), "port": 1})  # where nobody listens
+    nodes = _trainings(settings)
     os.environ.setdefault("nnUNet_n_proc_DA", "0")  # else each site starts processes that augment, and keeps them
-    check_folders(arguments.task)
-    site_names(arguments.dataset)
-    commands = [client_words(arguments, index) for index in range(len(arguments.dataset))]
-    check_sites(arguments, commands)
-    _import_ahead(arguments)
-    log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
-    if arguments.run_dir is None:
-        arguments.run_dir = training_run_dir(arguments, os.environ)
-    server = parse_server(server_words(arguments, arguments.progress_file or log_dir / "events.jsonl"))
+    check_folders(settings.task)
+    site_names(settings.datasets)
+    check_sites(settings)
+    coordinator = with_run_dir(settings).coordinator
+    _import_ahead(coordinator)
+    log_dir = make_log_dir(settings.log_dir, settings.task, os.environ)
+    if coordinator.progress_file is None:
+        coordinator = replace(coordinator, progress_file=log_dir / "events.jsonl")
     console = Console(file=sys.stdout, highlight=False)  # this one, also while a site's output goes elsewhere
     try:
         with interruptible(), contextlib.ExitStack() as stack:
-            sites = _Sites([parse_client(words) for words in commands], log_dir, arguments.warm_sites or 1, stack)
-            coordinate(server, Authenticator(None, NO_CERTIFICATE), sites.carry, console, nodes_return=False)
+            sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)
+            sinks = [] if on_event is None else [_Teller(on_event)]
+            door = Authenticator(None, NO_CERTIFICATE)
+            coordinate(coordinator, door, sites.carry, console, nodes_return=False, more_sinks=sinks)
     finally:
-        if not arguments.quiet:
+        if not settings.quiet:
             console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
     return 0
 
 
-def _check_flags(arguments: argparse.Namespace) -> None:
-    if arguments.task != "train":
-        raise FednnUNetError(f"--in_process is for train, not for {arguments.task}: leave it out.")
-    for name in ("port", "gpus", "round_timeout"):
-        if getattr(arguments, name) is not None:
+def _trainings(settings: SimulationSettings) -> list[TrainingSettings]:
+    """Return the settings of the nodes, once it is sure that they can train in one process."""
+    nodes = [node for node in settings.nodes if isinstance(node, TrainingSettings)]
+    if not nodes:
+        raise FednnUNetError(f"--in_process is for train, not for {settings.task}: leave it out.")
+    without_sense = {"port": settings.port, "gpus": settings.gpus, "round_timeout": settings.coordinator.round_timeout}
+    for name, value in without_sense.items():
+        if value is not None:
             raise FednnUNetError(
                 f"--{name} has no sense with --in_process, where sites take turns and need no network: leave it out."
             )
@@ -95,15 +96,23 @@ def _check_flags(arguments: argparse.Namespace) -> None:
             "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb tells of "
             "all sites."
         )
+    return nodes
 
 
-def _import_ahead(arguments: argparse.Namespace) -> None:
+def _import_ahead(settings: CoordinatorSettings) -> None:
     """Import what threads would while nodes work: nnU-Net goes through all modules to find a trainer."""
-    trackers = {"tensorboard_files": True, "wandb_runs": arguments.wandb, "mlflow_runs": arguments.mlflow}
+    trackers = {"tensorboard_files": True, "wandb_runs": settings.wandb, "mlflow_runs": settings.mlflow}
     with importing():
         importlib.import_module("fednnunet.report.page")
         for name in (name for name, is_wanted in trackers.items() if is_wanted):
             importlib.import_module(f"fednnunet.report.trackers.{name}")
+
+
+class _Teller:
+    """Calls a function with each event."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self.emit = on_event
 
 
 class _Sites:
@@ -111,8 +120,8 @@ class _Sites:
 
     Parameters
     ----------
-    commands
-        Command line of each node.
+    nodes
+        Settings of each node.
     log_dir
         Folder for their output.
     warm
@@ -122,7 +131,7 @@ class _Sites:
     """
 
     def __init__(
-        self, commands: Sequence[argparse.Namespace], log_dir: Path, warm: int, stack: contextlib.ExitStack
+        self, nodes: Sequence[TrainingSettings], log_dir: Path, warm: int, stack: contextlib.ExitStack
     ) -> None:
         with importing():
             from fednnunet.launcher.turns import InProcessNode, Turns, named_records
@@ -133,22 +142,21 @@ class _Sites:
         self._nodes: list[InProcessNode] = []
         places = WarmTrainers(warm)
         stack.enter_context(named_records())
-        for arguments in commands:
-            arguments.identity = None
-            name = find_dataset(arguments.dataset).name
+        for settings in nodes:
+            name = find_dataset(settings.dataset).name
             log = stack.enter_context((log_dir / log_name(name)).open("a", encoding="utf-8", buffering=1))
             try:
                 with contextlib.redirect_stdout(log):
-                    dataset, hello = training_hello(arguments)
+                    dataset, hello = training_hello(settings)
             except FednnUNetError as error:
-                if not arguments.c:  # a training begins with all of its sites
+                if not settings.resume:  # a training begins with all of its sites
                     raise
                 logger.warning("Going on without site %s: %s", name, error)
                 continue
-            client = TrainingClient(arguments, dataset, hello, Turns(self._worker, hello.site, log), places)
+            client = TrainingClient(settings, dataset, hello, Turns(self._worker, hello.site, log), places)
             self._clients.append(client)
-            stack.enter_context(alone_in_results(arguments, client))
-            stack.enter_context(gate(arguments, client))
+            stack.enter_context(alone_in_results(settings, client))
+            stack.enter_context(gate(GateSettings(), settings, client))
             self._nodes.append(InProcessNode(hello.site, client.to_client()))
         stack.callback(self._close)
 

@@ -1,47 +1,40 @@
 """What the launcher looks at before it starts a process: all that a node refuses before it connects, told once."""
 
-import argparse
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from fednnunet.cli.arguments import parse_client
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import PLANNERS
 from fednnunet.garbage import importing
 from fednnunet.node.dataset import find_dataset
-from fednnunet.node.hello import evaluation_hello, planning_hello, training_hello
+from fednnunet.node.hello import hello_of
+from fednnunet.settings.node import NodeSettings, PlanningSettings
+from fednnunet.settings.simulation import SimulationSettings
 
 _CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 """What nnU-Net's own planners plan."""
-_HELLOS = {"train": training_hello, "evaluate": evaluation_hello}
 
 
-def check_sites(arguments: argparse.Namespace, nodes: Sequence[Sequence[str]]) -> None:
+def check_sites(settings: SimulationSettings) -> None:
     """Let each site introduce itself to nobody: what is wrong at one of them is told before anything begins.
 
     A training that shall go on without some sites (``--min_clients``) begins without them, too.
-
-    Parameters
-    ----------
-    arguments
-        Command line of ``run``.
-    nodes
-        Command line of each node, as ``client`` reads it.
 
     Raises
     ------
     FednnUNetError
         What the first node that is not ready would say, and which others are not.
     """
-    if arguments.task == "plan_and_preprocess" and getattr(arguments, "plans", None) is None:
-        check_planned(arguments.pl, arguments.c)
-    parsed = [parse_client(words) for words in nodes]
-    problems = {find_dataset(node.dataset).name: problem for node in parsed if (problem := _problem_of(node))}
-    quorum = arguments.min_clients if arguments.task == "train" else None
+    nodes, coordinator = settings.nodes, settings.coordinator
+    for node in nodes if coordinator.given_plans is None else ():
+        if isinstance(node, PlanningSettings) and node.task == "plan_and_preprocess":
+            check_planned(node.planner, node.configurations)
+    problems = {find_dataset(node.dataset).name: problem for node in nodes if (problem := _problem_of(node))}
+    quorum = coordinator.min_clients if settings.task == "train" else None
     if len(nodes) - len(problems) >= (quorum or len(nodes)):
         return
     (_, first), *others = problems.items()
@@ -64,14 +57,14 @@ def check_planned(planner: str, configurations: Iterable[str]) -> None:
             raise FednnUNetError(f"{planner} plans no configuration '{name}': {remedy}")
 
 
-def _problem_of(node: argparse.Namespace) -> str | None:
+def _problem_of(node: NodeSettings) -> str | None:
     """Return what a node refuses to begin with; what it only remarks, it will say itself."""
     logger = logging.getLogger("fednnunet.node")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), importing():
-            _HELLOS.get(node.task, planning_hello)(node)
+            hello_of(node)
     except FednnUNetError as error:
         return str(error)
     finally:

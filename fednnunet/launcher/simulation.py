@@ -1,20 +1,19 @@
 """A whole federation on one machine: one coordinator and one node per dataset, each the command that hospitals run."""
 
-import argparse
 import hashlib
 import os
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from fednnunet.channel.address import check_can_listen, find_free_port, is_loopback, join_address
-from fednnunet.channel.messages import TASKS_WITH_NETWORK
-from fednnunet.cli.arguments import client_flags, server_flags
+from fednnunet.channel.messages import Task
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
 from fednnunet.launcher.preflight import check_sites
@@ -22,6 +21,10 @@ from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import SEPARATOR, run_together
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
+from fednnunet.settings.flags import client_flags
+from fednnunet.settings.node import EvaluationSettings, ModelSettings, NodeSettings, PlanningSettings, TrainingSettings
+from fednnunet.settings.simulation import SimulationSettings
+from fednnunet.settings.words import client_words, server_words
 
 _COORDINATOR = "coordinator"
 _LONGEST_IDS = 120
@@ -29,13 +32,8 @@ _LONGEST_IDS = 120
 _FEDNNUNET = (sys.executable, "-m", "fednnunet")
 
 
-def run_simulation(arguments: argparse.Namespace) -> int:
-    """Run the federation that a command line of ``run`` asks for, and return the exit status.
-
-    Parameters
-    ----------
-    arguments
-        What `fednnunet.cli.arguments.parse_run` returns.
+def run_simulation(settings: SimulationSettings) -> int:
+    """Run a federation, each program in a process of its own, and return the exit status.
 
     Returns
     -------
@@ -48,137 +46,102 @@ def run_simulation(arguments: argparse.Namespace) -> int:
         If the run cannot start: no GPU, port in use, a dataset named twice, no place for the logs, or anything that a
         node would refuse before it connects.
     """
-    _refuse_flags_without_effect(arguments)
-    if arguments.task == "train" and arguments.seed is not None:
+    _refuse_settings_without_effect(settings)
+    if any(isinstance(node, TrainingSettings) and node.seed is not None for node in settings.nodes):
         os.environ.setdefault("nnUNet_n_proc_DA", "0")  # processes that augment are not repeatable
-    arguments = argparse.Namespace(**{**vars(arguments), "port": _port(arguments)})
-    check_folders(arguments.task)
-    sites = site_names(arguments.dataset)
-    check_sites(arguments, [client_words(arguments, index) for index in range(len(sites))])
-    shares = _shares(arguments, len(sites))
-    log_dir = make_log_dir(arguments.log_dir, arguments.task, os.environ)
-    progress_file = arguments.progress_file or log_dir / "events.jsonl"
-
-    if arguments.run_dir is None and (
-        arguments.task == "train" or (arguments.task == "evaluate" and arguments.m is None)
-    ):
-        arguments.run_dir = training_run_dir(arguments, os.environ)
+    settings = replace(settings, port=_port(settings))
+    check_folders(settings.task)
+    sites = site_names(settings.datasets)
+    settings = replace(settings, nodes=nodes_of(settings))
+    check_sites(settings)
+    shares = _shares(settings)
+    log_dir = make_log_dir(settings.log_dir, settings.task, os.environ)
+    coordinator_settings = with_run_dir(settings).coordinator
+    if coordinator_settings.progress_file is None:
+        coordinator_settings = replace(coordinator_settings, progress_file=log_dir / "events.jsonl")
+    settings = replace(settings, coordinator=coordinator_settings)
 
     console = Console(highlight=False)
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
     columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
     coordinator = Process(
         _COORDINATOR,
-        server_command(arguments, progress_file),
+        server_command(settings),
         log_dir / "server.log",
         columns,
-        join_address(arguments.host, arguments.port),
+        join_address(settings.host, settings.port or 0),
     )
     nodes = [
         Process(
             name,
-            client_command(arguments, index),
+            client_command(settings, index),
             log_dir / log_name(name),
             {**columns, **share.environment},
             share.description,
         )
         for index, (name, share) in enumerate(zip(sites, shares, strict=True))
     ]
-    quiet = arguments.quiet
+    quiet, events = settings.quiet, coordinator_settings.progress_file
     for process in (coordinator, *nodes) if not quiet else ():
         console.print(Text(f"{process.name}: {process.description}"), soft_wrap=True)
     try:
-        return run_together(coordinator, nodes, console, progress_file, expendable=_expendable(arguments), quiet=quiet)
+        return run_together(coordinator, nodes, console, events, expendable=_expendable(settings), quiet=quiet)
     finally:
         if not quiet:
             console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)
 
 
-def _expendable(arguments: argparse.Namespace) -> int:
+def _expendable(settings: SimulationSettings) -> int:
     """Return how many nodes the coordinator can do without."""
-    if arguments.task == "evaluate":
-        return len(arguments.dataset) - 1
-    quorum = arguments.min_clients if arguments.task == "train" else None
-    return len(arguments.dataset) - (quorum or len(arguments.dataset))
+    sites = len(settings.nodes)
+    if settings.task == "evaluate":
+        return sites - 1
+    quorum = settings.coordinator.min_clients if settings.task == "train" else None
+    return sites - (quorum or sites)
 
 
-def server_command(arguments: argparse.Namespace, progress_file: Path) -> list[str]:
-    """Return the command line of the coordinator.
-
-    Parameters
-    ----------
-    arguments
-        What `fednnunet.cli.arguments.parse_run` returns, with a port.
-    progress_file
-        File for the coordinator's events.
-    """
-    return [*_FEDNNUNET, "server", *server_words(arguments, progress_file)]
+def server_command(settings: SimulationSettings) -> list[str]:
+    """Return the command line of the coordinator; there must be a port."""
+    return [*_FEDNNUNET, "server", *server_words(settings.coordinator, settings.host, settings.port or 0)]
 
 
-def server_words(arguments: argparse.Namespace, progress_file: Path) -> list[str]:
-    """Return the words of `server_command` that are the coordinator's."""
-    task = arguments.task
-    words = [task, "--num_clients", str(len(arguments.dataset))]
-    if task in TASKS_WITH_NETWORK and arguments.fold is not None:
-        words.append(arguments.fold)
-    words += ["--host", arguments.host, "--port", str(arguments.port)]
-    for flag in server_flags(task):
-        if flag.dest != "progress_file":
-            words += flag.to_argv(arguments)
-    return [*words, "--progress_file", str(progress_file)]
+def client_command(settings: SimulationSettings, index: int) -> list[str]:
+    """Return the command line of a site's node; there must be a port."""
+    return [*_FEDNNUNET, "client", *client_words(settings.nodes[index], settings.host, settings.port or 0)]
 
 
-def client_command(arguments: argparse.Namespace, index: int, cores: int | None = None) -> list[str]:
-    """Return the command line of the node of one site.
+def nodes_of(settings: SimulationSettings, cores: int | None = None) -> tuple[NodeSettings, ...]:
+    """Return the settings of all nodes, which share the cores of this machine.
 
     Parameters
     ----------
-    arguments
-        What `fednnunet.cli.arguments.parse_run` returns, with a port.
-    index
-        Which of the sites.
+    settings
+        The federation.
     cores
         CPU cores of the machine; by default, those that this process may use.
     """
-    return [*_FEDNNUNET, "client", *client_words(arguments, index, cores)]
+    share = devices.cores_per_site(cores or devices.available_cores(), len(settings.nodes))
+    targets = settings.gpu_memory_targets or [None] * len(settings.nodes)
+    return tuple(
+        _sharing(node, share, None if target is None else float(target)) if isinstance(node, PlanningSettings) else node
+        for node, target in zip(settings.nodes, targets, strict=True)
+    )
 
 
-def client_words(arguments: argparse.Namespace, index: int, cores: int | None = None) -> list[str]:
-    """Return the words of `client_command` that are the node's."""
-    task = arguments.task
-    words = [task, arguments.dataset[index]]
-    if task in TASKS_WITH_NETWORK:
-        words += [word for word in (arguments.configuration, arguments.fold) if word is not None]
-    words += ["--host", arguments.host, "--port", str(arguments.port)]
-    own = _words_of_site(arguments, index, cores or devices.available_cores())
-    for flag in client_flags(task):
-        words += own[flag.dest] if flag.dest in own else flag.to_argv(arguments)
-    return words
+def _sharing(node: PlanningSettings, share: int, gpu_memory_target: float | None) -> PlanningSettings:
+    """Return the settings of a node that gets so many cores, where the user has not said how many processes."""
+    is_default = node.extraction_processes == _default_processes(node.task)
+    by_user = node.task == "extract_fingerprint" and "nnUNet_def_n_proc" in os.environ
+    if is_default and not by_user:
+        node = replace(node, extraction_processes=min(node.extraction_processes, share))
+    if node.task == "plan_and_preprocess" and node.preprocessing_processes is None:
+        processes = devices.planning_processes(node.configurations, share)
+        node = replace(node, preprocessing_processes=tuple(processes))
+    return node if gpu_memory_target is None else replace(node, gpu_memory_target=gpu_memory_target)
 
 
-def _words_of_site(arguments: argparse.Namespace, index: int, cores: int) -> dict[str, list[str]]:
-    """Return, by flag, the words that a site gets instead of those of the launcher's command line."""
-    words: dict[str, list[str]] = {}
-    share = devices.cores_per_site(cores, len(arguments.dataset))
-    if arguments.task == "extract_fingerprint":
-        words["d"] = []  # the dataset stands in the command line by position
-        if arguments.np == _default("np", arguments):
-            by_user = "nnUNet_def_n_proc" in os.environ
-            words["np"] = ["-np", str(arguments.np if by_user else min(arguments.np, share))]
-    if arguments.task == "plan_and_preprocess":
-        words["d"] = []
-        words["c"] = ["-c", *arguments.c] if arguments.explicit_configurations else []
-        if arguments.npfp == _default("npfp", arguments):
-            words["npfp"] = ["-npfp", str(min(arguments.npfp, share))]
-        if arguments.np is None:
-            words["np"] = ["-np", *(str(count) for count in devices.planning_processes(arguments.c, share))]
-        if arguments.gpu_memory_targets is not None:
-            words["gpu_memory_target"] = ["-gpu_memory_target", arguments.gpu_memory_targets[index]]
-    return words
-
-
-def _default(dest: str, arguments: argparse.Namespace) -> object:
-    return next(flag.settings["default"] for flag in client_flags(arguments.task) if flag.dest == dest)
+def _default_processes(task: Task) -> object:
+    return next(flag.default for flag in client_flags(task) if flag.dest == "extraction_processes")
 
 
 def site_names(datasets: Sequence[str]) -> list[str]:
@@ -206,14 +169,25 @@ def log_name(site: str) -> str:
     return "".join(character if character.isalnum() or character in " _-." else "_" for character in site) + ".log"
 
 
-def training_run_dir(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+def with_run_dir(settings: SimulationSettings) -> SimulationSettings:
+    """Return the settings with a run folder, where a training or an evaluation of its models needs one."""
+    node, coordinator = settings.nodes[0], settings.coordinator
+    if coordinator.run_dir is not None or not isinstance(node, ModelSettings):
+        return settings
+    if isinstance(node, EvaluationSettings) and node.model is not None:
+        return settings
+    run_dir = training_run_dir(settings.datasets, node, os.environ)
+    return replace(settings, coordinator=replace(coordinator, run_dir=run_dir))
+
+
+def training_run_dir(datasets: Sequence[str], node: ModelSettings, environment: Mapping[str, str]) -> Path:
     """Return where a training and its evaluation are kept: one folder for the same sites, plans and trainer."""
     results = Path(environment.get("nnUNet_results") or ".").absolute()
-    numbers = sorted(_number(name) for name in site_names(arguments.dataset))
+    numbers = sorted(_number(name) for name in site_names(datasets))
     sites = "+".join(word for _, word in numbers)
     if len(sites) > _LONGEST_IDS:
         sites = f"{len(numbers)}_sites_{hashlib.sha256(sites.encode()).hexdigest()[:8]}"
-    return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
+    return results / "fednnunet_runs" / f"{sites}__{node.model_name()}"
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -262,42 +236,44 @@ def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str])
         ) from error
 
 
-def _port(arguments: argparse.Namespace) -> int:
-    if not is_loopback(arguments.host):
+def _port(settings: SimulationSettings) -> int:
+    if not is_loopback(settings.host):
         raise FednnUNetError(
-            f"Other machines can reach {arguments.host}, but this federation is on one machine: leave --host out, or "
+            f"Other machines can reach {settings.host}, but this federation is on one machine: leave --host out, or "
             "start coordinator and nodes by themselves."
         )
-    check_can_listen(arguments.host, arguments.port or 0)  # with port 0, it is the host that is checked
-    return int(arguments.port or find_free_port(arguments.host))
+    check_can_listen(settings.host, settings.port or 0)  # with port 0, it is the host that is checked
+    return settings.port or find_free_port(settings.host)
 
 
-def _shares(arguments: argparse.Namespace, sites: int) -> list[devices.Share]:
-    cores = devices.available_cores()
-    if arguments.task not in TASKS_WITH_NETWORK:
+def _shares(settings: SimulationSettings) -> list[devices.Share]:
+    cores, sites, node = devices.available_cores(), len(settings.nodes), settings.nodes[0]
+    if not isinstance(node, ModelSettings):
         return [devices.planning_share(sites, cores, os.environ)] * sites
     gpus = None
-    if arguments.device == "cuda":
+    if node.device == "cuda":
         import torch  # takes seconds, so only who trains on GPUs waits for it
 
         visible = devices.visible_gpus(os.environ, torch.cuda.device_count())
-        gpus = devices.deal_gpus(visible, sites, arguments.gpus)
-    return devices.training_shares(arguments.device, gpus, sites, cores, os.environ)
+        gpus = devices.deal_gpus(visible, sites, settings.gpus)
+    return devices.training_shares(node.device, gpus, sites, cores, os.environ)
 
 
-def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
-    if arguments.warm_sites is not None:
+def _refuse_settings_without_effect(settings: SimulationSettings) -> None:
+    node = settings.nodes[0]
+    device = node.device if isinstance(node, ModelSettings) else None
+    if settings.warm_sites is not None:
         raise FednnUNetError("--warm_sites has no effect without --in_process: leave it out.")
-    if arguments.gpus is not None and getattr(arguments, "device", None) != "cuda":
-        where = f"-device {arguments.device}" if arguments.task in TASKS_WITH_NETWORK else arguments.task
+    if settings.gpus is not None and device != "cuda":
+        where = settings.task if device is None else f"-device {device}"
         raise FednnUNetError(f"--gpus has no effect with {where}, which uses no CUDA GPU: leave it out.")
-    if arguments.gpu_memory_targets is None:
+    if settings.gpu_memory_targets is None:
         return
-    if arguments.task != "plan_and_preprocess":
-        raise FednnUNetError(f"--gpu_memory_target has no effect on {arguments.task}: give it to plan_and_preprocess.")
-    if arguments.gpu_memory_target is not None:
+    if not isinstance(node, PlanningSettings) or node.task != "plan_and_preprocess":
+        raise FednnUNetError(f"--gpu_memory_target has no effect on {node.task}: give it to plan_and_preprocess.")
+    if node.gpu_memory_target is not None:
         raise FednnUNetError("Give either --gpu_memory_target, one value for each site, or -gpu_memory_target.")
-    for value in arguments.gpu_memory_targets:
+    for value in settings.gpu_memory_targets:
         try:
             float(value)
         except ValueError:

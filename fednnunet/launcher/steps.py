@@ -1,5 +1,6 @@
 """Federations one after the other: each is the command ``fednnunet run``, as a user would type it."""
 
+import io
 import logging
 import queue
 import sys
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.event_files import EVENTS, EventReader
+from fednnunet.events.events import Event
 from fednnunet.events.run_state import RunState
 from fednnunet.launcher.groups import GRACE_SECONDS, Watchdog
 from fednnunet.launcher.processes import Exited, Happenings, Line, Process, stop_all
@@ -125,7 +127,9 @@ class Step:
         if self._status is not None:
             self._status.update(escape(f"{self._title}: {detail}"))
 
-    def run(self, *jobs: Job, done: Callable[[Job], None] = lambda job: None) -> None:
+    def run(
+        self, *jobs: Job, done: Callable[[Job], None] = lambda job: None, waiting: Callable[[], None] = lambda: None
+    ) -> None:
         """Run `jobs` at the same time and wait for all.
 
         No process of them is left when this returns or raises, also if this process is interrupted or killed.
@@ -136,6 +140,8 @@ class Step:
             What to run.
         done
             Is called with each job as soon as it has ended well.
+        waiting
+            Is called again and again meanwhile.
 
         Raises
         ------
@@ -166,6 +172,7 @@ class Step:
                         if happening.status != 0:
                             raise self._failure(happening, processes[happening.process])
                         done(processes[happening.process])
+                    waiting()
                     if self._status is not None and happening is None:
                         self.say(", ".join(filter(None, (of_job.text() for of_job in rounds))))
             finally:
@@ -177,6 +184,28 @@ class Step:
             for line in lines:
                 self._console.print(Text("  ") + line, soft_wrap=True)
         return JobFailed(job, describe_status(exited.status), _first_error([line.plain for line in lines]))
+
+
+def run_job(job: Job, on_event: Callable[[Event], None]) -> None:
+    """Run a job, show nothing of it, and call `on_event` with each of its events.
+
+    Raises
+    ------
+    FednnUNetError
+        If it fails: the error that it told, and where its log is.
+    """
+    reader = EventReader(job.events)
+
+    def tell() -> None:
+        for event in reader.new_events():
+            on_event(event)
+
+    try:
+        Step(job.name, Console(file=io.StringIO()), None, verbose=False).run(job, waiting=tell)
+    except JobFailed as error:
+        raise FednnUNetError(f"{error.reason.rstrip('.')} (its log is {job.log}).") from error
+    finally:
+        tell()
 
 
 class _Rounds:

@@ -1,6 +1,5 @@
 """The node of the task ``evaluate``."""
 
-import argparse
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import numpy as np
 
 from fednnunet.background import Tracker
 from fednnunet.channel.conversation import Answer
+from fednnunet.channel.identity import Identity
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import Scores, score_case
@@ -20,6 +20,7 @@ from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
 from fednnunet.node.site_client import SiteClient, Work
+from fednnunet.settings.node import EvaluationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,17 @@ class EvaluationClient(SiteClient):
     say more than their means.
     """
 
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
-        super().__init__(arguments, dataset, hello)
+    arguments: EvaluationSettings
+
+    def __init__(
+        self,
+        arguments: EvaluationSettings,
+        dataset: SiteDataset,
+        hello: Hello,
+        *,
+        identity: Identity | None = None,
+    ) -> None:
+        super().__init__(arguments, dataset, hello, identity=identity)
         self._request: EvaluationRequest | None = None
 
     @property

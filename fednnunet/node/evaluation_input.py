@@ -1,6 +1,5 @@
 """What a node evaluates: which model, on which cases, and where the results go."""
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -14,55 +13,55 @@ from fednnunet.folds import MOST_FOLDS, Fold, parse_folds
 from fednnunet.node.dataset import CaseFiles, SiteDataset, check_channels, labelled_cases, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.splits import SPLITS
+from fednnunet.settings.node import EvaluationSettings
 
 
-def evaluated_model(arguments: argparse.Namespace, dataset: SiteDataset) -> TrainedModel:
+def evaluated_model(settings: EvaluationSettings, dataset: SiteDataset) -> TrainedModel:
     """Return the model that ``-m`` names, or the site's own.
 
     Parameters
     ----------
-    arguments
-        Command line of the client.
+    settings
+        The node's settings.
     dataset
         The site's dataset.
     """
-    folder: Path | None = arguments.m
+    folder = settings.model
     if folder is None:
-        name = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
-        folder = nnunet_folder("nnUNet_results") / dataset.name / name
+        folder = nnunet_folder("nnUNet_results") / dataset.name / settings.model_name()
     folder = folder.absolute()
-    return TrainedModel(folder, _folds(arguments, dataset, folder), arguments.checkpoint)
+    return TrainedModel(folder, _folds(settings, dataset, folder), settings.checkpoint)
 
 
-def _folds(arguments: argparse.Namespace, dataset: SiteDataset, folder: Path) -> tuple[Fold, ...]:
+def _folds(settings: EvaluationSettings, dataset: SiteDataset, folder: Path) -> tuple[Fold, ...]:
     """Return the folds that FOLD asks for; `all` are those of the site's split or, for ``-m``, those of the model."""
-    if arguments.fold != "all":
-        return parse_folds(arguments.fold, MOST_FOLDS)
+    if settings.fold != "all":
+        return parse_folds(settings.fold, MOST_FOLDS)
     splits = dataset.preprocessed / SPLITS if os.environ.get("nnUNet_preprocessed") else None
-    if arguments.m is None and splits is not None and splits.is_file():
+    if settings.model is None and splits is not None and splits.is_file():
         kept = read_json(splits, "restore it")
         if isinstance(kept, list) and kept:
             return parse_folds("all", len(kept))
-    numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{arguments.checkpoint}")]
+    numbers = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{settings.checkpoint}")]
     there = sorted(int(number) for number in numbers if number.isdecimal())
     return tuple(there) or parse_folds("all")
 
 
-def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
+def results_folder(settings: EvaluationSettings, dataset: SiteDataset) -> Path:
     """Return the folder for the predictions and the table of a dataset's test cases."""
-    folder: Path = arguments.o or evaluated_model(arguments, dataset).folder / evaluation_name(
-        arguments.fold, arguments.checkpoint
+    folder = settings.output or evaluated_model(settings, dataset).folder / evaluation_name(
+        settings.fold, settings.checkpoint
     )
     return folder.absolute() / dataset.name
 
 
-def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson) -> dict[str, Any]:
+def read_model(settings: EvaluationSettings, dataset: SiteDataset, content: DatasetJson) -> dict[str, Any]:
     """Check that there is a model that can predict the site's images, and return its plans.
 
     Parameters
     ----------
-    arguments
-        Command line of the client.
+    settings
+        The node's settings.
     dataset, content
         The site's dataset, and its ``dataset.json``.
 
@@ -71,7 +70,7 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: Dat
     FednnUNetError
         If a file is missing, or the model is one for other images or labels, or another configuration.
     """
-    site, model = arguments.site or dataset.name, evaluated_model(arguments, dataset)
+    site, model = settings.site or dataset.name, evaluated_model(settings, dataset)
     remedy = "train first, or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
     missing = [path for path in (model.folder / "plans.json", *model.checkpoints) if not path.is_file()]
     if missing:
@@ -84,30 +83,30 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: Dat
             f"was trained for {expected[different[0]]}: make the dataset like that, or evaluate another model."
         )
     named = model.folder.name.split("__")
-    if len(named) == 3 and named[2] != arguments.configuration:
+    if len(named) == 3 and named[2] != settings.configuration:
         raise FednnUNetError(
-            f"Site {site} is to evaluate {arguments.configuration}, but {model.folder} is a model of {named[2]}: "
+            f"Site {site} is to evaluate {settings.configuration}, but {model.folder} is a model of {named[2]}: "
             "correct CONFIGURATION or -m."
         )
     plans = read_plans_file(model.folder / "plans.json", remedy)
-    configuration = resolved(plans, arguments.configuration)
+    configuration = resolved(plans, settings.configuration)
     if configuration.get("previous_stage") is not None:
         raise FednnUNetError(
-            f"{arguments.configuration} refines what {configuration['previous_stage']} predicts, which evaluate does "
+            f"{settings.configuration} refines what {configuration['previous_stage']} predicts, which evaluate does "
             "not do yet: evaluate another configuration, or predict with nnUNetv2_predict."
         )
     return plans
 
 
 def find_test_cases(
-    arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson
+    settings: EvaluationSettings, dataset: SiteDataset, content: DatasetJson
 ) -> tuple[list[CaseFiles], int]:
     """Return the test cases that have labels, and how many have none.
 
     Parameters
     ----------
-    arguments
-        Command line of the client; ``-i`` and ``-l`` name other folders than ``imagesTs`` and ``labelsTs``.
+    settings
+        The node's settings, which can name other folders than ``imagesTs`` and ``labelsTs``.
     dataset, content
         The site's dataset, and its ``dataset.json``.
 
@@ -118,10 +117,10 @@ def find_test_cases(
     FednnUNetError
         If ``-i`` or ``-l`` names no folder.
     """
-    for flag, folder in (("-i", arguments.i), ("-l", arguments.l)):
+    for flag, folder in (("-i", settings.images), ("-l", settings.labels)):
         if folder is not None and not folder.is_dir():
             raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
-    images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
+    images, labels = settings.images or dataset.raw / "imagesTs", settings.labels or dataset.raw / "labelsTs"
     cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), content.file_ending)
     check_channels(cases, len(content.channels))
     return cases, unlabelled

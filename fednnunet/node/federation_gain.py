@@ -1,6 +1,5 @@
 """What the federation gave this site: told here by case, and to the coordinator in means over cases."""
 
-import argparse
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.dataset_json import DATASET_JSON
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.own_trainer import fold_folder
+from fednnunet.settings.node import TrainingSettings
 from fednnunet.table_cells import markdown_cell, markdown_row
 
 logger = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ FILE = "federation_gain"
 _DIGITS = 4
 
 
-def tell_gain(arguments: argparse.Namespace, dataset: SiteDataset, asked: GainRequest) -> GainReport:
+def tell_gain(settings: TrainingSettings, dataset: SiteDataset, asked: GainRequest) -> GainReport:
     """Compare the site's models on its validation cases, write the report, and return what of it may be told.
 
     Parameters
     ----------
-    arguments
-        Command line of the client.
+    settings
+        The node's settings.
     dataset
         The site's dataset.
     asked
@@ -46,14 +46,14 @@ def tell_gain(arguments: argparse.Namespace, dataset: SiteDataset, asked: GainRe
     FednnUNetError
         If the site has not finished that training.
     """
-    folder = fold_folder(arguments, dataset, asked.fold)
+    folder = fold_folder(settings, dataset, asked.fold)
     if not KeptStates(folder).is_begun(asked.run):
         raise FednnUNetError("the coordinator asks about a training which this site has not finished")
     labels = read_labels(read_json_object(dataset.preprocessed / DATASET_JSON, "restore it"))
     try:
         models: dict[ModelName, Dice] = {"federated": _dice_of(folder, labels)}
         for own in asked.models:
-            models[own] = _dice_of(fold_folder(arguments, dataset, asked.fold, own), labels)
+            models[own] = _dice_of(fold_folder(settings, dataset, asked.fold, own), labels)
     except FednnUNetError as error:  # a trainer of one's own may write no summary: that is no reason to end
         logger.warning("What the federation gave this site cannot be told: %s", error)
         return GainReport()

@@ -1,13 +1,12 @@
 """How a site introduces itself, and the checks before it does, which need no coordinator."""
 
-import argparse
 import logging
 import uuid
 from importlib.metadata import version
 from typing import Any
 
 from fednnunet import __version__
-from fednnunet.channel.messages import Hello, PlannerOptions
+from fednnunet.channel.messages import EvaluationOptions, FingerprintMode, Hello, PlannerOptions, TrainingOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
@@ -22,12 +21,29 @@ from fednnunet.node.record import read_record
 from fednnunet.node.splits import SPLITS, read_splits
 from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, find_trainer
 from fednnunet.node.trainer_search import check_trainer
-from fednnunet.node.training_input import check_flags, model_name, read_training
+from fednnunet.node.training_input import check_flags, read_training
+from fednnunet.settings.node import EvaluationSettings, NodeSettings, PlanningSettings, TrainingSettings
 
 logger = logging.getLogger(__name__)
 
 
-def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+def hello_of(settings: NodeSettings) -> tuple[SiteDataset, Hello]:
+    """Check that a site can do its task, and return how it introduces itself.
+
+    Raises
+    ------
+    FednnUNetError
+        If something is missing or wrong at the site.
+    """
+    if isinstance(settings, TrainingSettings):
+        return training_hello(settings)
+    if isinstance(settings, EvaluationSettings):
+        return evaluation_hello(settings)
+    assert isinstance(settings, PlanningSettings)
+    return planning_hello(settings)
+
+
+def planning_hello(settings: PlanningSettings) -> tuple[SiteDataset, Hello]:
     """Check that a site can fingerprint (and plan), and return how it introduces itself.
 
     Raises
@@ -35,8 +51,8 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    check_folders(arguments.task)
-    dataset = find_dataset(arguments.dataset)
+    check_folders(settings.task)
+    dataset = find_dataset(settings.dataset)
     content = read_raw_dataset_json(dataset)
     cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     if not cases:
@@ -47,44 +63,55 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     content.check_number_of_cases(len(cases))
     if (dataset.raw / SPLITS).is_file():
         read_splits(dataset.raw / SPLITS, [case.case for case in cases])
-    asym = arguments.task == "plan_and_preprocess" and arguments.asym
-    check_classes(arguments, asym)
+    is_planned = settings.task == "plan_and_preprocess"
+    asym = is_planned and settings.asym
+    check_extractor(settings.extractor, asym)
+    if is_planned:
+        check_planner(settings.planner, settings.fingerprint, asym)
     specifics: dict[str, Any] = {
         "method": "AsymFedAvg" if asym else "FFE",
         "image_reader": image_reader(content, cases[0].images[0]),
-        "fingerprint": None if asym else arguments.fingerprint,
+        "fingerprint": None if asym else settings.fingerprint,
     }
-    if arguments.task == "plan_and_preprocess":
-        specifics["planner"] = _planner_options(arguments)
-    return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
+    if is_planned:
+        specifics["planner"] = _planner_options(settings)
+    return dataset, _hello(settings, dataset, content, len(cases), **specifics)
 
 
-def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
-    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect.
+def check_extractor(name: str, asym: bool) -> None:
+    """Refuse a fingerprint extractor that nnU-Net does not have, or that finds something else than sites agree on.
 
     Raises
     ------
     FednnUNetError
         Names the class and its flag.
     """
-    _check_class_exists(arguments.fpe, "-fpe")
-    if not asym and arguments.fpe != EXTRACTOR:
+    _check_class_exists(name, "-fpe")
+    if not asym and name != EXTRACTOR:
         raise FednnUNetError(
-            f"A common fingerprint is what {EXTRACTOR} would find, not {arguments.fpe}: "
+            f"A common fingerprint is what {EXTRACTOR} would find, not {name}: "
             "leave -fpe out, or let every site plan for itself with --asym."
         )
-    if arguments.task != "plan_and_preprocess":
-        return
-    _check_class_exists(arguments.pl, "-pl")
-    if not asym and arguments.fingerprint == "exact" and arguments.pl not in PLANNERS:
+
+
+def check_planner(name: str, fingerprint: FingerprintMode, asym: bool) -> None:
+    """Refuse a planner that nnU-Net does not have, or for which a common fingerprint would not be what it expects.
+
+    Raises
+    ------
+    FednnUNetError
+        Names the class and its flag.
+    """
+    _check_class_exists(name, "-pl")
+    if not asym and fingerprint == "exact" and name not in PLANNERS:
         raise FednnUNetError(
-            f"Planner {arguments.pl} is not known to read no more than nnU-Net's own planners do, so its plans might "
+            f"Planner {name} is not known to read no more than nnU-Net's own planners do, so its plans might "
             "not be those of the pooled data: give --fingerprint shared-cases, which tells spacing and shape of each "
             "case, to all sites."
         )
 
 
-def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+def training_hello(settings: TrainingSettings) -> tuple[SiteDataset, Hello]:
     """Check that a site can train, and return how it introduces itself.
 
     Raises
@@ -92,29 +119,33 @@ def training_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    check_flags(arguments)
-    check_device_name(arguments.device)
-    check_folders(arguments.task)
-    training = read_training(arguments)
-    check_device(arguments.device)
-    check_trainer(arguments.tr)
-    if not arguments.val and arguments.tr != DEFAULT_TRAINER:
-        check_hooks(find_trainer(arguments.tr))
+    check_flags(settings)
+    check_device_name(settings.device)
+    check_folders(settings.task)
+    training = read_training(settings)
+    check_device(settings.device)
+    check_trainer(settings.trainer)
+    if not settings.validation_only and settings.trainer != DEFAULT_TRAINER:
+        check_hooks(find_trainer(settings.trainer))
     specifics = {
         "method": training.method,
-        "fold": arguments.fold,
+        "fold": settings.fold,
         "folds": training.folds,
         "plans_digest": training.plans_digest,
         "plans_are_as_made": training.plans_are_as_made,
         "plans_are_own": training.plans_are_own,
         "finished": training.finished,
-        "model": model_name(arguments),
-        "options": {"-tr": arguments.tr, "configuration": arguments.configuration, "--val": arguments.val},
+        "model": settings.model_name(),
+        "training": TrainingOptions.of(
+            trainer=settings.trainer,
+            configuration=settings.configuration,
+            validation_only=settings.validation_only,
+        ),
     }
-    return training.dataset, _hello(arguments, training.dataset, training.content, training.cases, **specifics)
+    return training.dataset, _hello(settings, training.dataset, training.content, training.cases, **specifics)
 
 
-def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
+def evaluation_hello(settings: EvaluationSettings) -> tuple[SiteDataset, Hello]:
     """Check that a site can evaluate a model, if it has cases for that, and return how it introduces itself.
 
     Raises
@@ -122,70 +153,68 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    if not 0 < arguments.step_size <= 1:
-        raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
-    check_device_name(arguments.device)
-    check_folders(arguments.task)
-    dataset = find_dataset(arguments.dataset)
+    if not 0 < settings.step_size <= 1:
+        raise FednnUNetError(f"-step_size {settings.step_size} is no share of the patch: give one above 0, at most 1.")
+    check_device_name(settings.device)
+    check_folders(settings.task)
+    dataset = find_dataset(settings.dataset)
     content = read_raw_dataset_json(dataset)
-    cases, unlabelled = find_test_cases(arguments, dataset, content)
-    plans = read_model(arguments, dataset, content)
-    record = None if arguments.m is not None else read_record(dataset, arguments.p)
-    check_device(arguments.device)
-    if cases and arguments.m is None:
-        check_trainer(arguments.tr)  # nnU-Net looks for it to predict
-    site = arguments.site or dataset.name
+    cases, unlabelled = find_test_cases(settings, dataset, content)
+    plans = read_model(settings, dataset, content)
+    record = None if settings.model is not None else read_record(dataset, settings.plans)
+    check_device(settings.device)
+    if cases and settings.model is None:
+        check_trainer(settings.trainer)  # nnU-Net looks for it to predict
+    site = settings.site or dataset.name
     if unlabelled:
         logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
     if not cases:
         logger.warning("Site %s has no test cases with labels: it takes no part in the evaluation.", site)
-    elif len(cases) < arguments.min_cases:
+    elif len(cases) < settings.min_cases:
         logger.warning(
             "Site %s has %d test cases with labels, fewer than --min_cases %d: it tells no figures.",
-            *(site, len(cases), arguments.min_cases),
+            *(site, len(cases), settings.min_cases),
         )
     specifics = {
         "method": "FFE" if record is None else record.method,
-        "fold": arguments.fold,
-        "folds": len(evaluated_model(arguments, dataset).folds),
+        "fold": settings.fold,
+        "folds": len(evaluated_model(settings, dataset).folds),
         "plans_digest": plans_digest(plans),
-        "model": None if arguments.m is not None else model_name(arguments),
-        "options": {
-            "configuration": arguments.configuration,
-            "--checkpoint": arguments.checkpoint,
-            "--disable_tta": arguments.disable_tta,
-            "-step_size": str(arguments.step_size),
-        },
+        "model": None if settings.model is not None else settings.model_name(),
+        "evaluation": EvaluationOptions.of(
+            configuration=settings.configuration,
+            checkpoint=settings.checkpoint,
+            disable_tta=settings.disable_tta,
+            step_size=settings.step_size,
+        ),
     }
-    return dataset, _hello(arguments, dataset, content, len(cases), **specifics)
+    return dataset, _hello(settings, dataset, content, len(cases), **specifics)
 
 
-def _planner_options(arguments: argparse.Namespace) -> PlannerOptions:
-    spacing = arguments.overwrite_target_spacing
+def _planner_options(settings: PlanningSettings) -> PlannerOptions:
+    spacing = settings.overwrite_target_spacing
     try:
         target_spacing = None if spacing is None else [float(word) for word in spacing]
     except ValueError as error:
         raise FednnUNetError(
-            f"-overwrite_target_spacing takes three numbers in mm, not {' '.join(spacing)}."
+            f"-overwrite_target_spacing takes three numbers in mm, not {' '.join(spacing or ())}."
         ) from error
     return PlannerOptions.of(
-        planner=arguments.pl,
-        gpu_memory_target=arguments.gpu_memory_target,
-        preprocessor=arguments.preprocessor_name,
+        planner=settings.planner,
+        gpu_memory_target=settings.gpu_memory_target,
+        preprocessor=settings.preprocessor_name,
         target_spacing=target_spacing,
-        plans_name=arguments.overwrite_plans_name,
+        plans_name=settings.overwrite_plans_name,
     )
 
 
-def _hello(
-    arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson, cases: int, **specifics: Any
-) -> Hello:
-    order, site = content.labels.regions_class_order, arguments.site or as_name(dataset.name)
+def _hello(settings: NodeSettings, dataset: SiteDataset, content: DatasetJson, cases: int, **specifics: Any) -> Hello:
+    order, site = content.labels.regions_class_order, settings.site or as_name(dataset.name)
     check_name(site)
     return Hello.of(
         site=site,
         instance=uuid.uuid4().hex,
-        task=arguments.task,
+        task=settings.task,
         cases=cases,
         versions={"fednnunet": __version__, "nnunetv2": version("nnunetv2")},
         labels=content.labels.to_json(),

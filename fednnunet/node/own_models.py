@@ -4,7 +4,6 @@ Each is trained as a federation of one site would, round by round with nothing e
 trainer, its log, its checkpoints and a new start after a kill are those of `FederatedRounds`. Nothing of it leaves.
 """
 
-import argparse
 import logging
 
 from fednnunet.background import Tracker
@@ -14,19 +13,20 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.own_trainer import OwnTrainer, fold_folder
 from fednnunet.node.rounds import FederatedRounds
+from fednnunet.settings.node import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
 
 def train_own_model(
-    arguments: argparse.Namespace, dataset: SiteDataset, asked: OwnTraining, tracker: Tracker
+    settings: TrainingSettings, dataset: SiteDataset, asked: OwnTraining, tracker: Tracker
 ) -> OwnTrained:
     """Train one of a site's own models, and validate it; go on with one that was begun, and leave one that is done.
 
     Parameters
     ----------
-    arguments
-        Command line of the client.
+    settings
+        The node's settings.
     dataset
         The site's dataset.
     asked
@@ -41,9 +41,9 @@ def train_own_model(
     Stopped
         If it shall not be trained to its end.
     """
-    trainer = OwnTrainer(arguments, dataset, asked)
+    trainer = OwnTrainer(settings, dataset, asked)
     states, epochs = KeptStates(trainer.folder), asked.schedule.epochs
-    if not KeptStates(fold_folder(arguments, dataset, asked.fold)).is_final(asked.run):
+    if not KeptStates(fold_folder(settings, dataset, asked.fold)).is_final(asked.run):
         raise FednnUNetError(
             f"the coordinator asks for a model beside that of a training of fold {asked.fold} which this site has not "
             "finished, or of which it was told to keep nothing (--disable_checkpointing)"
@@ -57,7 +57,7 @@ def train_own_model(
         states.begin(name, overwrite=False)
     begun = [state.round for state in states.all() if state.run == name]
     for completed in (*reversed(begun), 0):
-        rounds = FederatedRounds(arguments, dataset, asked.fold, trainer)
+        rounds = FederatedRounds(settings, dataset, asked.fold, trainer)
         try:
             ready, _ = rounds.start(Start(fold=asked.fold, schedule=asked.schedule, run=name, completed=completed))
             if completed and not ready.restored:

@@ -5,13 +5,12 @@ plans under another name make a folder with which ``nnUNetv2_predict -p PLANS_pe
 trainer class and preprocessed cases are those of the federation's model.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +27,16 @@ from fednnunet.node.dataset_json import DATASET_JSON
 from fednnunet.node.preprocessed_cases import find_preprocessed
 from fednnunet.node.splits import SPLITS
 from fednnunet.node.trainer_hooks import find_trainer
-from fednnunet.node.training_input import model_name
+from fednnunet.settings.node import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-def fold_folder(arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold, model: OwnModel | None = None) -> Path:
+def fold_folder(settings: TrainingSettings, dataset: SiteDataset, fold: Fold, model: OwnModel | None = None) -> Path:
     """Return nnU-Net's folder of a fold of the federation's model, or of one of the site's own."""
-    return nnunet_folder("nnUNet_results") / dataset.name / model_name(arguments, model) / f"fold_{fold}"
+    return nnunet_folder("nnUNet_results") / dataset.name / settings.model_name(model) / f"fold_{fold}"
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,22 @@ class OwnTrainer:
 
     Parameters
     ----------
-    arguments
-        Command line of the client, with nnU-Net's training flags.
+    settings
+        The node's settings.
     dataset
         The site's dataset.
     asked
         What the coordinator asks for.
     """
 
-    arguments: argparse.Namespace
+    settings: TrainingSettings
     dataset: SiteDataset
     asked: OwnTraining
 
     @property
     def folder(self) -> Path:
         """NnU-Net's folder of the fold."""
-        return fold_folder(self.arguments, self.dataset, self.asked.fold, self.asked.model)
+        return fold_folder(self.settings, self.dataset, self.asked.fold, self.asked.model)
 
     @property
     def name(self) -> str:
@@ -77,11 +76,11 @@ class OwnTrainer:
         else:
             plans = self._plans()
             cases = find_preprocessed(
-                self.dataset.preprocessed / str(resolved(plans, self.arguments.configuration)["data_identifier"])
+                self.dataset.preprocessed / str(resolved(plans, self.settings.configuration)["data_identifier"])
             )
             splits = self.dataset.preprocessed / SPLITS
             folds = splits.read_text(encoding="utf-8") if splits.is_file() else None
-            depends_on = [plans_digest(plans), schedule, cases, folds, self.arguments.pretrained_weights]
+            depends_on = [plans_digest(plans), schedule, cases, folds, self.settings.pretrained_weights]
         return hashlib.sha256(json.dumps([self.asked.model, *depends_on]).encode()).hexdigest()[:32]
 
     def build(self, device: "torch.device") -> "nnUNetTrainer":
@@ -92,25 +91,23 @@ class OwnTrainer:
         FednnUNetError
             If the site has plans of the name that the model's folder needs.
         """
-        plans, arguments = self._plans(), self.arguments
+        plans, settings = self._plans(), self.settings
         name = f"{plans['plans_name']}_{self.asked.model}"
         taken = self.dataset.preprocessed / f"{name}.json"
         if taken.exists():
             raise FednnUNetError(f"{taken} has the name that the {self.asked.model} model's plans get: rename it")
-        trainer: nnUNetTrainer = find_trainer(arguments.tr)(
+        trainer: nnUNetTrainer = find_trainer(settings.trainer)(
             plans={**plans, "plans_name": name, "continue_training": False},
-            configuration=arguments.configuration,
+            configuration=settings.configuration,
             fold=self.asked.fold,
             dataset_json=load_json(str(self.dataset.preprocessed / DATASET_JSON)),
             device=device,
         )
         stage = trainer.configuration_manager.previous_stage_name
         if stage is not None:  # of a cascade, which is the federation's
-            other = argparse.Namespace(**{**vars(arguments), "configuration": stage})
+            other = replace(settings, configuration=stage)
             folder = fold_folder(other, self.dataset, self.asked.fold).parent
-            trainer.folder_with_segs_from_previous_stage = str(
-                folder / "predicted_next_stage" / arguments.configuration
-            )
+            trainer.folder_with_segs_from_previous_stage = str(folder / "predicted_next_stage" / settings.configuration)
         return trainer
 
     def initial_weights(self) -> Mapping[str, Any] | None:
@@ -125,7 +122,7 @@ class OwnTrainer:
             return None
         import torch  # takes seconds
 
-        path = fold_folder(self.arguments, self.dataset, self.asked.fold) / FINAL_CHECKPOINT
+        path = fold_folder(self.settings, self.dataset, self.asked.fold) / FINAL_CHECKPOINT
         try:
             # its log has objects of numpy, so it is read with pickle: this node has written it
             checkpoint = torch.load(path, map_location="cpu", weights_only=False)
@@ -146,4 +143,4 @@ class OwnTrainer:
         self.folder.rename(next(path for path in map(self.folder.with_name, names) if not path.exists()))
 
     def _plans(self) -> dict[str, Any]:
-        return read_plans_file(self.dataset.preprocessed / f"{self.arguments.p}.json", "restore it")
+        return read_plans_file(self.dataset.preprocessed / f"{self.settings.plans}.json", "restore it")

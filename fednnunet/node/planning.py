@@ -4,7 +4,6 @@ What needs nnU-Net's planners or preprocessors, and so torch, imports them only 
 does without.
 """
 
-import argparse
 import contextlib
 import inspect
 import shutil
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fednnunet.background import Tracker
 from fednnunet.channel.conversation import TRAIN, Answer
+from fednnunet.channel.identity import Identity
 from fednnunet.channel.messages import (
     CommonPlans,
     FederationRecord,
@@ -58,6 +58,7 @@ from fednnunet.node.preprocessing import check_configurations, check_dimensions,
 from fednnunet.node.record import FINGERPRINT, read_record, write_record
 from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.splits import SPLITS
+from fednnunet.settings.node import PlanningSettings
 
 _QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {
     "exact": exact_questions,
@@ -75,8 +76,12 @@ class _Fingerprinting(NamedTuple):
 class PlanningClient(SiteClient):
     """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses."""
 
-    def __init__(self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello) -> None:
-        super().__init__(arguments, dataset, hello)
+    arguments: PlanningSettings
+
+    def __init__(
+        self, arguments: PlanningSettings, dataset: SiteDataset, hello: Hello, *, identity: Identity | None = None
+    ) -> None:
+        super().__init__(arguments, dataset, hello, identity=identity)
         self._fingerprinting: _Fingerprinting | None = None
         self._measured_alone: SiteMeasurement | None = None
         self._answered: AnsweredCases | None = None
@@ -160,7 +165,7 @@ class PlanningClient(SiteClient):
         It is the site's own, of which nothing is told: given plans do not depend on it.
         """
         measurement = self._own_measurement(tracker)
-        check_dimensions(plans, self.arguments.c, is_two_dimensional=measurement.is_two_dimensional)
+        check_dimensions(plans, self.arguments.configurations, is_two_dimensional=measurement.is_two_dimensional)
         if not (self.dataset.preprocessed / FINGERPRINT).is_file():
             samples = samples_per_case(self.hello.cases)
             write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
@@ -179,7 +184,7 @@ class PlanningClient(SiteClient):
         if self.hello.method != "AsymFedAvg":
             raise FednnUNetError("the coordinator wants this site to plan for itself, which was started without --asym")
         samples = samples_per_case(self.hello.cases)
-        if self.arguments.fpe == EXTRACTOR:
+        if self.arguments.extractor == EXTRACTOR:
             measurement = measure(self.arguments, self.dataset, self.hello, samples, work.tracker)
             write_fingerprint(fingerprint_of(measurement, samples).to_nnunet(), self.dataset)
         else:
@@ -224,7 +229,7 @@ class PlanningClient(SiteClient):
 
 
 def measure(
-    arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello, samples: int, tracker: Tracker
+    arguments: PlanningSettings, dataset: SiteDataset, hello: Hello, samples: int, tracker: Tracker
 ) -> SiteMeasurement:
     """Measure all cases of a site, or take what an earlier task has measured on the same files.
 
@@ -233,9 +238,8 @@ def measure(
     FednnUNetError
         If a case cannot be used, or the dataset does not pass nnU-Net's check, if that is asked for.
     """
-    processes = arguments.npfp if arguments.task == "plan_and_preprocess" else arguments.np
     if arguments.verify_dataset_integrity:
-        _verify(dataset, processes)
+        _verify(dataset, arguments.extraction_processes)
     content = read_raw_dataset_json(dataset)
     cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     labels = tuple(sorted(content.labels.numbers))
@@ -243,7 +247,7 @@ def measure(
     measured_on, kept = identity(cases, extraction), dataset.preprocessed / KEPT_MEASUREMENT
     measurement = None if arguments.clean else load_measurement(kept, measured_on)
     if measurement is None:
-        measurement = measure_site(cases, extraction, processes, tracker)
+        measurement = measure_site(cases, extraction, arguments.extraction_processes, tracker)
         save_measurement(measurement, kept, measured_on)
     return measurement
 
@@ -267,14 +271,14 @@ def _verify(dataset: SiteDataset, processes: int) -> None:
         ) from error
 
 
-def extract_with_nnunet(arguments: argparse.Namespace, dataset: SiteDataset) -> None:
+def extract_with_nnunet(arguments: PlanningSettings, dataset: SiteDataset) -> None:
     """Let the extractor class that the user named write the fingerprint; never takes one that stands there."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
 
     extract_fingerprint_dataset(
         dataset.id,
-        planning_class(arguments.fpe),
-        arguments.npfp,
+        planning_class(arguments.extractor),
+        arguments.extraction_processes,
         check_dataset_integrity=arguments.verify_dataset_integrity,
         clean=True,
         verbose=arguments.verbose,

@@ -1,6 +1,5 @@
 """nnU-Net's preprocessing of a site's cases, with a count of what is done."""
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +10,18 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import resolved
 from fednnunet.nnunet_defaults import preprocessing_processes, stages_of
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.settings.node import PlanningSettings
 
 _LOOK_EVERY_SECONDS = 1.0
 
 
 def preprocess(
-    arguments: argparse.Namespace, dataset: SiteDataset, plans: dict[str, Any], cases: int, tracker: Tracker
+    settings: PlanningSettings, dataset: SiteDataset, plans: dict[str, Any], cases: int, tracker: Tracker
 ) -> None:
     """Run nnU-Net's preprocessing for the configurations that were asked for."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
-    processes = to_preprocess(arguments, plans)
+    processes = to_preprocess(settings, plans)
     folders = [dataset.preprocessed / str(resolved(plans, name)["data_identifier"]) for name in processes]
     tracker.total, tracker.done = cases * len(folders), 0
     watch = Background(lambda watcher: _watch(folders, tracker, watcher))
@@ -31,8 +31,8 @@ def preprocess(
             str(plans["plans_name"]),
             list(processes),
             list(processes.values()),
-            verbose=arguments.verbose,
-            show_progress_bar=not arguments.no_pbar,
+            verbose=settings.verbose,
+            show_progress_bar=not settings.no_pbar,
         )
     finally:
         watch.tracker.stop()
@@ -40,13 +40,13 @@ def preprocess(
     tracker.done = tracker.total
 
 
-def to_preprocess(arguments: argparse.Namespace, plans: Mapping[str, Any]) -> dict[str, int]:
+def to_preprocess(settings: PlanningSettings, plans: Mapping[str, Any]) -> dict[str, int]:
     """Return the processes for each configuration that was asked for and that the plans have."""
-    wanted = processes_of(arguments.c, arguments.np)
+    wanted = processes_of(settings.configurations, settings.preprocessing_processes)
     return {name: count for name, count in wanted.items() if name in plans["configurations"]}
 
 
-def check_configurations(arguments: argparse.Namespace, plans: Mapping[str, Any], dataset: SiteDataset) -> None:
+def check_configurations(settings: PlanningSettings, plans: Mapping[str, Any], dataset: SiteDataset) -> None:
     """Refuse plans that lack a configuration that the user has named.
 
     Raises
@@ -55,8 +55,8 @@ def check_configurations(arguments: argparse.Namespace, plans: Mapping[str, Any]
         Names those that there are.
     """
     available = plans["configurations"]
-    missing = [name for name in arguments.c if name not in available]
-    if missing and arguments.explicit_configurations:
+    missing = [name for name in settings.configurations if name not in available]
+    if missing and settings.explicit_configurations:
         raise FednnUNetError(
             f"The new plans have no configuration '{missing[0]}': choose from {', '.join(sorted(available))}; "
             f"one of your own is preprocessed with nnUNetv2_preprocess -d {dataset.id} -plans_name "

@@ -5,7 +5,6 @@ nnU-Net's validation epoch on the global model, ``on_epoch_end``. Only public ho
 trainer class takes part; log, ``progress.png`` and checkpoints describe the federated model.
 """
 
-import argparse
 import gc
 import logging
 import math
@@ -46,6 +45,7 @@ from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.node.warm_trainers import Parked
+from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, load_state, normalization_in, pack, unpack
 
@@ -57,8 +57,8 @@ class FederatedRounds:
 
     Parameters
     ----------
-    arguments
-        Command line of the client, with nnU-Net's training flags.
+    settings
+        The node's settings.
     dataset
         The site's dataset.
     fold
@@ -68,21 +68,27 @@ class FederatedRounds:
     """
 
     def __init__(
-        self, arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold, own: OwnTrainer | None = None
+        self, settings: TrainingSettings, dataset: SiteDataset, fold: Fold, own: OwnTrainer | None = None
     ) -> None:
         self.fold = fold
-        self._arguments = arguments
-        self._device = use_device(arguments.device)
+        self._settings = settings
+        self._device = use_device(settings.device)
         self._own = own
         if own is not None:
             self._trainer = own.build(self._device)
         else:
             self._trainer = get_trainer_from_args(
-                dataset.name, arguments.configuration, fold, arguments.tr, arguments.p, arguments.c, self._device
+                dataset.name,
+                settings.configuration,
+                fold,
+                settings.trainer,
+                settings.plans,
+                settings.resume,
+                self._device,
             )
-        if not arguments.val:
+        if not settings.validation_only:
             check_hooks(type(self._trainer), vars(self._trainer))
-        if arguments.disable_checkpointing:  # else the trainer may have done that
+        if settings.disable_checkpointing:  # else the trainer may have done that
             self._trainer.disable_checkpointing = True
         self._labels = read_labels(self._trainer.dataset_json)
         _check_label_manager(self._labels, self._trainer.label_manager)
@@ -124,8 +130,8 @@ class FederatedRounds:
             If there are states of another training.
         """
         if self._ready is None:
-            if not self._arguments.val:
-                self._states.begin(start.run, self._arguments.overwrite)
+            if not self._settings.validation_only:
+                self._states.begin(start.run, self._settings.overwrite)
             self._build(start.run, start.schedule)
         assert self._ready is not None
         self._run = start.run
@@ -133,7 +139,7 @@ class FederatedRounds:
         if restored:
             self.is_untrained, self._is_validated = False, True
             self.end_epoch()
-        elif not self._arguments.val:
+        elif not self._settings.validation_only:
             self._catch_up(start.completed * start.schedule.local_epochs)
             if self._optimizer_state is not None:
                 iterations = start.schedule.local_epochs * start.schedule.iterations_per_epoch
@@ -141,34 +147,34 @@ class FederatedRounds:
         return self._ready.model_copy(update={"restored": restored}), rounding_error
 
     def _build(self, run: str, schedule: Schedule) -> None:
-        trainer, arguments = self._trainer, self._arguments
+        trainer, settings = self._trainer, self._settings
         self._schedule = schedule
         # before `initialize`, where the learning-rate schedule is built for this number of epochs
         set_schedule(trainer, schedule)
         initial = None if self._own is None else self._own.initial_weights()
-        if arguments.pretrained_weights is not None and initial is None and not arguments.val:
+        if settings.pretrained_weights is not None and initial is None and not settings.validation_only:
             self._load_pretrained()
         else:
-            maybe_load_checkpoint(trainer, False, arguments.val)
-        if not arguments.val:
+            maybe_load_checkpoint(trainer, False, settings.validation_only)
+        if not settings.validation_only:
             trainer.on_train_start()
             check_schedule(trainer, schedule)
         if initial is not None:
             load_state(initial, trainer.network.state_dict())
-        self.is_untrained = not arguments.val  # which has loaded what was trained before
-        if not arguments.val and schedule.optimizer_state != "local":
+        self.is_untrained = not settings.validation_only  # which has loaded what was trained before
+        if not settings.validation_only and schedule.optimizer_state != "local":
             self._optimizer_state = OptimizerState(trainer.network, trainer.optimizer)
         self.layout = layout_of(self._shareable)
         if schedule.proximal_mu > 0:
             self._proximal = ProximalTerm(trainer.network, trainer.optimizer, schedule.proximal_mu)
         training_keys, validation_keys = trainer.do_split()
-        if not arguments.val:
+        if not settings.validation_only:
             self._states.check_split(run, list(training_keys), list(validation_keys))
         self._ready = Ready(
             tensors=list(self.layout.tensors),
             normalization=normalization_in(trainer.network),
             training_cases=len(training_keys),
-            pretrained=arguments.pretrained_weights is not None,
+            pretrained=settings.pretrained_weights is not None,
         )
 
     def _load_pretrained(self) -> None:
@@ -180,14 +186,14 @@ class FederatedRounds:
             If the file is no checkpoint, or that of another network.
         """
         self._trainer.initialize()
-        file, configuration = Path(self._arguments.pretrained_weights).name, self._arguments.configuration
+        file, configuration = Path(str(self._settings.pretrained_weights)).name, self._settings.configuration
         try:
-            maybe_load_checkpoint(self._trainer, False, False, self._arguments.pretrained_weights)
+            maybe_load_checkpoint(self._trainer, False, False, self._settings.pretrained_weights)
         except AssertionError as error:
             reason = str(error).partition(". ")[0]  # then come all the values of a tensor
             raise FednnUNetError(
                 f"-pretrained_weights {file} is of another network than that of {configuration} in the plans "
-                f"{self._arguments.p} ({reason}): bring the plans of the pretrained model to all sites with "
+                f"{self._settings.plans} ({reason}): bring the plans of the pretrained model to all sites with "
                 "plan_and_preprocess --plans FILE at the coordinator"
             ) from error
         except Exception as error:  # torch raises whatever the file makes it stumble over
@@ -198,7 +204,7 @@ class FederatedRounds:
 
     def describe(self, dataset: SiteDataset) -> ModelDescription:
         """Return how the network is built."""
-        return describe(self._trainer, dataset, self._arguments.p)
+        return describe(self._trainer, dataset, self._settings.plans)
 
     def weights(self, layout: Layout) -> np.ndarray:
         """Return those of the model's weights that `layout` lists: shape ``(layout.size,)``, float32."""
@@ -309,16 +315,16 @@ class FederatedRounds:
 
     def finish(self) -> ValidationReport:
         """Save the final checkpoint and run nnU-Net's full validation."""
-        trainer, arguments = self._trainer, self._arguments
-        if not arguments.val and not self._trained:
+        trainer, settings = self._trainer, self._settings
+        if not settings.validation_only and not self._trained:
             trainer.on_train_end()
             self._trained = True
-        if arguments.val_best:
+        if settings.val_best:
             self.is_untrained = False
             trainer.load_checkpoint(os.path.join(trainer.output_folder, "checkpoint_best.pth"))
         path = Path(trainer.output_folder) / "validation" / "summary.json"
         before = path.stat().st_mtime_ns if path.is_file() else None
-        trainer.perform_actual_validation(arguments.npz)
+        trainer.perform_actual_validation(settings.npz)
         self._states.clear()
         if overriding_class(type(trainer), "perform_actual_validation") is not None and (
             not path.is_file() or path.stat().st_mtime_ns == before

@@ -1,6 +1,5 @@
 """What every node does: introduce itself, answer questions, report failures, take leave."""
 
-import argparse
 import logging
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from flwr.common import NDArrays, Scalar
 
 from fednnunet.background import Submits, Tracker
 from fednnunet.channel.conversation import FAREWELL, HELLO, NO_BODY, PING, Answer, Answers, Question
-from fednnunet.channel.identity import NO_CERTIFICATE, Challenge
+from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, Identity
 from fednnunet.channel.messages import Farewell, Hello, WorkReport
 from fednnunet.channel.paths import without_paths
 from fednnunet.errors import FednnUNetError, disk_problem
@@ -20,6 +19,7 @@ from fednnunet.message import Message
 from fednnunet.node.case_names import without_cases
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.replies import Replies, StillWorking
+from fednnunet.settings.node import NodeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,15 @@ class SiteClient(NumPyClient):
     Parameters
     ----------
     arguments
-        Command line of the client.
+        The node's settings.
     dataset
         The site's dataset.
     hello
         How the site introduces itself.
     worker
         Works out the answers; one thread of the node's own if not given.
+    identity
+        The site's key, if it has one.
 
     Attributes
     ----------
@@ -74,8 +76,15 @@ class SiteClient(NumPyClient):
     """
 
     def __init__(
-        self, arguments: argparse.Namespace, dataset: SiteDataset, hello: Hello, worker: Submits | None = None
+        self,
+        arguments: NodeSettings,
+        dataset: SiteDataset,
+        hello: Hello,
+        worker: Submits | None = None,
+        *,
+        identity: Identity | None = None,
     ) -> None:
+        self._identity = identity
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
@@ -155,7 +164,7 @@ class SiteClient(NumPyClient):
             challenge = question.read(Challenge)
         except FednnUNetError as error:  # no reason to leave
             return Answer(failure=str(error))
-        introduction, identity = self.hello.to_json(), self.arguments.identity
+        introduction, identity = self.hello.to_json(), self._identity
         proof = b"" if identity is None else identity.prove(challenge, question.certificate, introduction)
         return Answer(introduction, proof)
 

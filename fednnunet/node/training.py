@@ -1,6 +1,5 @@
 """The node of the task ``train``."""
 
-import argparse
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ import numpy as np
 
 from fednnunet.background import Background, Stopped, Submits
 from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
+from fednnunet.channel.identity import Identity
 from fednnunet.channel.messages import (
     Accepted,
     FoldRequest,
@@ -34,6 +34,7 @@ from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.warm_trainers import WarmTrainers
+from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.site_model import SiteModel
@@ -50,21 +51,25 @@ class TrainingClient(SiteClient):
 
     Parameters
     ----------
-    arguments, dataset, hello, worker
+    arguments, dataset, hello, worker, identity
         See `SiteClient`.
     warm
         Where trainers of several sites share a device, those that are there.
     """
 
+    arguments: TrainingSettings
+
     def __init__(
         self,
-        arguments: argparse.Namespace,
+        arguments: TrainingSettings,
         dataset: SiteDataset,
         hello: Hello,
         worker: Submits | None = None,
         warm: WarmTrainers | None = None,
+        *,
+        identity: Identity | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, worker)
+        super().__init__(arguments, dataset, hello, worker, identity=identity)
         self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None

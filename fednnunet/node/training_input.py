@@ -1,12 +1,12 @@
 """What a node trains: with which plans, on which preprocessed cases, and whether all is there that it takes."""
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from fednnunet.channel.messages import FederationRecord, Method, OwnModel
+from fednnunet.channel.messages import FederationRecord, Method
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
@@ -17,6 +17,7 @@ from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import preprocessed_with, read_record
 from fednnunet.node.trainer_hooks import reads_splits
+from fednnunet.settings.node import TrainingSettings
 
 
 class TrainingInput(NamedTuple):
@@ -53,7 +54,7 @@ class TrainingInput(NamedTuple):
     finished: list[str]
 
 
-def check_flags(arguments: argparse.Namespace) -> None:
+def check_flags(settings: TrainingSettings) -> None:
     """Refuse flags of a node that do not go together.
 
     Raises
@@ -61,24 +62,24 @@ def check_flags(arguments: argparse.Namespace) -> None:
     FednnUNetError
         Names them.
     """
-    if arguments.num_gpus != 1:
+    if settings.num_gpus != 1:
         raise FednnUNetError(
-            f"-num_gpus {arguments.num_gpus} is not supported yet, each site trains on one GPU: leave the flag out."
+            f"-num_gpus {settings.num_gpus} is not supported yet, each site trains on one GPU: leave the flag out."
         )
-    if arguments.c and (arguments.val or arguments.pretrained_weights):
+    if settings.resume and (settings.validation_only or settings.pretrained_weights):
         raise FednnUNetError("--c goes with neither --val nor -pretrained_weights: leave one of them out.")
-    if arguments.val_best and arguments.disable_checkpointing:
+    if settings.val_best and settings.disable_checkpointing:
         raise FednnUNetError("--val_best needs the checkpoints that --disable_checkpointing leaves out: drop one.")
-    if arguments.seed is not None and get_allowed_n_proc_DA() > 0:  # nnU-Net seeds none of these processes
+    if settings.seed is not None and get_allowed_n_proc_DA() > 0:  # nnU-Net seeds none of these processes
         raise FednnUNetError(
             "--seed repeats only what is drawn in the training process: set nnUNet_n_proc_DA=0, so that nnU-Net "
             "augments there, or leave --seed out."
         )
-    if arguments.pretrained_weights and not Path(arguments.pretrained_weights).is_file():
-        raise FednnUNetError(f"There is no file {arguments.pretrained_weights}: correct -pretrained_weights.")
+    if settings.pretrained_weights and not Path(settings.pretrained_weights).is_file():
+        raise FednnUNetError(f"There is no file {settings.pretrained_weights}: correct -pretrained_weights.")
 
 
-def read_training(arguments: argparse.Namespace) -> TrainingInput:
+def read_training(settings: TrainingSettings) -> TrainingInput:
     """Check that all is there that a training takes, and return what it is.
 
     Raises
@@ -86,23 +87,23 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
     FednnUNetError
         If something is missing or wrong at the site.
     """
-    dataset = find_dataset(arguments.dataset)
-    plans = _read_plans(dataset, arguments.p)
+    dataset = find_dataset(settings.dataset)
+    plans = _read_plans(dataset, settings.plans)
     content = read_dataset_json(dataset.preprocessed / DATASET_JSON, f"copy {dataset.raw / DATASET_JSON} there")
-    configuration = resolved(plans, arguments.configuration)
-    cases = _check_data(dataset, plans, arguments.p, arguments.configuration)
+    configuration = resolved(plans, settings.configuration)
+    cases = _check_data(dataset, plans, settings.plans, settings.configuration)
     data = dataset.preprocessed / str(configuration["data_identifier"])
     folds = check_cases(
         dataset,
         data,
-        arguments.fold,
+        settings.fold,
         content.file_ending,
-        _preprocess(dataset, arguments.p, arguments.configuration),
-        reads_splits=reads_splits(arguments.tr),
+        _preprocess(dataset, settings.plans, settings.configuration),
+        reads_splits=reads_splits(settings.trainer),
     )
     _check_fingerprint(dataset)
-    _check_previous_stage(dataset, arguments, configuration)
-    digest, record = plans_digest(plans), read_record(dataset, arguments.p)
+    _check_previous_stage(dataset, settings, configuration)
+    digest, record = plans_digest(plans), read_record(dataset, settings.plans)
     return TrainingInput(
         dataset,
         content,
@@ -112,7 +113,7 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
         plans_digest=digest,
         plans_are_as_made=record is None or digest == record.plans_digest,
         plans_are_own=record is None,
-        finished=_finished(dataset, arguments, parse_folds(arguments.fold, folds or FOLDS_OF_NNUNET)),
+        finished=_finished(dataset, settings, parse_folds(settings.fold, folds or FOLDS_OF_NNUNET)),
     )
 
 
@@ -189,32 +190,26 @@ def _check_fingerprint(dataset: SiteDataset) -> None:
         )
 
 
-def _finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[Fold, ...]) -> list[str]:
+def _finished(dataset: SiteDataset, settings: TrainingSettings, folds: tuple[Fold, ...]) -> list[str]:
     """Return the folds that are trained, whoever did it, and shall stay as they are: nnU-Net would write over them."""
-    if arguments.val or arguments.overwrite:
+    if settings.validation_only or settings.overwrite:
         return []
-    model = nnunet_folder("nnUNet_results") / dataset.name / model_name(arguments)
+    model = nnunet_folder("nnUNet_results") / dataset.name / settings.model_name()
     return [str(fold) for fold in folds if (model / f"fold_{fold}" / FINAL_CHECKPOINT).is_file()]
 
 
-def model_name(arguments: argparse.Namespace, own: OwnModel | None = None) -> str:
-    """Return what nnU-Net calls the folder of the model that a command line of the client trains, or of an own one."""
-    plans = arguments.p if own is None else f"{arguments.p}_{own}"
-    return f"{arguments.tr}__{plans}__{arguments.configuration}"
-
-
-def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:
+def _check_previous_stage(dataset: SiteDataset, settings: TrainingSettings, configuration: dict[str, Any]) -> None:
     previous = configuration.get("previous_stage")
     if previous is None:
         return
-    results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
+    results = nnunet_folder("nnUNet_results") / dataset.name / replace(settings, configuration=previous).model_name()
     check_previous_stage(
-        results / "predicted_next_stage" / arguments.configuration,
+        results / "predicted_next_stage" / settings.configuration,
         cases_of_folds(
             dataset,
             dataset.preprocessed / configuration["data_identifier"],
-            arguments.fold,
-            reads_splits=reads_splits(arguments.tr),
+            settings.fold,
+            reads_splits=reads_splits(settings.trainer),
         ),
         f"train {previous} with FOLD all, whose validation predicts every case",
     )

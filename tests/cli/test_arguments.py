@@ -1,6 +1,7 @@
 import pytest
 
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
+from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -13,14 +14,16 @@ from fednnunet.cli.arguments import parse_client, parse_run, parse_server
     ],
 )
 def test_port_and_flags_may_stand_anywhere(words: str) -> None:
-    arguments = parse_client(words.split())
+    command = parse_client(words.split())
+    arguments = command.node
+    assert isinstance(arguments, TrainingSettings)
     assert (arguments.task, arguments.dataset, arguments.configuration, arguments.fold) == (
         "train",
         "511",
         "3d_fullres",
         "0",
     )
-    assert (arguments.port, arguments.device, arguments.host) == (9000, "cpu", "127.0.0.1")
+    assert (command.connection.port, arguments.device, command.connection.host) == (9000, "cpu", "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -37,8 +40,13 @@ def test_port_and_flags_may_stand_anywhere(words: str) -> None:
 def test_both_spellings_of_planning_mean_the_same(
     words: str, dataset: str, configurations: list[str], explicit: bool
 ) -> None:
-    arguments = parse_client(["plan_and_preprocess", *words.split()])
-    assert (arguments.dataset, arguments.c, arguments.explicit_configurations) == (dataset, configurations, explicit)
+    node = parse_client(["plan_and_preprocess", *words.split()]).node
+    assert isinstance(node, PlanningSettings)
+    assert (node.dataset, list(node.configurations), node.explicit_configurations) == (
+        dataset,
+        configurations,
+        explicit,
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,24 +70,27 @@ def test_wrong_client_command_lines_are_usage_errors(words: list[str], capsys: p
 
 def test_server_takes_the_fold_before_or_after_its_flags() -> None:
     for words in ("train --num_clients 3 0 --port 9000", "train 0 --port 9000 --num_clients 3"):
-        arguments = parse_server(words.split())
-        assert (arguments.fold, arguments.num_clients, arguments.port, arguments.rounds) == ("0", 3, 9000, None)
-    assert parse_server(["train", "--num_clients", "2"]).fold is None
+        command = parse_server(words.split())
+        settings = command.coordinator
+        assert (settings.fold, settings.num_clients, settings.rounds) == ("0", 3, None)
+        assert command.listening.port == 9000
+    assert parse_server(["train", "--num_clients", "2"]).coordinator.fold is None
 
 
 def test_run_takes_one_value_per_site() -> None:
     words = ["plan_and_preprocess", "511 512 513", "2d", "--gpu_memory_target", "8 11 8", "-gpu_memory_target", "4"]
     arguments = parse_run(words)
-    assert arguments.dataset == ["511", "512", "513"]
-    assert arguments.gpu_memory_targets == ["8", "11", "8"]
-    assert arguments.gpu_memory_target == 4.0
+    assert arguments.datasets == ["511", "512", "513"]
+    assert arguments.gpu_memory_targets == ("8", "11", "8")
+    assert isinstance(node := arguments.nodes[0], PlanningSettings)
+    assert node.gpu_memory_target == 4.0
     with pytest.raises(SystemExit):
         parse_run(["train", "511 512 513", "2d", "0", "--gpus", "0 1"])
 
 
 @pytest.mark.parametrize("name", ["Dataset999_FedNNUNet", "Dataset001_a-b_3"])
 def test_the_model_bears_the_name_of_a_dataset_of_nnunet(name: str) -> None:
-    assert parse_server(["train", "--num_clients", "3", "--model_name", name]).model_name == name
+    assert parse_server(["train", "--num_clients", "3", "--model_name", name]).coordinator.model_name == name
 
 
 @pytest.mark.parametrize(
@@ -104,11 +115,15 @@ def test_a_name_that_is_no_dataset_of_nnunet_is_refused(name: str, capsys: pytes
 def test_every_node_evaluates_the_model_that_run_names() -> None:
     words = ["evaluate", "511 512", "2d", "all", "-m", "model", "-o", "out", "--nsd_tolerance", "2", "--min_cases", "1"]
     arguments = parse_run([*words, "-device", "cpu", "--disable_tta", "--checkpoint", "checkpoint_best.pth"])
-    assert arguments.dataset == ["511", "512"]
-    assert (str(arguments.m), str(arguments.o), arguments.nsd_tolerance, arguments.min_cases) == ("model", "out", 2, 1)
-    assert (arguments.checkpoint, arguments.disable_tta, arguments.step_size) == ("checkpoint_best.pth", True, 0.5)
-    assert parse_client(["evaluate", "511", "2d", "0"]).min_cases == 5
-    assert parse_server(["evaluate", "--num_clients", "2"]).nsd_tolerance is None
+    assert arguments.coordinator.nsd_tolerance == 2
+    for node, dataset in zip(arguments.nodes, ("511", "512"), strict=True):
+        assert isinstance(node, EvaluationSettings)
+        assert node.dataset == dataset
+        assert (str(node.model), str(node.output), node.min_cases) == ("model", "out", 1)
+        assert (node.checkpoint, node.disable_tta, node.step_size) == ("checkpoint_best.pth", True, 0.5)
+    assert isinstance(own := parse_client(["evaluate", "511", "2d", "0"]).node, EvaluationSettings)
+    assert own.min_cases == 5
+    assert parse_server(["evaluate", "--num_clients", "2"]).coordinator.nsd_tolerance is None
 
 
 def test_a_folder_of_images_belongs_to_one_site(capsys: pytest.CaptureFixture[str]) -> None:

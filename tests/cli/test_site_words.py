@@ -3,7 +3,8 @@
 import pytest
 
 from fednnunet.cli.arguments import parse_client, parse_run
-from fednnunet.cli.comparison_flags import parse_compare
+from fednnunet.cli.comparison import parse_compare
+from fednnunet.settings.node import PlanningSettings, TrainingSettings
 
 _IDS = ["301", "302", "303"]
 
@@ -22,28 +23,34 @@ _IDS = ["301", "302", "303"]
 )
 def test_datasets_are_understood_however_they_are_separated(words: list[str]) -> None:
     trained, compared = parse_run(["train", *words]), parse_compare(words)
-    for arguments in (trained, compared):
-        assert (arguments.dataset, arguments.configuration, arguments.fold) == (_IDS, "3d_fullres", "all")
+    for node in trained.nodes:
+        assert isinstance(node, TrainingSettings)
+        assert (node.configuration, node.fold) == ("3d_fullres", "all")
+    assert trained.datasets == _IDS
+    assert (list(compared.datasets), compared.configuration, compared.fold) == (_IDS, "3d_fullres", "all")
 
 
 def test_names_and_folders_of_datasets_are_datasets_too() -> None:
     words = ["Dataset301_A-b", "dataset302_c", "/raw/Dataset303_D/", "2d", "0"]
-    assert parse_run(["train", *words]).dataset == words[:3]
+    assert parse_run(["train", *words]).datasets == words[:3]
 
 
 @pytest.mark.parametrize("task", ["plan_and_preprocess", "extract_fingerprint"])
 def test_planning_needs_no_quotes_either(task: str) -> None:
-    assert parse_run([task, *_IDS]).dataset == _IDS
-    assert parse_run([task, "-d", *_IDS]).dataset == _IDS
+    assert parse_run([task, *_IDS]).datasets == _IDS
+    assert parse_run([task, "-d", *_IDS]).datasets == _IDS
     arguments = parse_run([task, *_IDS, "3d_fullres"])
-    assert (arguments.dataset, arguments.configuration, arguments.fold) == (_IDS, "3d_fullres", None)
+    assert (arguments.datasets, arguments.coordinator.fold) == (_IDS, None)
+    if task == "plan_and_preprocess":
+        assert isinstance(node := arguments.nodes[0], PlanningSettings)
+        assert node.configurations == ("3d_fullres",)
 
 
 def test_lists_of_other_flags_take_commas() -> None:
     words = ["301,302", "2d", "0", "--gpus", "0,1"]
-    assert parse_run(["train", *words]).gpus == ["0", "1"]
+    assert parse_run(["train", *words]).gpus == ("0", "1")
     compared = parse_compare([*words, "--external", "303,304", "--methods", "ffe, local"])
-    assert (compared.gpus, compared.external) == (["0", "1"], ["303", "304"])
+    assert (compared.gpus, compared.external) == (("0", "1"), ("303", "304"))
     assert {method.name for method in compared.methods} == {"ffe", "local"}
 
 

@@ -5,18 +5,24 @@ from pathlib import Path
 import pytest
 
 from fednnunet.channel.address import is_loopback
+from fednnunet.channel.authentication import Authenticator
 from fednnunet.channel.identity import create_key
-from fednnunet.cli.arguments import parse_client, parse_run, parse_server
-from fednnunet.cli.trust import AUDIT_LOG, _default_log, door, endpoint, take_identity, tls_files
+from fednnunet.cli.arguments import ServerCommand, parse_client, parse_run, parse_server
+from fednnunet.cli.trust import door, endpoint, tls_files
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.gated import AUDIT_LOG, default_log
+
+
+def _door(command: ServerCommand) -> Authenticator:
+    return door(command.listening, command.coordinator.num_clients)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.7", "::1", "[::1]", "localhost"])
 def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
     assert is_loopback(host)
-    assert tls_files(parse_server(["train", "--num_clients", "1", "--host", host])) is None
-    assert endpoint(parse_client(["train", "1", "2d", "0", "--host", host])).authority is None
+    assert tls_files(parse_server(["train", "--num_clients", "1", "--host", host]).listening) is None
+    assert endpoint(parse_client(["train", "1", "2d", "0", "--host", host]).connection).authority is None
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no.such.name.invalid"])
@@ -24,14 +30,14 @@ def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> 
     server = ["train", "--num_clients", "1", "--host", host]
     client = ["train", "1", "2d", "0", "--host", host]
     with pytest.raises(FednnUNetError, match="--insecure"):
-        tls_files(parse_server(server))
+        tls_files(parse_server(server).listening)
     with pytest.raises(FednnUNetError, match="--sites"):
-        door(parse_server(server))
+        _door(parse_server(server))
     with pytest.raises(FednnUNetError, match="all addresses" if host in {"0.0.0.0", "::"} else "--ca-cert"):
-        endpoint(parse_client(client))
-    assert tls_files(parse_server([*server, "--insecure"])) is None
-    assert not door(parse_server([*server, "--insecure"])).is_guarded
-    assert endpoint(parse_client([*client, "--insecure"])).authority is None
+        endpoint(parse_client(client).connection)
+    assert tls_files(parse_server([*server, "--insecure"]).listening) is None
+    assert not _door(parse_server([*server, "--insecure"])).is_guarded
+    assert endpoint(parse_client([*client, "--insecure"]).connection).authority is None
 
 
 @pytest.mark.parametrize("command", ["server", "client", "run"])
@@ -55,17 +61,15 @@ def test_certificate_and_key_go_together(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_list_with_fewer_sites_than_shall_take_part_is_refused(tmp_path: Path) -> None:
     _, public, _ = create_key("Clinic A", tmp_path)
     with pytest.raises(FednnUNetError, match="fewer than --num_clients 2"):
-        door(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
-    assert door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).is_guarded
+        _door(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
+    assert _door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).is_guarded
 
 
 def test_a_site_is_called_as_its_key_unless_it_has_another_name(tmp_path: Path) -> None:
     private, _, _ = create_key("Clinic A", tmp_path)
     for words, name in (([], "Clinic A"), (["--site", "B"], "B")):
-        arguments = parse_client(["train", "1", "2d", "0", "--key", str(private), *words])
-        take_identity(arguments)
-        assert arguments.site == name
-        assert arguments.identity is not None
+        command = parse_client(["train", "1", "2d", "0", "--key", str(private), *words])
+        assert (command.node.site, command.key) == (name, private)
 
 
 def test_folds_that_are_trained_at_the_same_time_have_logs_of_their_own(
@@ -73,7 +77,7 @@ def test_folds_that_are_trained_at_the_same_time_have_logs_of_their_own(
 ) -> None:
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     logs = {
-        _default_log(parse_client(["train", "1", configuration, fold]), SiteDataset("Dataset001_A"))
+        default_log(parse_client(["train", "1", configuration, fold]).node, SiteDataset("Dataset001_A"))
         for configuration in ("2d", "3d_fullres")
         for fold in ("0", "1", "all")
     }

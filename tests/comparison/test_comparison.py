@@ -1,15 +1,15 @@
 """The comparison with commands that are stubs: which are run, with which words, and which are not run again."""
 
-import argparse
 import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from fednnunet.cli.comparison_flags import parse_compare
+from fednnunet.cli.comparison import parse_compare
 from fednnunet.comparison import comparison
 from fednnunet.comparison.comparison import run_comparison
+from fednnunet.comparison.settings import ComparisonSettings
 from fednnunet.demo.hospitals import write_hospitals
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher.steps import JobFailed, Step
@@ -78,7 +78,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def arguments(*words) -> argparse.Namespace:
+def arguments(*words) -> ComparisonSettings:
     return parse_compare(["901 902", "2d", "0", "-device", "cpu", *words])
 
 

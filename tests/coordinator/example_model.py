@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from fednnunet.channel.messages import Hello, ModelDescription
+from fednnunet.channel.messages import Hello, ModelDescription, TrainingOptions
 from fednnunet.fingerprint.plans import plans_digest
 from fednnunet.weights.packing import layout_of, listing_of, normalization_in, pack
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
@@ -52,7 +52,7 @@ def hello(site: str = "A", **changes: Any) -> Hello:
         "labels": {"background": 0, "tumour": 1},
         "channels": {"0": "CT"},
         "plans_digest": plans_digest(PLANS),
-        "options": {"-tr": "nnUNetTrainer", "configuration": "2d"},
+        "training": TrainingOptions(trainer="nnUNetTrainer", configuration="2d"),
     }
     return Hello(**{**facts, **changes})
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flwr.common import Scalar
 
+from fednnunet.channel.messages import TrainingOptions
 from fednnunet.coordinator.common_model import CommonModel, ask_for_model, common_model, why_there_is_none
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError
@@ -37,20 +38,21 @@ HOSTILE = ("", ".", "..", "../../etc", "a/b", "a\\b", ".hidden", "a b", "a:b", "
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("where", ["-tr", "configuration", "plans_name", "image_reader"])
+@pytest.mark.parametrize("where", ["trainer", "configuration", "plans_name", "image_reader"])
 def test_no_name_becomes_that_of_a_folder_that_could_lead_elsewhere(name: str, where: str) -> None:
     facts, changes = hello(), {}
-    options = dict(facts.options)
+    training = TrainingOptions(trainer="nnUNetTrainer", configuration="2d")
+    assert facts.training == training
     plans: dict[str, Any] = copy.deepcopy({**PLANS, "dataset_name": "Federation"})
-    if where in options:
-        options[where] = name
+    if where in ("trainer", "configuration"):
+        training = training.model_copy(update={where: name})
         plans["configurations"][name] = plans["configurations"]["2d"]
     elif where == "plans_name":
         plans["plans_name"] = name
     else:
         changes[where] = name
     told = description().model_copy(update={"plans": plans, **changes})
-    believed = facts.model_copy(update={"plans_digest": plans_digest(plans), "options": options})
+    believed = facts.model_copy(update={"plans_digest": plans_digest(plans), "training": training})
     with pytest.raises(FednnUNetError):
         common_model(told, [believed], LAYOUT)
 
@@ -81,7 +83,7 @@ def test_a_fingerprint_that_is_none_is_refused() -> None:
 
 
 def test_a_configuration_that_the_plans_do_not_have_is_refused() -> None:
-    agreed = hello(options={"-tr": "nnUNetTrainer", "configuration": "3d"})
+    agreed = hello(training=TrainingOptions(trainer="nnUNetTrainer", configuration="3d"))
     with pytest.raises(FednnUNetError, match="no configuration 3d"):
         common_model(description(), [agreed], LAYOUT)
 

@@ -98,7 +98,7 @@ def _connect(node: Site, federation: Federation) -> None:
 def _run(num_clients: int, *nodes: Site) -> tuple[Federation, list[Event]]:
     """Let `nodes` connect in order, and run the federation to its end."""
     events = _Events()
-    arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)])
+    arguments = parse_server(["extract_fingerprint", "--num_clients", str(num_clients)]).coordinator
     federation = Federation(arguments, events, Authenticator(None, NO_CERTIFICATE))
     for node in nodes:
         _connect(node, federation)
@@ -143,7 +143,7 @@ def test_a_node_that_does_not_fit_is_told_why_and_leaves_its_place_to_another(wr
 
 
 def test_a_node_that_does_not_fit_ends_the_federation_if_it_cannot_be_started_again() -> None:
-    arguments = parse_server(["extract_fingerprint", "--num_clients", "2"])
+    arguments = parse_server(["extract_fingerprint", "--num_clients", "2"]).coordinator
     federation = Federation(arguments, _Events(), Authenticator(None, NO_CERTIFICATE), nodes_return=False)
     first, wrong = Site("A"), Site("B", channels={"0": "MRI"})
     for node in (first, wrong):
@@ -205,7 +205,9 @@ def test_a_connection_that_broke_for_good_is_a_failure_of_that_site(monkeypatch:
 def test_a_node_that_leaves_while_others_are_awaited_frees_its_place() -> None:
     events = _Events()
     federation = Federation(
-        parse_server(["extract_fingerprint", "--num_clients", "2"]), events, Authenticator(None, NO_CERTIFICATE)
+        parse_server(["extract_fingerprint", "--num_clients", "2"]).coordinator,
+        events,
+        Authenticator(None, NO_CERTIFICATE),
     )
     registry = federation.registry
     gone, back, other = Site("A"), Site("A"), Site("B")

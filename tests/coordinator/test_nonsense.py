@@ -192,7 +192,9 @@ def test_other_sites_do_not_hear_the_text_of_an_error_that_is_not_for_people() -
     from fednnunet.coordinator.federation import Federation
 
     federation = Federation(
-        parse_server(["extract_fingerprint", "--num_clients", "1"]), Sink(), Authenticator(None, NO_CERTIFICATE)
+        parse_server(["extract_fingerprint", "--num_clients", "1"]).coordinator,
+        Sink(),
+        Authenticator(None, NO_CERTIFICATE),
     )
     federation.error = KeyError("/home/user/patient 7")
     node = Site("A")

@@ -23,7 +23,7 @@ HELLO = Hello(
     labels={"background": 0, "=liver": 1, "a|b": [1, 2]},
     channels={"0": "CT"},
     fold="0",
-    options={"--checkpoint": "checkpoint_final.pth"},
+    evaluation={"configuration": "2d", "checkpoint": "checkpoint_final.pth"},
 )
 _SUMMARY = {"mean": 0.5, "std": 0.1, "median": 0.5, "cases": 3}
 _SUMMARIES = {"dice": _SUMMARY, "hd95": _SUMMARY, "assd": _SUMMARY}

@@ -53,7 +53,7 @@ def _use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("planner", ["ExperimentPlanner", "nnUNetPlannerResEncM", "nnUNetPlannerResEncL"])
 def test_plans_are_those_of_nnunet(planner: str, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _use(dataset, monkeypatch)
-    arguments = parse_client(f"plan_and_preprocess 901 -pl {planner} -gpu_memory_target 2".split())
+    arguments = parse_client(f"plan_and_preprocess 901 -pl {planner} -gpu_memory_target 2".split()).node
     site, hello = planning_hello(arguments)
     name = plan_experiments([901], planner, gpu_memory_target_in_gb=2.0)
     stock = json.loads((site.preprocessed / f"{name}.json").read_text())
@@ -66,7 +66,7 @@ def test_plans_are_those_of_nnunet(planner: str, dataset: Path, monkeypatch: pyt
 def test_planning_leaves_the_environment_as_it_was(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _use(dataset, monkeypatch)
     monkeypatch.delenv("nnUNet_n_proc_DA")
-    site, hello = planning_hello(parse_client(["plan_and_preprocess", "901"]))
+    site, hello = planning_hello(parse_client(["plan_and_preprocess", "901"]).node)
     fingerprint = Fingerprint.from_nnunet(json.loads((site.preprocessed / "dataset_fingerprint.json").read_text()))
     assert hello.planner is not None
     broken = hello.model_copy(update={"planner": hello.planner.model_copy(update={"planner": "Nobody"})})

@@ -1,12 +1,12 @@
-import argparse
 from typing import Any
 
 import pytest
 
-from fednnunet.channel.messages import Hello, PlannerOptions
+from fednnunet.channel.messages import Hello, PlannerOptions, TrainingOptions
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.errors import FednnUNetError
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 
 def _hello(**changes: Any) -> Hello:
@@ -21,7 +21,7 @@ def _hello(**changes: Any) -> Hello:
         "channels": {"0": "CT", "1": "PET"},
         "image_reader": "SimpleITKIO",
         "planner": PlannerOptions(planner="ExperimentPlanner", preprocessor="DefaultPreprocessor"),
-        "options": {"-tr": "nnUNetTrainer"},
+        "training": TrainingOptions(trainer="nnUNetTrainer", configuration="2d"),
         "plans_digest": "abc",
     }
     return Hello(**{**facts, **changes})
@@ -38,7 +38,8 @@ def _hello(**changes: Any) -> Hello:
         ({"image_reader": "NibabelIO"}, ["image reader", "SimpleITKIO", "NibabelIO"]),
         ({"fold": "1"}, ["fold 1", "has 0"]),
         ({"versions": {"fednnunet": "0.1.0", "nnunetv2": "2.7.0"}}, ["nnunetv2", "2.7.0", "2.8.1"]),
-        ({"options": {"-tr": "nnUNetTrainerNoDA"}}, ["-tr", "nnUNetTrainerNoDA"]),
+        ({"training": TrainingOptions(trainer="nnUNetTrainerNoDA", configuration="2d")}, ["-tr", "nnUNetTrainerNoDA"]),
+        ({"training": None}, ["-tr none", "nnUNetTrainer"]),
         (
             {"planner": PlannerOptions(planner="X", preprocessor="DefaultPreprocessor", gpu_memory_target=11)},
             ["-pl", "ExperimentPlanner"],
@@ -131,5 +132,5 @@ def test_models_from_anywhere_may_be_evaluated_together_but_different_ones_are_t
         check_agreement(first, other.model_copy(update={"channels": {"0": "CT"}}))
 
 
-def _coordinator(words: str) -> argparse.Namespace:
-    return parse_server([*words.split(), "--num_clients", "2"])
+def _coordinator(words: str) -> CoordinatorSettings:
+    return parse_server([*words.split(), "--num_clients", "2"]).coordinator

@@ -218,7 +218,7 @@ class _Pinged(Node):
 
 
 def test_a_site_whose_old_node_does_not_answer_does_not_keep_others_from_being_admitted() -> None:
-    arguments = parse_server(["train", "--num_clients", "2"])
+    arguments = parse_server(["train", "--num_clients", "2"]).coordinator
     federation = Federation(arguments, Events(), Authenticator(None, NO_CERTIFICATE))
     is_pinged, is_over = threading.Event(), threading.Event()
 

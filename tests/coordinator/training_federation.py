@@ -151,7 +151,7 @@ def run_training(run_dir: Path, nodes: list[Trainer], *flags: str, sink: Any = N
     """Let `nodes` connect in order, and run the federation to its end."""
     events = Events()
     words = ["train", "0", "--num_clients", str(len(nodes)), "--run_dir", str(run_dir), *FLAGS, *flags]
-    federation = Federation(parse_server(words), sink or events, Authenticator(None, NO_CERTIFICATE))
+    federation = Federation(parse_server(words).coordinator, sink or events, Authenticator(None, NO_CERTIFICATE))
     for node in nodes:
         node.join(federation)
     with mock.patch("fednnunet.coordinator.federation._LINGER_SECONDS", 0.0):  # for those who have been let go

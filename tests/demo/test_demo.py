@@ -1,18 +1,16 @@
-import argparse
 import shlex
 from pathlib import Path
 
 import pytest
 
-from fednnunet.demo.demo import _Demo, add_arguments, run_demo
+from fednnunet.cli.demo import parse_demo
+from fednnunet.demo.demo import _Demo, run_demo
 from fednnunet.demo.hospitals import write_hospitals
 from fednnunet.errors import FednnUNetError
 
 
 def parse(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(words)
+    return parse_demo(words)
 
 
 def make(tmp_path, *words):

@@ -1,6 +1,5 @@
 """Which plans a node takes from a coordinator, and which it does not."""
 
-import argparse
 import copy
 import json
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import check_fingerprint, check_plans, check_resampling, plans_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient, check_common
+from fednnunet.settings.node import PlanningSettings
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 
 Plans = dict[str, Any]
@@ -401,7 +401,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanningCl
     """A node that does not preprocess."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    client = PlanningClient(argparse.Namespace(no_pp=True), SiteDataset("Dataset001_A"), HELLO)
+    settings = PlanningSettings(task="plan_and_preprocess", dataset="1", no_pp=True)
+    client = PlanningClient(settings, SiteDataset("Dataset001_A"), HELLO)
     client.dataset.raw.mkdir(parents=True)
     (client.dataset.raw / "dataset.json").write_text("{}")
     yield client

@@ -1,5 +1,6 @@
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,14 @@ import pytest
 from fednnunet.cli.arguments import parse_client, parse_run, parse_server
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import simulation
-from fednnunet.launcher.simulation import client_command, make_log_dir, run_simulation, server_command, site_names
+from fednnunet.launcher.simulation import (
+    client_command,
+    make_log_dir,
+    nodes_of,
+    run_simulation,
+    server_command,
+    site_names,
+)
 
 PROGRAM = [sys.executable, "-m", "fednnunet"]
 
@@ -19,9 +27,17 @@ def bare_environment(monkeypatch):
 
 
 def parsed(*words):
-    arguments = parse_run(words)
-    arguments.port = arguments.port or 4711
-    return arguments
+    settings = parse_run(words)
+    return replace(settings, port=settings.port or 4711)
+
+
+def server_of(settings, progress_file):
+    coordinator = replace(settings.coordinator, progress_file=Path(progress_file))
+    return server_command(replace(settings, coordinator=coordinator))
+
+
+def client_of(settings, index, cores=None):
+    return client_command(replace(settings, nodes=nodes_of(settings, cores)), index)
 
 
 ADDRESS = ["--host", "127.0.0.1", "--port", "4711"]
@@ -32,11 +48,11 @@ def test_training_commands_hand_each_flag_to_the_process_that_knows_it():
         *["train", "511 512", "3d_fullres", "all", "-tr", "nnUNetTrainer_5epochs", "--rounds", "5", "--npz"],
         *["-device", "cpu", "--c", "--host", "127.0.0.1"],
     )
-    assert server_command(arguments, Path("/a folder/events.jsonl")) == [
+    assert server_of(arguments, "/a folder/events.jsonl") == [
         *[*PROGRAM, "server", "train", "--num_clients", "2", "all", *ADDRESS],
         *["--rounds", "5", "--c", "--progress_file", "/a folder/events.jsonl"],
     ]
-    assert client_command(arguments, 1) == [
+    assert client_of(arguments, 1) == [
         *[*PROGRAM, "client", "train", "512", "3d_fullres", "all", *ADDRESS],
         *["-tr", "nnUNetTrainer_5epochs", "--npz", "--c", "-device", "cpu"],
     ]
@@ -44,26 +60,26 @@ def test_training_commands_hand_each_flag_to_the_process_that_knows_it():
 
 def test_planning_commands_name_configurations_only_if_the_user_did():
     arguments = parsed("plan_and_preprocess", "511 512", "--gpu_memory_target", "8 11.5", "-pl", "nnUNetPlannerResEncM")
-    assert client_command(arguments, 1, cores=4) == [
+    assert client_of(arguments, 1, cores=4) == [
         *[*PROGRAM, "client", "plan_and_preprocess", "512", *ADDRESS, "-npfp", "2"],
         *["-pl", "nnUNetPlannerResEncM", "-gpu_memory_target", "11.5", "-np", "2", "2", "2"],
     ]
     named = parsed("plan_and_preprocess", "511 512", "2d", "-np", "3", "-npfp", "6")
-    assert client_command(named, 0, cores=4) == [
+    assert client_of(named, 0, cores=4) == [
         *[*PROGRAM, "client", "plan_and_preprocess", "511", *ADDRESS, "-npfp", "6", "-c", "2d", "-np", "3"]
     ]
     all_three = parsed("plan_and_preprocess", "511", "-c", "2d", "3d_fullres", "3d_lowres")
-    words = client_command(all_three, 0, cores=64)
+    words = client_of(all_three, 0, cores=64)
     assert words[words.index("-c") :] == ["-c", "2d", "3d_fullres", "3d_lowres", "-np", "8", "4", "8"]
 
 
 def test_fingerprint_commands_take_the_datasets_from_either_spelling(monkeypatch):
     arguments = parsed("extract_fingerprint", "-d", "511", "512", "--verify_dataset_integrity")
     command = [*PROGRAM, "client", "extract_fingerprint", "512", *ADDRESS]
-    assert client_command(arguments, 1, cores=6) == [*command, "-np", "3", "--verify_dataset_integrity"]
+    assert client_of(arguments, 1, cores=6) == [*command, "-np", "3", "--verify_dataset_integrity"]
     monkeypatch.setenv("nnUNet_def_n_proc", "8")
-    assert client_command(arguments, 1, cores=6) == [*command, "-np", "8", "--verify_dataset_integrity"]
-    assert server_command(arguments, Path("e"))[:7] == [*PROGRAM, "server", "extract_fingerprint", "--num_clients", "2"]
+    assert client_of(arguments, 1, cores=6) == [*command, "--verify_dataset_integrity"]  # 8 is the node's default
+    assert server_of(arguments, "e")[:7] == [*PROGRAM, "server", "extract_fingerprint", "--num_clients", "2"]
 
 
 @pytest.mark.parametrize(
@@ -78,17 +94,12 @@ def test_fingerprint_commands_take_the_datasets_from_either_spelling(monkeypatch
 )
 def test_the_commands_are_understood_as_they_were_meant(words):
     arguments = parsed(*words)
-    server = parse_server(server_command(arguments, Path("/e vents"))[4:])
-    assert (server.task, server.port, server.progress_file) == (words[0], 4711, Path("/e vents"))
-    assert server.num_clients == len(arguments.dataset)
-    for index, dataset in enumerate(arguments.dataset):
-        client = vars(parse_client(client_command(arguments, index)[4:]))
-        assert client["dataset"] == dataset
-        ours = {"dataset", "d", "np", "npfp", "explicit_configurations"}
-        expected = {name: value for name, value in vars(arguments).items() if name in client and name not in ours}
-        assert {name: client[name] for name in expected} == expected
-        if words[0] == "plan_and_preprocess":
-            assert client["explicit_configurations"] == arguments.explicit_configurations
+    server = parse_server(server_of(arguments, "/e vents")[4:])
+    assert server.listening.port == 4711
+    nodes_say = {"fingerprint": None, "asym": False}
+    assert server.coordinator == replace(arguments.coordinator, progress_file=Path("/e vents"), **nodes_say)
+    for index, node in enumerate(nodes_of(arguments)):
+        assert parse_client(client_of(arguments, index)[4:]).node == node
 
 
 @pytest.fixture
@@ -185,10 +196,10 @@ def test_a_run_says_what_runs_where_and_leaves_a_log_for_each(tmp_path, monkeypa
     code = "import os, sys; print(sys.argv[1], os.environ.get('OMP_NUM_THREADS')); sys.exit(int(sys.argv[2]))"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(
-        simulation, "server_command", lambda arguments, _: [sys.executable, "-c", code, str(arguments.port), "0"]
+        simulation, "server_command", lambda settings: [sys.executable, "-c", code, str(settings.port), "0"]
     )
     monkeypatch.setattr(
-        simulation, "client_command", lambda arguments, i: [sys.executable, "-c", code, f"node {i}", str(status * i)]
+        simulation, "client_command", lambda _, i: [sys.executable, "-c", code, f"node {i}", str(status * i)]
     )
     logs = tmp_path / "the logs"
     words = ["train", "1 2", "2d", "0", "-device", "cpu", "--log_dir", str(logs)]
@@ -212,7 +223,8 @@ def test_a_training_has_one_folder_however_its_sites_are_spelled(tmp_path, monke
 
     def folder(sites, configuration="2d", *flags):
         arguments = parsed("train", sites, configuration, "0", *flags)
-        return simulation.training_run_dir(arguments, {"nnUNet_results": str(tmp_path)})
+        results = {"nnUNet_results": str(tmp_path)}
+        return simulation.training_run_dir(arguments.datasets, arguments.nodes[0], results)
 
     expected = tmp_path / "fednnunet_runs" / "7+511__nnUNetTrainer__nnUNetPlans__2d"
     for spelling in ("7 511", "511 7", "007 Dataset511_Liver", "Dataset511_Liver Dataset007_Lung"):

@@ -1,4 +1,3 @@
-import argparse
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from fednnunet.labels import Labels
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.dataset_json import DatasetJson
 from fednnunet.node.evaluation_input import find_test_cases
+from fednnunet.settings.node import EvaluationSettings
 
 CONTENT = DatasetJson(Path("dataset.json"), {}, Labels({"background": 0, "a": 1}), {"0": "R", "1": "G"}, ".png", None)
 
@@ -27,7 +27,8 @@ def write(dataset, case, files):
 
 
 def found(dataset):
-    cases, _ = find_test_cases(argparse.Namespace(i=None, l=None), dataset, CONTENT)
+    settings = EvaluationSettings(task="evaluate", dataset="1", configuration="2d", fold="0")
+    cases, _ = find_test_cases(settings, dataset, CONTENT)
     return {case.case: len(case.images) for case in cases}
 
 

@@ -80,7 +80,7 @@ def write_tiff(path, spacing):
 
 
 def evaluate():
-    arguments = parse_client(["evaluate", "1", "3d_fullres", "0", "-device", "cpu", "--min_cases", "1"])
+    arguments = parse_client(["evaluate", "1", "3d_fullres", "0", "-device", "cpu", "--min_cases", "1"]).node
     client = EvaluationClient(arguments, SiteDataset("Dataset001_A"), None)
     request = EvaluationRequest(nsd_tolerance=None)
     return client._test(Work(Question.of("test", request), Tracker())).read(EvaluationReport)

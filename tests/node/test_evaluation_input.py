@@ -47,25 +47,26 @@ def _raw(model: Path) -> Path:
 
 
 def test_the_cases_are_those_with_labels(model: Path) -> None:
-    arguments = parse_client(f"evaluate 901 2d all -device cpu --site A -m {model}".split())
+    arguments = parse_client(f"evaluate 901 2d all -device cpu --site A -m {model}".split()).node
     _, hello = evaluation_hello(arguments)
     assert (hello.site, hello.task, hello.cases, hello.fold, hello.method) == ("A", "evaluate", 3, "all", "FFE")
     for label in sorted((_raw(model) / "labelsTs").iterdir())[1:]:
         label.unlink()
-    _, hello = evaluation_hello(parse_client(["evaluate", "901", "2d", "0", "-device", "cpu"]))
+    _, hello = evaluation_hello(parse_client(["evaluate", "901", "2d", "0", "-device", "cpu"]).node)
     assert (hello.cases, hello.method) == (1, "AsymFedAvg")
-    _, hello = evaluation_hello(parse_client(f"evaluate 901 2d 0 -device cpu -l {model}".split()))
+    _, hello = evaluation_hello(parse_client(f"evaluate 901 2d 0 -device cpu -l {model}".split()).node)
     assert hello.cases == 0
 
 
 def test_results_of_each_fold_checkpoint_and_dataset_have_a_place_of_their_own(model: Path) -> None:
     dataset = SiteDataset(SITE)
-    arguments = parse_client(["evaluate", "901", "2d", "all"])
+    arguments = parse_client(["evaluate", "901", "2d", "all"]).node
     assert results_folder(arguments, dataset) == model / "evaluation_all" / SITE
     assert evaluated_model(arguments, dataset).folds == (0, 1, 2, 3, 4)
-    best = parse_client(["evaluate", "901", "2d", "0", "--checkpoint", "checkpoint_best.pth"])
+    best = parse_client(["evaluate", "901", "2d", "0", "--checkpoint", "checkpoint_best.pth"]).node
     assert results_folder(best, dataset) == model / "evaluation_0_checkpoint_best" / SITE
-    assert results_folder(parse_client(["evaluate", "901", "2d", "0", "-o", "/out"]), dataset) == Path("/out") / SITE
+    elsewhere = parse_client(["evaluate", "901", "2d", "0", "-o", "/out"]).node
+    assert results_folder(elsewhere, dataset) == Path("/out") / SITE
 
 
 def test_what_a_site_has_sent_cannot_lead_out_of_a_folder() -> None:
@@ -98,7 +99,7 @@ def test_what_cannot_be_evaluated_is_told_before_the_node_connects(
 ) -> None:
     if damage is not None:
         damage(model)
-    arguments = parse_client(["evaluate", "901", *words.format(model=model).split(), "-device", "cpu"])
+    arguments = parse_client(["evaluate", "901", *words.format(model=model).split(), "-device", "cpu"]).node
     with pytest.raises(FednnUNetError, match=what) as caught:
         evaluation_hello(arguments)
     assert remedy in str(caught.value)
@@ -106,7 +107,7 @@ def test_what_cannot_be_evaluated_is_told_before_the_node_connects(
 
 def test_the_cascade_is_refused(model: Path) -> None:
     cascade = model.rename(model.with_name("nnUNetTrainer__nnUNetPlans__3d_cascade_fullres"))
-    arguments = parse_client(f"evaluate 901 3d_cascade_fullres 0 -device cpu -m {cascade}".split())
+    arguments = parse_client(f"evaluate 901 3d_cascade_fullres 0 -device cpu -m {cascade}".split()).node
     with pytest.raises(FednnUNetError, match="refines what 3d_lowres predicts"):
         evaluation_hello(arguments)
 
@@ -115,5 +116,5 @@ def test_a_case_without_all_of_its_channels_is_not_named_to_others(model: Path) 
     image = next((_raw(model) / "imagesTs").iterdir())
     image.with_name(image.name.replace("_0000", "_0001")).write_bytes(image.read_bytes())
     with pytest.raises(CaseError, match="has 2 of 1 image files") as caught:
-        evaluation_hello(parse_client(["evaluate", "901", "2d", "0", "-device", "cpu"]))
+        evaluation_hello(parse_client(["evaluate", "901", "2d", "0", "-device", "cpu"]).node)
     assert "HospitalA" not in caught.value.shareable

@@ -1,6 +1,5 @@
 """What a node refuses before it connects: each in one sentence that names the remedy."""
 
-import argparse
 import copy
 import json
 import os
@@ -63,8 +62,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _arguments(words: str) -> argparse.Namespace:
-    return parse_client(words.split())
+def _arguments(words: str) -> Any:
+    return parse_client(words.split()).node
 
 
 def test_a_site_that_is_ready_introduces_itself_without_any_case(site: Path) -> None:

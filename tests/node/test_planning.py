@@ -1,6 +1,5 @@
 """What a node answers while a federation looks for its common fingerprint: one run of the protocol, and no more."""
 
-import argparse
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,7 @@ from fednnunet.fingerprint.questions import COUNTS, DigitsQuestion, MomentsQuest
 from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
+from fednnunet.settings.node import PlanningSettings
 from tests.pooled import generate_federation, measure
 
 SITE = generate_federation(6)[1]
@@ -45,7 +45,8 @@ def make_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeNode]:
             channels=channels,
             fingerprint=mode,
         )
-        nodes.append(PlanningClient(argparse.Namespace(), SiteDataset("Dataset001_A"), hello))
+        settings = PlanningSettings(task="plan_and_preprocess", dataset="1")
+        nodes.append(PlanningClient(settings, SiteDataset("Dataset001_A"), hello))
         return nodes[-1]
 
     monkeypatch.setattr("fednnunet.node.planning.measure", measure_in_memory)

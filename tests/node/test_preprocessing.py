@@ -1,4 +1,3 @@
-import argparse
 from typing import Any
 
 import pytest
@@ -6,6 +5,8 @@ import pytest
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.preprocessing import check_configurations, check_dimensions, processes_of
+from fednnunet.settings.flag import filled
+from fednnunet.settings.node import PlanningSettings
 
 CASCADE = "3d_cascade_fullres"
 
@@ -52,11 +53,16 @@ def test_given_plans_for_volumes_are_refused_where_images_are_slices() -> None:
         check_dimensions(PLANS | {"transpose_forward": [2, 0, 1]}, ["2d"], is_two_dimensional=True)
 
 
+def _planning(configuration: str, explicit: bool) -> PlanningSettings:
+    named = {"configurations": (configuration,), "explicit_configurations": explicit}
+    return filled(PlanningSettings, {"task": "plan_and_preprocess", "dataset": "301", **named})
+
+
 def test_a_configuration_that_new_plans_lack_names_the_command_that_loses_nothing() -> None:
     dataset = SiteDataset("Dataset301_A")
-    check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=False), PLANS, dataset)
-    check_configurations(argparse.Namespace(c=["2d_bs4"], explicit_configurations=True), PLANS, dataset)
+    check_configurations(_planning("2d_bs8", explicit=False), PLANS, dataset)
+    check_configurations(_planning("2d_bs4", explicit=True), PLANS, dataset)
     with pytest.raises(
         FednnUNetError, match=r"choose from 2d, 2d_bs4, 3d_fullres; .* -d 301 -plans_name given -c 2d_bs"
     ):
-        check_configurations(argparse.Namespace(c=["2d_bs8"], explicit_configurations=True), PLANS, dataset)
+        check_configurations(_planning("2d_bs8", explicit=True), PLANS, dataset)

@@ -41,7 +41,7 @@ def test_trained_weights_are_no_model_of_round_0_however_they_are_asked_for(node
 
 
 def test_a_network_that_a_checkpoint_was_loaded_into_is_no_untrained_one(node: TrainingNode) -> None:
-    node.arguments.val = True
+    node.change(validation_only=True)
     node.start()
     node.share()
     assert "data" not in node.fetch(0)
@@ -263,7 +263,7 @@ def _drawn_in_round(node: TrainingNode, number: int) -> float:
 
 
 def test_with_a_seed_a_round_draws_the_same_numbers_in_a_node_that_was_started_again(node: TrainingNode) -> None:
-    node.arguments.seed = 5
+    node.change(seed=5)
     node.begin()
     first = _drawn_in_round(node, 1)
     node.hand(1, bytes(4 * SIZE))

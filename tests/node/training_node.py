@@ -1,8 +1,8 @@
 """A node of the task ``train`` whose trainer does in no time what nnU-Net's does in hours."""
 
-import argparse
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from fednnunet.channel.messages import Hello, ModelPart, RoundRequest, Schedule,
 from fednnunet.node import rounds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.training import TrainingClient
+from fednnunet.settings.node import TrainingSettings
 
 Reply = Config
 RUN = "ab" * 16
@@ -122,17 +123,21 @@ class TrainingNode:
         monkeypatch.setattr(rounds, "get_trainer_from_args", self._trainer)
         monkeypatch.setattr(rounds, "maybe_load_checkpoint", lambda *_: None)
         monkeypatch.setattr(rounds, "check_hooks", lambda *_: None)  # which are those of nnU-Net's classes only
-        arguments = argparse.Namespace(
-            fold="0", identity=None, device="cpu", configuration="2d", tr="nnUNetTrainer", p="nnUNetPlans", c=False,
-            val=False, val_best=False, npz=False, overwrite=False, disable_checkpointing=False,
-            pretrained_weights=None, seed=None,
-        )  # fmt: skip
+        arguments = TrainingSettings(task="train", dataset="1", configuration="2d", fold="0", device="cpu")
         hello = Hello(
             site="A", task="train", method="FFE", fold="0", cases=25, versions={}, labels=LABELS, channels={"0": "CT"}
         )
-        self.arguments = arguments
         self.client = TrainingClient(arguments, SiteDataset("Dataset001_A"), hello)
         self.questions = 0
+
+    @property
+    def arguments(self) -> TrainingSettings:
+        """The node's settings."""
+        return self.client.arguments
+
+    def change(self, **settings: Any) -> None:
+        """Give the node other settings."""
+        self.client.arguments = replace(self.arguments, **settings)
 
     def _trainer(self, *_: Any) -> Trainer:
         self.trainers.append(Trainer(self.folder, self.validation))

@@ -100,10 +100,10 @@ def test_no_dashboard_needs_no_port():
 def test_the_port_has_a_default_and_run_hands_it_to_the_coordinator():
     from fednnunet.launcher.simulation import server_command
 
-    assert parse_server(["train", "--num_clients", "2"]).dashboard is None
-    assert parse_server(["train", "--num_clients", "2", "--dashboard"]).dashboard == 8090
+    assert parse_server(["train", "--num_clients", "2"]).coordinator.dashboard is None
+    assert parse_server(["train", "--num_clients", "2", "--dashboard"]).coordinator.dashboard == 8090
     arguments = parse_run(["train", "1 2", "2d", "0", "--port", "9000", "--dashboard", "9001"])
-    words = server_command(arguments, "events.jsonl")
+    words = server_command(arguments)
     assert words[words.index("--dashboard") + 1] == "9001"
 
 

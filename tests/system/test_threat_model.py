@@ -3,7 +3,6 @@
 What these tests show in one place is tested in depth where each mechanism has its own tests.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -35,7 +34,17 @@ from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
 from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measure, Query, RoundReport, SharedCases, Start
+from fednnunet.channel.messages import (
+    CommonPlans,
+    Hello,
+    Installed,
+    Measure,
+    Query,
+    RoundReport,
+    SharedCases,
+    Start,
+    TrainingOptions,
+)
 from fednnunet.channel.policy import Policy, Rule
 from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
@@ -58,6 +67,7 @@ from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
 from fednnunet.report.formats import printable
+from fednnunet.settings.node import PlanningSettings, TrainingSettings
 from fednnunet.table_cells import markdown_cell, write_csv
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
@@ -102,7 +112,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlanningCl
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setattr("fednnunet.node.planning.measure", lambda *words: measure(CASES, words[3] // 1_000_000))
-    client = PlanningClient(argparse.Namespace(no_pp=True, identity=None), SiteDataset("Dataset001_A"), HELLO)
+    settings = PlanningSettings(task="plan_and_preprocess", dataset="1", no_pp=True)
+    client = PlanningClient(settings, SiteDataset("Dataset001_A"), HELLO)
     client.dataset.raw.mkdir(parents=True)
     (client.dataset.raw / "dataset.json").write_text("{}")
     yield client
@@ -206,10 +217,9 @@ def test_outsider_with_garbage_does_not_stop_the_coordinator(waiting: Consortium
 def test_outsider_cannot_reach_a_coordinator_without_certificate_and_list(waiting: Consortium) -> None:
     trust = waiting.trust
     for flags in ((), ("--tls-cert", str(trust / "server.pem"), "--tls-key", str(trust / "server.key"))):
-        arguments = parse_server(["train", "--num_clients", "3", "--host", "0.0.0.0", *flags])
-        check = door if flags else tls_files
+        listening = parse_server(["train", "--num_clients", "3", "--host", "0.0.0.0", *flags]).listening
         with pytest.raises(FednnUNetError, match=r"Other machines can reach 0\.0\.0\.0"):
-            check(arguments)
+            door(listening, 3) if flags else tls_files(listening)
 
 
 def test_curious_coordinator_sees_the_update_of_each_site() -> None:
@@ -365,7 +375,7 @@ def test_malicious_coordinator_cannot_run_code(node: PlanningClient, tmp_path: P
 def test_malicious_coordinator_cannot_make_a_node_allocate_what_no_machine_has(
     node: PlanningClient, tmp_path: Path
 ) -> None:
-    arguments = argparse.Namespace(no_pp=False, c=["3d_fullres"], np=None, explicit_configurations=False)
+    arguments = PlanningSettings(task="plan_and_preprocess", dataset="1", configurations=("3d_fullres",))
     client = PlanningClient(arguments, node.dataset, Hello.model_validate({**HELLO.model_dump(), **_PLANS_TOO}))
     before = _files(tmp_path)
     for number, (changes, key) in enumerate([
@@ -390,9 +400,8 @@ def test_malicious_coordinator_cannot_make_a_node_allocate_what_no_machine_has(
 
 def test_malicious_coordinator_cannot_train_another_fold(tmp_path: Path) -> None:
     training = Hello.model_validate({**HELLO.model_dump(), "task": "train", "fingerprint": None, "fold": "1"})
-    client = TrainingClient(
-        argparse.Namespace(fold="1", identity=None, seed=None), SiteDataset("Dataset001_A"), training
-    )
+    settings = TrainingSettings(task="train", dataset="1", configuration="2d", fold="1")
+    client = TrainingClient(settings, SiteDataset("Dataset001_A"), training)
     for number, fold in enumerate((0, "all", 7)):
         refused = _ask(client, "offer", json.dumps({"fold": fold}), number)
         assert f"for fold {fold}, for which this node was not started" in str(refused["failure"])
@@ -668,7 +677,7 @@ def test_malicious_site_cannot_name_the_folder_or_choose_the_plans_of_the_export
     other = {**PLANS, "image_reader_writer": "NibabelIO"}
     with pytest.raises(FednnUNetError, match="not those on which the sites have agreed"):
         common_model(description(plans=other), [hello()], LAYOUT)
-    elsewhere = hello(options={"-tr": "../../../etc", "configuration": "2d"})
+    elsewhere = hello(training=TrainingOptions(trainer="../../../etc", configuration="2d"))
     with pytest.raises(FednnUNetError, match="no name for it"):
         common_model(description(), [elsewhere], LAYOUT)
 

@@ -11,7 +11,8 @@ from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import (
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 from nnunetv2.run.run_training import run_training_entry
 
-from fednnunet.cli.nnunet_flags import EVALUATE_FLAGS, FLAGS_OF_TASK, Flag, add_flags
+from fednnunet.settings.flag import Flag, add_flags
+from fednnunet.settings.nnunet_flags import EVALUATE_FLAGS, FLAGS_OF_TASK
 
 
 class _CapturedError(Exception):
@@ -33,7 +34,7 @@ def _parser_of(entry: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> ar
 
 def _facts(parser: argparse.ArgumentParser) -> dict[str, tuple[object, ...]]:
     return {
-        action.option_strings[0]: (action.dest, action.default, action.type, action.nargs, action.const, action.choices)
+        action.option_strings[0]: (action.default, action.type, action.nargs, action.const, action.choices)
         for action in parser._actions
         if action.option_strings and action.option_strings[0] != "-h"
     }

@@ -1,85 +1,56 @@
-"""The flags of ``fednnunet compare``: those of the tasks that it runs."""
+"""The parser of ``fednnunet compare``."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.cli.arguments import (
-    AVERAGING_FLAGS,
-    FINGERPRINT,
-    OWN_MODEL_FLAGS,
-    RECOVERY_FLAGS,
-    ROUND_TIMEOUT,
-    SCHEDULE_FLAGS,
-    client_flags,
-    server_flags,
+from fednnunet.cli.site_words import parse_with_sites
+from fednnunet.comparison.flags import (
+    ANY_TRAINING_FLAGS,
+    COHORT_FLAGS,
+    COMMON_PLANS_FLAGS,
+    FEDERATED_TRAINING_FLAGS,
+    PERSONALIZE,
+    PLANNING_FLAGS,
+    TESTING_FLAGS,
 )
-from fednnunet.cli.nnunet_flags import PLAN_AND_PREPROCESS_FLAGS, TRAIN_FLAGS, Flag, add_flags
-from fednnunet.cli.site_words import parse_with_sites, split_words
 from fednnunet.comparison.methods import METHODS, PERSONAL, read_methods
+from fednnunet.comparison.settings import ComparisonSettings
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_HELP
+from fednnunet.settings.flag import add_flags, filled
+from fednnunet.settings.values import split_words
 
 
-def _named(flags: Iterable[Flag], *names: str) -> tuple[Flag, ...]:
-    return tuple(flag for flag in flags if flag.name in names)
-
-
-def _without(flags: Iterable[Flag], *names: str) -> tuple[Flag, ...]:
-    return tuple(flag for flag in flags if flag.name not in names)
-
-
-PLANNING_FLAGS = _without(PLAN_AND_PREPROCESS_FLAGS, "-d", "-c", "--no_pp", "--verbose", "--no_pbar")
-COMMON_PLANS_FLAGS = (FINGERPRINT,)
-"""Of planning, but not where every site plans for itself."""
-ANY_TRAINING_FLAGS = (
-    *_named(TRAIN_FLAGS, "-tr", "-p", "-device"),
-    *SCHEDULE_FLAGS,
-    *_named(RECOVERY_FLAGS, "--save_every"),
-)
-COHORT_FLAGS = _named(AVERAGING_FLAGS, "--asym_cohorts")
-FEDERATED_TRAINING_FLAGS = (
-    *_without(AVERAGING_FLAGS, "--asym_cohorts"),
-    *_named(RECOVERY_FLAGS, "--min_clients", "--give_up_after"),
-    ROUND_TIMEOUT,
-)
-"""Of trainings in which several sites take part."""
-PERSONALIZE = _named(OWN_MODEL_FLAGS, "--personalize")[0]
-"""For how many epochs the models of the method `personal` are trained on."""
-TESTING_FLAGS = (
-    *_named(server_flags("evaluate"), "--nsd_tolerance"),
-    *_named(client_flags("evaluate"), "-step_size", "--disable_tta", "--checkpoint"),
-)
-"""Of evaluations; they may change when a comparison is continued."""
-
-SETTLED_FLAGS = (*PLANNING_FLAGS, *COMMON_PLANS_FLAGS, *ANY_TRAINING_FLAGS, *FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS)
-"""What cannot change when a comparison is continued."""
-
-
-def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
+def parse_compare(argv: Sequence[str]) -> ComparisonSettings:
     """Parse the command line of ``fednnunet compare``."""
     parser = compare_parser()
     arguments = parse_with_sites(parser, argv, argparse.Namespace())
-    arguments.external = split_words(arguments.external)
+    values, sites = vars(arguments), len(arguments.dataset)
     default = [*METHODS, *([PERSONAL] if arguments.personalize is not None else [])]
     try:
-        arguments.methods = read_methods(arguments.methods or default, arguments)
+        methods = read_methods(arguments.methods or default, values)
     except FednnUNetError as error:
         parser.error(str(error))
-    words = split_words(" ".join(arguments.seeds))
-    if not all(word.isdecimal() for word in words):
-        parser.error(f"--seeds: '{' '.join(words)}' are no whole numbers")
-    arguments.seeds = list(dict.fromkeys(map(int, words))) or [None]
+    seeds = split_words(" ".join(arguments.seeds))
+    if not all(word.isdecimal() for word in seeds):
+        parser.error(f"--seeds: '{' '.join(seeds)}' are no whole numbers")
     for name in ("gpus", "round_timeout"):
-        if arguments.in_process and getattr(arguments, name) is not None:
+        if arguments.in_process and values[name] is not None:
             parser.error(f"--{name} has no sense with --in_process, where sites take turns: leave one of them out")
-    if arguments.gpus is not None:
-        arguments.gpus = split_words(arguments.gpus)
-        if len(arguments.gpus) != len(arguments.dataset):
-            parser.error(f"--gpus needs one value for each of the {len(arguments.dataset)} datasets")
-    if (arguments.min_clients or 1) > len(arguments.dataset):
-        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {len(arguments.dataset)}")
-    return arguments
+    gpus = None if arguments.gpus is None else split_words(arguments.gpus)
+    if gpus is not None and len(gpus) != sites:
+        parser.error(f"--gpus needs one value for each of the {sites} datasets")
+    if (arguments.min_clients or 1) > sites:
+        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {sites}")
+    read = {
+        "datasets": arguments.dataset,
+        "external": split_words(arguments.external),
+        "methods": methods,
+        "seeds": tuple(dict.fromkeys(map(int, seeds))) or (None,),
+        "gpus": gpus,
+    }
+    return filled(ComparisonSettings, {**values, **read})
 
 
 def compare_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """What the coordinator writes of a run, in a folder that may be known only once the sites are there."""
 
-import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -17,6 +16,7 @@ from fednnunet.events.events import Contact, Event, EventSink
 from fednnunet.report.dashboard import report_page
 from fednnunet.report.status import STATUS, StatusFile
 from fednnunet.report.trackers import trackers_for
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 
 def runs_folder() -> Path | None:
@@ -25,23 +25,22 @@ def runs_folder() -> Path | None:
     return Path(results).absolute() / "fednnunet_runs" if results else None
 
 
-def named_run_dir(arguments: argparse.Namespace) -> Path | None:
-    """Return the run folder as far as a command line tells it.
+def named_run_dir(settings: CoordinatorSettings) -> Path | None:
+    """Return the run folder as far as the settings tell it.
 
     Raises
     ------
     FednnUNetError
         If a training has no place.
     """
-    wanted: Path | None = arguments.run_dir
-    if wanted is not None:
-        return wanted.absolute()
+    if settings.run_dir is not None:
+        return settings.run_dir.absolute()
     runs = runs_folder()
-    if arguments.task in TASKS_WITH_NETWORK:
-        if arguments.task == "train" and runs is None:
+    if settings.task in TASKS_WITH_NETWORK:
+        if settings.task == "train" and runs is None:
             raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
         return None
-    return None if runs is None else runs / str(arguments.task)
+    return None if runs is None else runs / str(settings.task)
 
 
 class RunFiles:
@@ -49,8 +48,8 @@ class RunFiles:
 
     Parameters
     ----------
-    arguments
-        Command line of the coordinator.
+    settings
+        What the coordinator does.
     contacts
         Returns the sites, by name.
     console
@@ -58,9 +57,9 @@ class RunFiles:
     """
 
     def __init__(
-        self, arguments: argparse.Namespace, contacts: Callable[[], Mapping[str, Contact]], console: Console
+        self, settings: CoordinatorSettings, contacts: Callable[[], Mapping[str, Contact]], console: Console
     ) -> None:
-        self._arguments = arguments
+        self._settings = settings
         self._contacts = contacts
         self._console = console
         self._stack = ExitStack()
@@ -71,12 +70,12 @@ class RunFiles:
         self._has_page = False
 
     def __enter__(self) -> Self:
-        if self._arguments.progress_file:
-            self._early.append(self._stack.enter_context(closing(EventFile(self._arguments.progress_file))))
-        if self._arguments.run_dir is not None:
-            self.open(self._arguments.run_dir)
-        elif self._arguments.dashboard is not None:  # whoever looks need not wait for the sites
-            self._early.append(self._stack.enter_context(report_page(None, self._arguments.dashboard)))
+        if self._settings.progress_file:
+            self._early.append(self._stack.enter_context(closing(EventFile(self._settings.progress_file))))
+        if self._settings.run_dir is not None:
+            self.open(self._settings.run_dir)
+        elif self._settings.dashboard is not None:  # whoever looks need not wait for the sites
+            self._early.append(self._stack.enter_context(report_page(None, self._settings.dashboard)))
             self._has_page = True
         return self
 
@@ -97,12 +96,12 @@ class RunFiles:
         """Write into this folder from now on, if that is not settled yet; ``None`` is nowhere."""
         if self._sinks is not None:
             return
-        if run_dir is not None and self._arguments.run_dir is None and not self._arguments.quiet:
+        if run_dir is not None and self._settings.run_dir is None and not self._settings.quiet:
             self._console.print(f"Run folder: {run_dir}", highlight=False, soft_wrap=True)
-        if self._arguments.task == "train" and run_dir is not None:
+        if self._settings.task == "train" and run_dir is not None:
             self._stack.enter_context(alone_in(run_dir))
         sinks = [self._stack.enter_context(sink) for sink in self._files(run_dir)]
-        if self._arguments.task == "train" and run_dir is not None:
+        if self._settings.task == "train" and run_dir is not None:
             self._status = StatusFile(run_dir / STATUS, self._contacts)
             sinks.append(self._status)
         for event in self._held:
@@ -117,12 +116,12 @@ class RunFiles:
 
     def _files(self, run_dir: Path | None) -> Iterator[AbstractContextManager[EventSink]]:
         """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
-        arguments = self._arguments
+        settings = self._settings
         if run_dir is not None:
-            plans = arguments.task not in TASKS_WITH_NETWORK
-            continues = not plans and (arguments.task != "train" or arguments.c)
+            plans = settings.task not in TASKS_WITH_NETWORK
+            continues = not plans and (settings.task != "train" or settings.resume)
             yield closing(RunFile(run_dir / EVENTS, continues, begins_planning if plans else begins_training))
             if not plans:
-                yield closing(trackers_for(run_dir, arguments.wandb, arguments.mlflow))
+                yield closing(trackers_for(run_dir, settings.wandb, settings.mlflow))
         if run_dir is not None or not self._has_page:
-            yield report_page(run_dir, None if self._has_page else arguments.dashboard)
+            yield report_page(run_dir, None if self._has_page else settings.dashboard)

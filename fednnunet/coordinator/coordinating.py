@@ -1,21 +1,23 @@
 """What the coordinator shows and writes while it runs, over whatever channel its nodes are reached."""
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
 from fednnunet.channel.authentication import Authenticator
-from fednnunet.cli.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.coordinator.federation import Federation
+from fednnunet.coordinator.run_files import RunFiles, named_run_dir, runs_folder
+from fednnunet.events.events import EventSink
 from fednnunet.events.sinks import Tee
 from fednnunet.report.progress import progress_for
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 
 def coordinate(
-    arguments: argparse.Namespace,
+    settings: CoordinatorSettings,
     door: Authenticator,
     carry: Callable[[Federation], None],
     console: Console,
@@ -23,13 +25,14 @@ def coordinate(
     given_plans: dict[str, Any] | None = None,
     waiting: str | None = None,
     nodes_return: bool = True,
+    more_sinks: Sequence[EventSink] = (),
 ) -> None:
     """Run a federation, show it, and keep what has to be kept of it.
 
     Parameters
     ----------
-    arguments
-        Command line of the coordinator.
+    settings
+        What the coordinator does.
     door
         Who may take part.
     carry
@@ -42,22 +45,24 @@ def coordinate(
         What to say before anybody is there.
     nodes_return
         Whether a node that has failed can be started again meanwhile.
+    more_sinks
+        Take what happens, too.
 
     Raises
     ------
     Exception
         What has ended the federation before its task was done.
     """
-    arguments.run_dir = named_run_dir(arguments)
+    settings = replace(settings, run_dir=named_run_dir(settings))
     with ExitStack() as stack:
         # what is entered here takes events, and is closed when the run ends, however it does
-        files = stack.enter_context(RunFiles(arguments, lambda: federation.contacts(), console))
-        if waiting is not None and not arguments.quiet:
+        files = stack.enter_context(RunFiles(settings, lambda: federation.contacts(), console))
+        if waiting is not None and not settings.quiet:
             console.print(waiting, highlight=False)
-        progress = stack.enter_context(progress_for(console, quiet=arguments.quiet))
+        progress = stack.enter_context(progress_for(console, quiet=settings.quiet))
         federation = Federation(
-            arguments,
-            Tee([progress, files]),
+            settings,
+            Tee([progress, files, *more_sinks]),
             door,
             given_plans=given_plans,
             runs=runs_folder(),

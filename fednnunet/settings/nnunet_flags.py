@@ -1,67 +1,36 @@
 """nnU-Net's own flags, spelled as nnU-Net 2.8.1 spells them: same name, same default, same meaning.
 
+``dest`` is the name of a flag's value in our settings, where nnU-Net's is a letter or two.
+
 The sources are ``nnunetv2/run/run_training.py``, ``nnunetv2/inference/predict_from_raw_data.py`` and
 ``nnunetv2/experiment_planning/plan_and_preprocess_entrypoints.py``;
-``tests/cli/test_nnunet_flags.py`` compares these lists with nnU-Net's parsers.
+``tests/settings/test_nnunet_flags.py`` compares these lists with nnU-Net's parsers.
 """
 
-import argparse
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from fednnunet.settings.flag import Flag
 
 DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One optional argument, as ``ArgumentParser.add_argument`` takes it."""
-
-    name: str
-    help: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def dest(self) -> str:
-        """The attribute that argparse stores the value in."""
-        return self.name.lstrip("-").replace("-", "_")
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether the flag takes no value."""
-        return self.settings.get("action") == "store_true"
-
-    def add_to(self, parser: argparse._ActionsContainer) -> None:
-        """Declare the flag on `parser`."""
-        parser.add_argument(self.name, help=self.help, **self.settings)
-
-    def to_argv(self, arguments: argparse.Namespace) -> list[str]:
-        """Return the words of a command line that give this flag the value it has in `arguments`."""
-        value = getattr(arguments, self.dest)
-        if value == self.settings.get("default", False if self.is_switch else None):
-            return []
-        if self.is_switch:
-            return [self.name]
-        return [self.name, *(str(word) for word in value)] if isinstance(value, list) else [self.name, str(value)]
+def _switch(name: str, help: str, **keywords: Any) -> Flag:
+    return Flag(name, help, {"action": "store_true", **keywords})
 
 
-def _switch(name: str, help: str) -> Flag:
-    return Flag(name, help, {"action": "store_true"})
-
-
-def _value(name: str, help: str, **settings: Any) -> Flag:
-    return Flag(name, help, settings)
+def _value(name: str, help: str, **keywords: Any) -> Flag:
+    return Flag(name, help, keywords)
 
 
 TRAIN_FLAGS = (
-    _value("-tr", "trainer class (default: %(default)s)", type=str, default="nnUNetTrainer"),
-    _value("-p", "plans identifier (default: %(default)s)", type=str, default="nnUNetPlans"),
+    _value("-tr", "trainer class (default: %(default)s)", type=str, default="nnUNetTrainer", dest="trainer"),
+    _value("-p", "plans identifier (default: %(default)s)", type=str, default="nnUNetPlans", dest="plans"),
     _value("-pretrained_weights", "nnU-Net checkpoint to start from", type=str, default=None),
     _value("-num_gpus", "GPUs per site; more than one is not supported yet", type=int, default=1),
     _switch("--npz", "final validation also saves softmax probabilities"),
-    _switch("--c", "continue the training from the last complete round"),
-    _switch("--val", "only run the final validation of a finished training"),
+    _switch("--c", "continue the training from the last complete round", dest="resume"),
+    _switch("--val", "only run the final validation of a finished training", dest="validation_only"),
     _switch("--val_best", "run the final validation with checkpoint_best instead of checkpoint_final"),
     _switch("--disable_checkpointing", "write no checkpoints"),
     _value("-device", "cuda, cpu or mps (default: %(default)s); choose a GPU with CUDA_VISIBLE_DEVICES", type=str,
@@ -78,7 +47,7 @@ EVALUATE_FLAGS = (
 
 _DATASET = _value("-d", "dataset id, nnU-Net's spelling of the positional one", nargs="+", type=int, default=None)
 _EXTRACTOR = _value("-fpe", "fingerprint extractor class (default: %(default)s)", type=str,
-                    default="DatasetFingerprintExtractor")  # fmt: skip
+                    default="DatasetFingerprintExtractor", dest="extractor")  # fmt: skip
 _VERIFY = _switch("--verify_dataset_integrity", "check the dataset first; recommended once per dataset")
 _CLEAN = _switch("--clean", "read all images again even if they were measured before")
 _LOGGING = (_switch("--verbose", "say more"), _switch("--no_pbar", "no progress bars"))
@@ -87,14 +56,16 @@ EXTRACT_FINGERPRINT_FLAGS = (
     _DATASET,
     _EXTRACTOR,
     _value("-np", "processes for the extraction (default: %(default)s)", type=int,
-           default=int(os.environ.get("nnUNet_def_n_proc", "8"))),
+           default=int(os.environ.get("nnUNet_def_n_proc", "8")), dest="extraction_processes"),
     _VERIFY,
     _CLEAN,
     *_LOGGING,
 )  # fmt: skip
 
 PLANNER_FLAGS = (
-    _value("-pl", "experiment planner class (default: %(default)s)", type=str, default="ExperimentPlanner"),
+    _value(
+        "-pl", "experiment planner class (default: %(default)s)", type=str, default="ExperimentPlanner", dest="planner"
+    ),
     _value("-gpu_memory_target", "GPU memory that the plans may use, in GB", default=None, type=float),
     _value("-preprocessor_name", "preprocessor class (default: %(default)s)", default="DefaultPreprocessor", type=str),
     _value("-overwrite_target_spacing", "target spacing of 3d_fullres, three numbers in mm", default=None, nargs="+"),
@@ -105,15 +76,16 @@ PLANNER_FLAGS = (
 PLAN_AND_PREPROCESS_FLAGS = (
     _DATASET,
     _EXTRACTOR,
-    _value("-npfp", "processes for the fingerprint extraction (default: %(default)s)", type=int, default=8),
+    _value("-npfp", "processes for the fingerprint extraction (default: %(default)s)", type=int, default=8,
+           dest="extraction_processes"),
     _VERIFY,
     _switch("--no_pp", "fingerprint and plans only, no preprocessing"),
     _CLEAN,
     *PLANNER_FLAGS,
     _value("-c", "configurations to preprocess (default: 2d 3d_fullres 3d_lowres)", nargs="+",
-           default=list(DEFAULT_CONFIGURATIONS)),
+           default=list(DEFAULT_CONFIGURATIONS), dest="configurations"),
     _value("-np", "preprocessing processes: one number, or one for each configuration (default: 8 for 2d and "
-           "3d_lowres, 4 for the others)", type=int, nargs="+", default=None),
+           "3d_lowres, 4 for the others)", type=int, nargs="+", default=None, dest="preprocessing_processes"),
     *_LOGGING,
 )  # fmt: skip
 
@@ -123,9 +95,3 @@ FLAGS_OF_TASK = {
     "train": TRAIN_FLAGS,
     "evaluate": EVALUATE_FLAGS,
 }
-
-
-def add_flags(parser: argparse._ActionsContainer, flags: Iterable[Flag]) -> None:
-    """Declare each of `flags` on `parser`."""
-    for flag in flags:
-        flag.add_to(parser)

@@ -1,0 +1,1 @@
+"""What programs use FednnU-Net with; `fednnunet` itself gives all of it."""
