@@ -165,7 +165,7 @@ def test_outsider_on_the_wire_reads_nothing(waiting: Consortium) -> None:
         assert word.encode() not in said
 
 
-def test_outsider_with_a_certificate_of_his_own_is_not_trusted(waiting: Consortium, tmp_path: Path) -> None:
+def test_outsider_with_a_certificate_of_their_own_is_not_trusted(waiting: Consortium, tmp_path: Path) -> None:
     create_certificates(["localhost"], tmp_path)
     with pytest.raises(UntrustedError, match="does not come from the authority"):
         look_at(Endpoint("localhost", waiting.port, authority(str(tmp_path / "ca.pem"))))
