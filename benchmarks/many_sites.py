@@ -91,7 +91,7 @@ class TinyNode:
         if kind in ("ping", "farewell"):
             self.has_left = kind == "farewell"
             return {"body": body}
-        return {"failure": "the site's policy does not let this out (rule model.allow): ask the site"}
+        return {"failure": "the site's policy does not allow this message (rule model.allow): ask the site"}
 
     def _move(self, kind: str, part: ModelPart, data: Scalar) -> Reply:
         where = (part.group, part.start, part.stop, part.round)

@@ -88,7 +88,7 @@ def alone(path: Path, taken: str) -> Iterator[None]:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise FednnUNetError(
-            f"{path} cannot be written ({error.strerror}): mend that, or name another folder."
+            f"{path} cannot be written ({error.strerror}): fix that, or choose another folder."
         ) from error
     is_held = False
     try:
@@ -97,7 +97,7 @@ def alone(path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise FednnUNetError(taken) from error
         except OSError as error:  # not every network file system has locks
-            logger.warning("%s cannot be locked (%s): see that no other process uses it.", path, error.strerror)
+            logger.warning("%s cannot be locked (%s): make sure that no other process uses it.", path, error.strerror)
         _held.add(number)
         is_held = True
         yield
@@ -140,11 +140,11 @@ def read_json(path: Path, remedy: str) -> Any:
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        reason = f"There is no {path}: {remedy}."
+        reason = f"{path} does not exist: {remedy}."
     except OSError as error:
-        reason = f"{path} cannot be read ({error.strerror}): mend that, or {remedy}."
+        reason = f"{path} cannot be read ({error.strerror}): fix that, or {remedy}."
     except UnicodeDecodeError:
-        reason = f"{path} is not written in UTF-8: save it in that encoding, or {remedy}."
+        reason = f"{path} is not UTF-8: save it in that encoding, or {remedy}."
     except json.JSONDecodeError as error:
         bom = "it begins with a byte-order mark" if error.doc.startswith("\ufeff") else ""
         reason = f"{path} is no JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."

@@ -122,7 +122,7 @@ def check_name(what: str, name: str) -> None:
     """Refuse a name that is not one printable line: it would tear tables, logs and messages apart."""
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise FednnUNetError(
-            f"has a {what} {name[:40]!r}, which is no printable line of at most {LONGEST_NAME} characters: rename it"
+            f"has a {what} {name[:40]!r}, which is not a printable line of at most {LONGEST_NAME} characters: rename it"
         )
 
 
@@ -134,7 +134,7 @@ def _checked(labels: Labels) -> Labels:
     foreground = labels.foreground
     known = sorted({number for name, key in labels.keys.items() if name != IGNORE for number in members(key)})
     if not foreground:
-        raise FednnUNetError("has no label but the background: add what is to be found")
+        raise FednnUNetError("has only the label background: add at least one other")
     # with regions, the network has an output for each of them, whatever their numbers are
     gap = next((number for number in range(known[-1]) if number not in known), None)
     if gap is not None and not labels.has_regions:

@@ -80,7 +80,7 @@ class Message(BaseModel):
     @classmethod
     def _encoded(cls, text: str) -> bytes:
         if not isinstance(text, str):
-            raise cls._refusal("it is no text")
+            raise cls._refusal("it is not text")
         if len(text) > cls.longest_text:
             raise cls._refusal(f"it is longer than {cls.longest_text} bytes")
         try:
@@ -88,7 +88,7 @@ class Message(BaseModel):
         except UnicodeEncodeError:
             encoded = b""
         if not encoded:
-            raise cls._refusal("it is empty, or no Unicode text")
+            raise cls._refusal("it is empty, or not Unicode text")
         if len(encoded) > cls.longest_text:
             raise cls._refusal(f"it is longer than {cls.longest_text} bytes")
         if not is_readable(encoded, cls.longest_text):
@@ -114,17 +114,17 @@ def first_problem(error: ValidationError) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse what a user cannot call a site.
+    """Refuse an invalid site name.
 
     Raises
     ------
     FednnUNetError
-        Says what a name may have in it.
+        Lists the allowed characters.
     """
     if not name or len(name) > _LONGEST_NAME or not _is_name(name):
         raise FednnUNetError(
-            f"A site cannot be called '{cleaned(name, _LONGEST_SHOWN)}': name it with --site, in letters, digits, "
-            f"spaces and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME} in all, a dot not first."
+            f"Invalid site name '{cleaned(name, _LONGEST_SHOWN)}': choose one with --site, of letters, digits, "
+            f"spaces and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME}, no leading dot."
         )
 
 

@@ -1,4 +1,4 @@
-"""Asking a person whether something may leave the site: at the node's terminal, or by files that wait for an answer."""
+"""Asks a person to approve an outgoing message: at the node's terminal, or by files that wait for an answer."""
 
 import logging
 import sys
@@ -128,7 +128,7 @@ class Approver:
                 temporary.write_text(summary + "\n", encoding="utf-8")
         except OSError as error:
             raise FednnUNetError(
-                f"What waits for approval cannot be saved in {self._folder} ({error.strerror}): make room there."
+                f"A message that needs approval cannot be saved in {self._folder} ({error.strerror}): free space there."
             ) from error
         return request
 
@@ -147,7 +147,7 @@ def waiting(folder: Path) -> list[Request]:
         If there is no such folder.
     """
     if not folder.is_dir():
-        raise FednnUNetError(f"There is no folder {folder}: name the one that the node has named.")
+        raise FednnUNetError(f"Folder {folder} does not exist: give the one that the node printed.")
     requests = [Request(path) for path in sorted(folder.glob("*.txt"))]
     return [request for request in requests if request.decision is None]
 

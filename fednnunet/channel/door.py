@@ -1,4 +1,4 @@
-"""Who may come in: the coordinator's side of a node's first words."""
+"""Authenticates nodes when they connect (coordinator side)."""
 
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ class Door:
         answer = proxy.get_properties(GetPropertiesIns(question), timeout=timeout, group_id=None).properties
         introduction = answer.get("body", "")
         if not isinstance(introduction, str):
-            raise FednnUNetError("A node's introduction is no text.")
+            raise FednnUNetError("A node's introduction is not text.")
         hello = Hello.from_json(introduction)
         if self._sites is None:
             return Visitor(hello, hello.site)

@@ -102,7 +102,7 @@ class SiteList:
         self._sites = {site.name: site for site in sites}
         self._keys = {site.name: _public_key(site) for site in sites}
         if len(self._sites) < len(sites) or len({site.public_key for site in sites}) < len(sites):
-            raise FednnUNetError("The list of sites names a site, or a public key, twice: give each site its own.")
+            raise FednnUNetError("The list of sites contains a site name or public key twice: give each site its own.")
 
     @property
     def names(self) -> list[str]:
@@ -125,12 +125,12 @@ class SiteList:
         if name not in self._keys:
             raise FednnUNetError(f"Site {name} is not on the coordinator's list of sites: have its public key added.")
         if not proof:
-            raise FednnUNetError(f"Site {name} does not prove who it is: start its node with --key.")
+            raise FednnUNetError(f"Site {name} did not authenticate: start its node with --key.")
         try:
             self._keys[name].verify(proof, _signed(challenge, certificate, introduction))
         except InvalidSignature:
             raise FednnUNetError(
-                f"The proof that this is site {name} does not hold: its key is not the one on the coordinator's list, "
+                f"Authentication of site {name} failed: its key is not the one on the coordinator's list, "
                 "or the proof was made for another connection."
             ) from None
 
@@ -150,7 +150,7 @@ def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
     try:
         TypeAdapter(Name).validate_python(site)
     except ValidationError as error:
-        raise FednnUNetError(f"'{site}' cannot be the name of a site: {error.errors()[0]['msg']}.") from None
+        raise FednnUNetError(f"'{site}' is not a valid site name: {error.errors()[0]['msg']}.") from None
     key = Ed25519PrivateKey.generate()
     private, public = folder / f"{site}.key", folder / f"{site}.pub"
     listed = ListedSite(name=site, public_key=_in_base64(key.public_key()))
@@ -161,9 +161,9 @@ def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
             file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public.write_text(entry(listed), encoding="utf-8")
     except FileExistsError as error:
-        raise FednnUNetError(f"{error.filename} is there already: remove it, or name another folder.") from error
+        raise FednnUNetError(f"{error.filename} already exists: remove it, or choose another folder.") from error
     except OSError as error:
-        raise FednnUNetError(f"{error.filename} cannot be written ({error.strerror}): name another folder.") from error
+        raise FednnUNetError(f"{error.filename} is not writable ({error.strerror}): choose another folder.") from error
     return private, public, listed
 
 
@@ -180,13 +180,13 @@ def read_key(path: Path) -> Identity:
     except OSError as error:
         raise FednnUNetError(f"The key {path} cannot be read ({error.strerror}): correct --key.") from error
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise FednnUNetError(f"Others can read the key {path}: run chmod 600 on it.")
+        raise FednnUNetError(f"Other users can read the key {path}: run chmod 600 on it.")
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:
-        raise FednnUNetError(f"{path} is no private key: correct --key.") from error
+        raise FednnUNetError(f"{path} is not a private key: correct --key.") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise FednnUNetError(f"{path} is no Ed25519 key: make one with 'fednnunet keys create'.")
+        raise FednnUNetError(f"{path} is not an Ed25519 key: make one with 'fednnunet keys create'.")
     return Identity(key)
 
 
@@ -200,7 +200,7 @@ def read_sites(path: Path) -> SiteList:
     """
     sites = read_toml(path, TypeAdapter(dict[str, list[ListedSite]]), "list of sites", "--sites")
     if set(sites) != {"site"} or not sites["site"]:
-        raise FednnUNetError(f"The list of sites {path} names no site: it needs a [[site]] for each.")
+        raise FednnUNetError(f"The list of sites {path} is empty: add a [[site]] for each.")
     return SiteList(sites["site"])
 
 
@@ -225,5 +225,5 @@ def _public_key(site: ListedSite) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(site.public_key, validate=True))
     except (ValueError, binascii.Error) as error:
         raise FednnUNetError(
-            f"The public key of site {site.name} is none: copy it from what 'fednnunet keys create' printed."
+            f"The public key of site {site.name} is invalid: copy it from the output of 'fednnunet keys create'."
         ) from error

@@ -97,7 +97,7 @@ def authority(ca_cert: str) -> ssl.SSLContext:
             Path(ca_cert).read_bytes()  # tells why it cannot be read, which ssl does not
         context = ssl.create_default_context(cafile=None if ca_cert == SYSTEM else ca_cert)
     except ssl.SSLError as error:
-        raise FednnUNetError(f"{ca_cert} holds no certificate: correct --ca-cert.") from error
+        raise FednnUNetError(f"{ca_cert} contains no certificate: correct --ca-cert.") from error
     except OSError as error:
         raise FednnUNetError(f"{ca_cert} cannot be read ({error.strerror}): correct --ca-cert.") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -208,22 +208,22 @@ def _connect(endpoint: Endpoint) -> socket.socket:
 def _complaint(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> str:
     where = endpoint.address
     if error.verify_code == _EXPIRED:
-        return f"The certificate of the coordinator at {where} has expired: have it renew it."
+        return f"The certificate of the coordinator at {where} has expired: ask its operator to renew it."
     if error.verify_code == _NOT_YET_VALID:
         return f"The certificate of the coordinator at {where} is not valid yet: check both clocks."
     if error.verify_code in _OTHER_HOST:
         return (
-            f"The certificate of the coordinator at {where} is for another host: give --host as it stands in the "
-            "certificate, or have it make one for this name."
+            f"The certificate of the coordinator at {where} is for another host: write --host as in the "
+            "certificate, or ask the coordinator for one with this name."
         )
     return (
-        f"The certificate of the coordinator at {where} does not come from the authority in --ca-cert "
-        f"({error.verify_message}): this may be somebody else; ask the coordinator for its ca.pem."
+        f"The certificate of the coordinator at {where} was not issued by the authority in --ca-cert "
+        f"({error.verify_message}): this may be an impostor; ask the coordinator for its ca.pem."
     )
 
 
 def _no_tls(endpoint: Endpoint) -> str:
     return (
-        f"The coordinator at {endpoint.address} does not encrypt: it must be started with --tls-cert and --tls-key, "
-        "or this may be somebody else."
+        f"The coordinator at {endpoint.address} does not use TLS: it must be started with --tls-cert and --tls-key, "
+        "or this may be an impostor."
     )

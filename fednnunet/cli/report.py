@@ -32,7 +32,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     run_dir: Path = arguments.run_dir
     events = read_events(run_dir / EVENTS)
     if not events:
-        raise FednnUNetError(f"{run_dir} is no run folder, it has no {EVENTS}: name the coordinator's --run_dir.")
+        raise FednnUNetError(f"{run_dir} is not a run folder: it has no {EVENTS}; give the coordinator's --run_dir.")
     state = RunState.of(events)
     write_page(run_dir / REPORT, TITLE, parts_of_run(state), state.condition)
     Console().print(Text(str(run_dir / REPORT)), soft_wrap=True)

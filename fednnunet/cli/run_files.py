@@ -39,7 +39,7 @@ def named_run_dir(arguments: argparse.Namespace) -> Path | None:
     runs = runs_folder()
     if arguments.task in TASKS_WITH_NETWORK:
         if arguments.task == "train" and runs is None:
-            raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
+            raise FednnUNetError("No folder for the training: give --run_dir, or set nnUNet_results.")
         return None
     return None if runs is None else runs / str(arguments.task)
 

@@ -44,8 +44,8 @@ def tls_files(arguments: argparse.Namespace) -> tuple[bytes, bytes] | None:
         return certificate.read_bytes(), key.read_bytes()
     if not is_loopback(arguments.host) and not arguments.insecure:
         raise FednnUNetError(
-            f"Other machines can reach {arguments.host}, but nothing would be encrypted: give --tls-cert and --tls-key "
-            "(see 'fednnunet certificates create'), or --insecure if the network is trusted."
+            f"Other machines can reach {arguments.host}, but the connection would not be encrypted: give "
+            "--tls-cert and --tls-key (see 'fednnunet certificates create'), or --insecure if the network is trusted."
         )
     return None
 
@@ -64,7 +64,7 @@ def door(arguments: argparse.Namespace) -> Door:
     if arguments.sites is None:
         if not is_loopback(arguments.host) and not arguments.insecure:
             raise FednnUNetError(
-                f"Other machines can reach {arguments.host}, and any of them could take part: list the sites with "
+                f"Other machines can reach {arguments.host}, and any of them could join: list the sites with "
                 "--sites (see 'fednnunet keys create'), or give --insecure."
             )
         return Door(None, certificate)
@@ -89,13 +89,13 @@ def endpoint(arguments: argparse.Namespace) -> Endpoint:
         return Endpoint(arguments.host, arguments.port, authority(arguments.ca_cert))
     if is_unspecified(arguments.host) and not arguments.insecure:
         raise FednnUNetError(
-            f"--host {arguments.host} stands for all addresses of a coordinator's machine: name one by which this node "
+            f"--host {arguments.host} means all addresses of a coordinator's machine: give the one by which this node "
             "reaches it, on the same machine 127.0.0.1."
         )
     if not is_loopback(arguments.host) and not arguments.insecure:
         raise FednnUNetError(
-            f"{join_address(arguments.host, arguments.port)} is another machine, and nothing would be encrypted on the "
-            "way to it: give --ca-cert with the certificate that the coordinator has sent you, or --insecure."
+            f"{join_address(arguments.host, arguments.port)} is another machine, and the connection to it would not be "
+            "encrypted: give --ca-cert with the certificate that the coordinator sent you, or --insecure."
         )
     return Endpoint(arguments.host, arguments.port)
 
@@ -141,7 +141,7 @@ def alone_in_results(arguments: argparse.Namespace, client: SiteClient) -> Itera
     folder = nnunet_folder("nnUNet_results") / client.dataset.name / _model(arguments)
     with ExitStack() as stack:
         for fold in parse_folds(str(arguments.fold), client.hello.folds or FOLDS_OF_NNUNET):
-            taken = f"Another node trains fold {fold} in {folder}: end it, or train another fold."
+            taken = f"Another node trains fold {fold} in {folder}: stop it, or train another fold."
             stack.enter_context(alone(folder / f".fednnunet_fold_{fold}.lock", taken))
         yield
 

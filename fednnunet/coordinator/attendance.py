@@ -129,8 +129,8 @@ class Attendance:
             ] * (len(self._roster.sites) < needed)
             if not self._roster.nodes_return:
                 raise FednnUNetError(
-                    f"Without {', '.join(missing)} there are fewer sites than --min_clients: mend what has failed "
-                    "there, and go on with --c."
+                    f"Without {', '.join(missing)} there are fewer sites than --min_clients: fix the failures "
+                    "there, and continue with --c."
                 )
             if missing != told:
                 told = missing

@@ -69,7 +69,7 @@ def why_there_is_none(hellos: Sequence[Hello], groups: int, keep_local: str | No
         The coordinator's flag.
     """
     if hellos[0].method != "FFE" or groups > 1:
-        return "each has planned for itself"
+        return "each site planned for itself"
     if keep_local not in (None, NORM):
         return f"--keep_local '{keep_local}' leaves a part of it at each site"
     return None
@@ -94,7 +94,7 @@ def ask_for_model(sites: Sequence[Site], hellos: Sequence[Hello], layout: Layout
         except FednnUNetError as error:
             reasons.append(f"site {site.name}: {getattr(error, 'reason', error)}")
     logger.warning(
-        "The coordinator will not write the model as nnU-Net does, for it has not learnt how it is built (%s).",
+        "The coordinator cannot export the model in nnU-Net's format, without a description of the network (%s).",
         "; ".join(reasons[:3]),
     )
     return None
@@ -164,7 +164,7 @@ def _check_plans(described: ModelDescription, facts: Hello) -> None:
 
 def _check(what: str, name: object, pattern: re.Pattern[str]) -> None:
     if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise FednnUNetError(f"its {what} is called {name!r}, which is no name for it")
+        raise FednnUNetError(f"its {what} has the invalid name {name!r}")
 
 
 def _check_entries(entries: Sequence[Listing | TensorSpec], layout: Layout) -> None:

@@ -161,7 +161,7 @@ class Federation(Server):
 
     @property
     def _all_taken(self) -> str:
-        return f"All {self.roster.places} places are taken: raise --num_clients to take more."
+        return f"All {self.roster.places} expected sites have joined: raise --num_clients to admit more."
 
     def _admit_sites(self) -> None:
         """Wait until enough sites are there to begin, or to go on."""
@@ -217,7 +217,7 @@ class Federation(Server):
             hang_up(proxy)
             return
         except Exception as error:  # whatever is not our own error comes out of the channel
-            self._refusals.warn(f"it left, or said nothing, while it was greeted ({type(error).__name__})")
+            self._refusals.warn(f"it left, or did not answer, during authentication ({type(error).__name__})")
             hang_up(proxy)
             return
         site = self.roster.named(hello.site)
@@ -227,9 +227,9 @@ class Federation(Server):
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=self.roster.places))
             if self._door.is_guarded:
                 called = "" if display_name == hello.site else f" ({display_name})"
-                logger.info("Site %s%s has proven who it is.", hello.site, called)
+                logger.info("Site %s%s authenticated.", hello.site, called)
         elif admitted and known is not None and not known.is_restarted:
-            logger.info("Site %s is connected again.", hello.site)
+            logger.info("Site %s has reconnected.", hello.site)
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
@@ -251,7 +251,7 @@ class Federation(Server):
         seen, known = self._node_of(hello.site), self.roster.named(hello.site)
         if known is not None and known.hello.instance != hello.instance and known.ping():
             raise FednnUNetError(
-                f"Site {hello.site} takes part already: start one node per site, with its own dataset or --site."
+                f"Site {hello.site} is already connected: start one node per site, with its own dataset or --site."
             )
         return seen
 
@@ -332,8 +332,8 @@ class Federation(Server):
 def _as_told(error: Exception | KeyboardInterrupt) -> str:
     """Return what sites are told of an error; what is not for people may hold anything, another site's data too."""
     if isinstance(error, KeyboardInterrupt):
-        return "It was stopped by hand."
-    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see what it says."
+        return "A user stopped it."
+    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see its output."
 
 
 def _raise_unless_tolerated(stage: Stage, failures: Sequence[SiteFailure]) -> None:

@@ -25,7 +25,7 @@ def of_own_labels(report: Report, hello: Hello) -> Report:
         return report
     other = next(name for name in figures if name not in hello.labels)
     logger.warning(
-        "Site %s tells figures of %s, which is not among the labels that it has introduced: they are left out.",
+        "Site %s reports figures of %s, which is not among the labels of its introduction: they are left out.",
         hello.site,
         cleaned(other, _LONGEST_SHOWN),
     )

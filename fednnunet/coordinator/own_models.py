@@ -67,9 +67,9 @@ class OwnModels:
             )
             for site, trained in self._ask_all("train_own", asked, OwnTrained, f"{model} {epochs}").items():
                 if trained.epochs is None:
-                    logger.warning("Site %s could not train its %s model: its node's output says why.", site, model)
+                    logger.warning("Site %s could not train its %s model: see its node's output.", site, model)
         if self.description.fold == "all":
-            logger.info("With fold_all every case trains, so no validation case tells which model is better.")
+            logger.info("With fold_all every case trains, so there are no validation cases to compare models on.")
         elif models:
             self._compare(list(models))
 

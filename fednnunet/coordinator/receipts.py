@@ -44,4 +44,4 @@ class Receipts:
                 file.writelines(lines if whole else ["\n", *lines])  # a coordinator was killed in the middle of a line
             self._kept.update(news)
         except OSError as error:
-            logger.warning("Receipts cannot be kept in %s (%s).", self._path, error.strerror)
+            logger.warning("Receipts cannot be saved in %s (%s).", self._path, error.strerror)

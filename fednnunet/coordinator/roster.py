@@ -287,7 +287,5 @@ def _as_failure(proxy: ClientProxy, error: BaseException) -> SiteFailure:
     if isinstance(error, FednnUNetError):
         return SiteFailure(site, str(error))
     # what it says may hold anything, and all sites are told
-    logger.warning(
-        "What site %s was asked, or has answered, came to nothing: %s: %s", site, type(error).__name__, error
-    )
-    return SiteFailure(site, f"its answer could not be taken ({type(error).__name__}, see the coordinator's output)")
+    logger.warning("A question to site %s, or its answer, failed: %s: %s", site, type(error).__name__, error)
+    return SiteFailure(site, f"its answer could not be handled ({type(error).__name__}, see the coordinator's output)")

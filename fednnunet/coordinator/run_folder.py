@@ -60,7 +60,7 @@ def cannot_be_written(error: Exception) -> RunFolderError:
     """Return what is told of an error in writing to the run folder."""
     reason = getattr(error, "strerror", None) or error
     return RunFolderError(
-        f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): mend "
+        f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): fix "
         "that, and start the coordinator again with --c."
     )
 
@@ -126,7 +126,7 @@ def alone_in(run_dir: Path) -> AbstractContextManager[None]:
         On entering, if there is another one.
     """
     return alone(
-        run_dir / "coordinator.lock", f"A coordinator is at work in {run_dir}: end it, or name another folder."
+        run_dir / "coordinator.lock", f"Another coordinator is running in {run_dir}: stop it, or choose another folder."
     )
 
 
@@ -161,7 +161,7 @@ class FoldFolder:
         FednnUNetError
             If the file is damaged.
         """
-        problem = "it is not there"
+        problem = "it does not exist"
         for path in (self.path / DESCRIPTION, self.path / _COPY):
             try:
                 description = RunDescription.from_json(path.read_text(encoding="utf-8"))
@@ -171,13 +171,13 @@ class FoldFolder:
                 problem = str(error)
                 continue
             if path.name == _COPY:
-                logger.warning("%s cannot be read (%s), taking the copy.", self.path / DESCRIPTION, problem)
+                logger.warning("%s cannot be read (%s), using the copy.", self.path / DESCRIPTION, problem)
             return description
         if self.models() or (self.path / DESCRIPTION).is_file():
             kept = ", ".join(map(str, self.models())) or "none"
             raise FednnUNetError(
                 f"{self.path / DESCRIPTION} cannot be read ({problem}). The models beside it are intact (of rounds "
-                f"{kept}): bring the file back from a backup, or move the folder away to begin anew."
+                f"{kept}): restore the file from a backup, or move the folder away to start over."
             )
         return None
 
@@ -245,10 +245,10 @@ class FoldFolder:
             try:
                 return number, self._read(number)
             except FednnUNetError as error:
-                logger.warning("Taking the model before: %s", error)
+                logger.warning("Using the previous model: %s", error)
         raise FednnUNetError(
-            f"There is no global model in {self.path} that can be read: begin anew in another --run_dir. The nodes' "
-            "checkpoints are as they were, and one can be given to a new training with -pretrained_weights."
+            f"{self.path} has no readable global model: start over in another --run_dir. The nodes' "
+            "checkpoints are unchanged, and one can start a new training with -pretrained_weights."
         )
 
     def last_complete(self) -> int:
@@ -260,7 +260,7 @@ class FoldFolder:
         by_history, by_models = history[-1].round if history else 0, max(models[-1] - 1, 0) if models else 0
         if by_models > by_history:
             logger.warning(
-                "%s lacks rounds %d to %d, of which there are models: going on from these.",
+                "%s lacks rounds %d to %d, but their models exist: continuing from these.",
                 self.path / HISTORY,
                 by_history + 1,
                 by_models,
@@ -301,7 +301,7 @@ class FoldFolder:
         kept = [number for number in self.models() if number]
         if description is None or round_number not in kept:
             raise FednnUNetError(
-                f"{self.path} holds no model of round {round_number}, but of {', '.join(map(str, kept)) or 'none'}: "
+                f"{self.path} has no model of round {round_number}, but of {', '.join(map(str, kept)) or 'none'}: "
                 "choose one of these with --to."
             )
         self._read(round_number)

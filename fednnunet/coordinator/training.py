@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 _NO_OWN_MODELS = OwnModelFlags()
 
 _MEAN_NORMALIZATION = (
-    "no site has trained with the normalization of this model, which is the mean of the sites' own: where sites "
-    "differ, it may find nothing. Each site has a model of its own, in its own results folder"
+    "no site has trained with the normalization of this model, the mean of the sites' own. If sites "
+    "differ, it may segment nothing. Each site has its own model, in its own results folder"
 )
 
 
@@ -217,12 +217,12 @@ class TrainingStage(Stage):
         if ratios and len(present) - len(ratios) < self._recovery.min_clients:
             names = ", ".join(ratios)
             raise CanGoOnError(
-                f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times as large as "
-                "those of others, and without it fewer sites are left than --min_clients: look at its training log, "
-                "and go on with --c and other numbers."
+                f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times the "
+                "median of the others, and without it there are fewer sites than --min_clients: check its training "
+                "log, and continue with --c and other values."
             )
         return [
-            SiteOutOfLine(site, f"its update is {ratio:.0f} times as large as is usual, more than --max_update_norm")
+            SiteOutOfLine(site, f"its update is {ratio:.0f} times the median of the others, above --max_update_norm")
             for site, ratio in ratios.items()
         ]
 
@@ -230,13 +230,13 @@ class TrainingStage(Stage):
         names = ", ".join(failure.site for failure in spoilt.failures)
         kept = [other for other in self._folder.models() if other < number - 1]
         how = (
-            f"go back with 'fednnunet rollback {self._recovery.run_dir} --fold {self._fold} --to {kept[-1]}', and on "
-            "with --c"
+            f"go back with 'fednnunet rollback {self._recovery.run_dir} --fold {self._fold} --to {kept[-1]}', and "
+            "continue with --c"
             if kept
-            else "begin anew, with a smaller learning rate"
+            else "start over, with a smaller learning rate"
         )
         return CanGoOnError(
-            f"The updates of most sites in round {number} cannot be used ({names}: {spoilt.reason}), so the model of "
+            f"The updates of most sites in round {number} are unusable ({names}: {spoilt.reason}), so the model of "
             f"round {number - 1} is spoilt, or the training diverges: {how}."
         )
 
@@ -273,7 +273,7 @@ class TrainingStage(Stage):
             self._saving.result()
             self._saving = None
         seconds = self._costs.seconds
-        absent = dict.fromkeys(self._description.sites, "it was not there") | self._attendance.take_left_out()
+        absent = dict.fromkeys(self._description.sites, "it was not connected") | self._attendance.take_left_out()
         left_out = {name: why for name, why in absent.items() if name not in reports}
         self._folder.append(
             RoundRecord(
@@ -329,9 +329,7 @@ class TrainingStage(Stage):
         """Warn of updates that are much larger than the others of the round."""
         for site, ratio in self._norms.out_of_line().items():
             event = UpdateOutOfLine(site=site, round=number, ratio=ratio if math.isfinite(ratio) else None)
-            logger.warning(
-                "The update of site %s in round %d %s: look at its training log.", site, number, event.finding
-            )
+            logger.warning("The update of site %s in round %d %s: check its training log.", site, number, event.finding)
             self._sink.emit(event)
 
     def _config(self, what: str, number: int) -> dict[str, Scalar]:
@@ -357,7 +355,7 @@ class TrainingStage(Stage):
     def _begin(self, kept: RunDescription | None) -> None:
         """Agree on a new training."""
         if self._recovery.resume:
-            logger.warning("There is no training of %s in %s yet: it begins now.", self.title, self._folder.path)
+            logger.warning("No training of %s in %s to continue: starting it.", self.title, self._folder.path)
         self._attendance.wait_for_all()
         while True:
             self._roster.allow(self._recovery.give_up_after)  # nothing begins without any one of them
@@ -388,7 +386,7 @@ class TrainingStage(Stage):
         layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
         for site in sites:
             if ready[site.name].training_cases > site.hello.cases:
-                raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
+                raise SiteFailure(site.name, f"it reports more than its {site.hello.cases} cases")
         _check_layouts(layouts, self._roster.hellos[0].method)
         keep_local = self._averaging.keep_local
         groups = share(
@@ -431,7 +429,7 @@ class TrainingStage(Stage):
         self._flags.check_unchanged(kept.schedule)
         if kept.averaging != self._averaging.averaging or kept.flags != self._averaging.others:
             raise FednnUNetError(
-                "The training was begun with other flags for averaging "
+                "The training was started with other flags for aggregation "
                 f"({kept.averaging}, {kept.flags}): continue it with the same."
             )
         self._description = kept.model_copy(
@@ -442,7 +440,7 @@ class TrainingStage(Stage):
         done = self._folder.last_complete()
         self._completed, state = self._folder.last_model(done)
         if self._completed < done:
-            logger.warning("Rounds %d to %d come again: no model was kept of them.", self._completed + 1, done)
+            logger.warning("Repeating rounds %d to %d, whose models were not saved.", self._completed + 1, done)
         self._folder.forget_after(self._completed)
         self._exchange.restore(state)
 
@@ -452,9 +450,9 @@ class TrainingStage(Stage):
         description = self._description
         if site.name not in description.sites:
             names = ", ".join(description.sites)
-            raise FednnUNetError(f"site {site.name} does not take part in this training, in which are {names}")
+            raise FednnUNetError(f"site {site.name} does not belong to this training of {names}")
         if description.plans.get(site.name) != site.hello.plans_digest:
-            raise FednnUNetError("its plans are not those with which the training began: restore them")
+            raise FednnUNetError("its plans have changed since the training started: restore them")
         start = Start(fold=self._fold, schedule=self._schedule, run=description.run, completed=self._completed)
         # a name of its own: a node that was late goes on with what it is doing when it is asked again
         ready = site.ask("start", start, Ready, question=self._question(f"start {self._completed}"))
@@ -467,11 +465,11 @@ class TrainingStage(Stage):
             if tensor not in tensors
         ]
         if missing:
-            raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
+            raise FednnUNetError(f"its network lacks the tensor {missing[0]}, which it had when the training started")
         if not ready.has_model:
             self._exchange.bring(site, self._completed)
         if self._completed and not ready.restored and self._schedule.optimizer_state == "local":
-            logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
+            logger.warning("Site %s continues without the state of its optimizer.", site.name)
 
     def _learn_model(self, sites: Sequence[Site]) -> None:
         """Ask, once, how the network is built, if all sites have one model and it is not known yet."""
@@ -517,11 +515,11 @@ class TrainingStage(Stage):
                 return self._exchange.collect(sites, self._completed, self._description.sites)
             except SiteFailure as failure:
                 logger.warning(
-                    "The exported model has a mean without the normalization of site %s: %s.",
+                    "The mean in the exported model excludes the normalization of site %s: %s.",
                     *(failure.site, failure.reason.rstrip(".")),
                 )
                 sites = [site for site in sites if site.name != failure.site]
-        logger.warning("The model is not exported: no site has sent its layers of normalization.")
+        logger.warning("The model is not exported: no site has sent its normalization layers.")
         return None
 
     def _finish(self) -> dict[str, ValidationReport]:
@@ -574,7 +572,7 @@ def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:
     for other in others:
         if method == "FFE" and layouts[other].digest != layouts[first].digest:
             raise FednnUNetError(
-                f"The network of site {other} is not that of site {first}: use the same plans and trainer everywhere."
+                f"The network of site {other} differs from that of site {first}: use the same plans and trainer."
             )
 
 

@@ -66,7 +66,7 @@ class ScheduleFlags:
             given, begun = getattr(self, name), getattr(schedule, name)
             if given is not None and given != begun:
                 raise FednnUNetError(
-                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same."
+                    f"The training was started with --{name} {begun}, not {given}: continue it with the same value."
                 )
 
 

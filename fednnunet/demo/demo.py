@@ -103,12 +103,12 @@ class Folders:
         """
         try:
             if self.out.is_dir() and any(self.out.iterdir()):
-                raise FednnUNetError(f"{self.out} is not empty: remove it, or name another folder with --out.")
+                raise FednnUNetError(f"{self.out} is not empty: remove it, or choose another folder with --out.")
             for folder in (self.raw, self.preprocessed, self.federated, self.own, self.logs, self.pictures):
                 folder.mkdir(parents=True)
         except OSError as error:
             raise FednnUNetError(
-                f"The folder {error.filename} cannot be made ({error.strerror}): name another one with --out."
+                f"The folder {error.filename} cannot be created ({error.strerror}): choose another with --out."
             ) from error
 
     def environment(self, results: Path) -> dict[str, str]:
@@ -124,9 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the demo's arguments."""
     parser.add_argument("--3d", dest="three_dimensional", action="store_true", help="volumes, not 2D images; slower")
     parser.add_argument(
-        "--out", type=Path, default=Path("fednnunet_demo"), help="a new folder for everything (default: ./%(default)s)"
+        "--out", type=Path, default=Path("fednnunet_demo"), help="output folder, new (default: ./%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="other patients for another seed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic patients (default: %(default)s)")
     for name, what in (("rounds", "rounds of the federation"), ("iterations_per_epoch", "iterations of a round")):
         in_2d, in_3d = getattr(_LENGTH_2D, name), getattr(_LENGTH_3D, name)
         parser.add_argument(
@@ -135,9 +135,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device", choices=("cpu", "cuda", "mps"), default=None, help="default: cuda if there is a GPU, else cpu"
     )
-    parser.add_argument("--verbose", action="store_true", help="show what the commands say")
+    parser.add_argument("--verbose", action="store_true", help="show the output of the commands")
     parser.add_argument(
-        "--data-only", action="store_true", help="only make up the hospitals and nnU-Net's folders, and say what to set"
+        "--data-only", action="store_true", help="only generate the data, and print the variables to set"
     )
 
 
@@ -157,7 +157,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     # a file of its own, because nnU-Net's output is redirected while the console's spinner turns
     console = Console(file=sys.stdout, highlight=False)
     steps = Steps(console, verbose=arguments.verbose)
-    with steps.step("Three hospitals are made up"):
+    with steps.step("Three synthetic hospitals are generated"):
         demo = _Demo(arguments)  # refuses what cannot work, so it comes before the folders are made
         folders = demo.folders
         folders.make()
@@ -169,7 +169,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
         step.run(demo.planning())
     with steps.step("They train one model together") as step:
         step.run(demo.training())
-    with steps.step("For comparison, each trains a model of its own, as long as that") as step:
+    with steps.step("For comparison, each trains its own model for as long") as step:
         step.run(*demo.own_trainings())
     with steps.step("Both models predict the test cases"):
         scores = demo.evaluate()
@@ -307,7 +307,7 @@ class _Demo:
         pictures = [(name, self.folders.pictures / f"{name}.png") for name in names]
         result = html_table(evaluation.COLUMNS, rows[:-1], caption=evaluation.TITLE, foot=rows[-1:])
         parts = [Part("result", "Result", result), pictures_part(pictures), *parts_of(events)]
-        write_page(self.folders.report, "FednnU-Net demo", parts, "three made-up hospitals train one model together")
+        write_page(self.folders.report, "FednnU-Net demo", parts, "three synthetic hospitals train one model together")
 
     def _all_ids(self) -> str:
         return " ".join(str(dataset.dataset_id) for dataset in self.datasets)
@@ -352,7 +352,7 @@ def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
 
 
 def _say_what_to_set(console: Console, folders: Folders) -> None:
-    for line in (f"Data  {folders.raw}", "To work on them by hand:", f"  {_export(folders)}"):
+    for line in (f"Data  {folders.raw}", "To work with them yourself:", f"  {_export(folders)}"):
         console.print(Text(line), soft_wrap=True)
 
 

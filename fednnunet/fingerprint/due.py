@@ -178,6 +178,6 @@ def _refusal(question: MomentsQuestion | DigitsQuestion) -> FednnUNetError:
     else:
         what = f"digits of {', '.join(sorted({name for name, _ in _quantities(question)}))}"
     return FednnUNetError(
-        f"the coordinator asks for {what}, which the protocol does not ask now: "
-        "see that it runs the same version of FednnU-Net as this site, and that you trust who runs it"
+        f"the coordinator asks for {what}, which the protocol does not allow now: "
+        "check that it runs the same version of FednnU-Net as this site, and that you trust its operator"
     )

@@ -48,7 +48,7 @@ def network_finding(configuration: Mapping[str, Any]) -> str | None:
     for name, value in arguments.items():
         most = _MOST_OF_LAYER if isinstance(value, dict) else _MOST_ARGUMENT
         if name not in _SIZES_OF_UNET and (found := [number for number in _numbers(value) if number > most]):
-            return f"{where}{name} has {found[0]:g}, where more than {most} is not believed"
+            return f"{where}{name} has {found[0]:g}, above the limit of {most}"
     return _unet_finding(arguments, configuration, where) or _transformer_finding(arguments, configuration, where)
 
 
@@ -58,7 +58,7 @@ def threads_finding(configuration: Mapping[str, Any]) -> str | None:
         key = f"resampling_fn_{what}_kwargs"
         for name, value in configuration[key].items():
             if found := [number for number in _numbers(value) if number > _MOST_THREADS]:
-                return f"{key}.{name} is {found[0]:g}, where more than {_MOST_THREADS} is not believed"
+                return f"{key}.{name} is {found[0]:g}, above the limit of {_MOST_THREADS}"
     return None
 
 
@@ -89,8 +89,8 @@ def resampling_finding(
     if voxels <= most:
         return None
     return (
-        f"spacing {configuration['spacing']} makes an image of {voxels:.1e} voxels of this site's cases, where more "
-        f"than {most:.1e} are not believed"
+        f"spacing {configuration['spacing']} makes an image of {voxels:.1e} voxels of this site's cases, above "
+        f"the limit of {most:.1e}"
     )
 
 
@@ -110,7 +110,7 @@ def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any]
         )
     ]
     if sum(layers) > _MOST_LAYERS:
-        total = f"{sum(layers):g} layers in all, where more than {_MOST_LAYERS} are not believed"
+        total = f"{sum(layers):g} layers in all, above the limit of {_MOST_LAYERS}"
         return f"{where}{name} and {where}n_conv_per_stage_decoder make {total}"
     parameters, activations, voxels = 0.0, 0.0, float(math.prod(configuration["patch_size"]))
     for stage, (feature, kernel, stride, layer) in enumerate(zip(features, kernels, strides, layers, strict=True)):
@@ -124,13 +124,13 @@ def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any]
         )
         if parameters > MOST_PARAMETERS:
             return (
-                f"{where}kernel_sizes of {kernel:g} {sizes} make a network of {parameters:.1e} parameters, where more "
-                f"than {MOST_PARAMETERS:.1e} are not believed"
+                f"{where}kernel_sizes of {kernel:g} {sizes} make a network of {parameters:.1e} parameters, above "
+                f"the limit of {MOST_PARAMETERS:.1e}"
             )
         if activations > MOST_ACTIVATIONS:
             return (
                 f"patch_size {configuration['patch_size']} with batch_size {configuration['batch_size']} {sizes} makes "
-                f"layers of {activations:.1e} numbers, where more than {MOST_ACTIVATIONS:.1e} are not believed"
+                f"layers of {activations:.1e} numbers, above the limit of {MOST_ACTIVATIONS:.1e}"
             )
     return None
 
@@ -143,15 +143,15 @@ def _transformer_finding(arguments: Mapping[str, Any], configuration: Mapping[st
     if "embed_dim" in arguments and parameters > MOST_PARAMETERS:
         return (
             f"{where}embed_dim {width:g} with {where}eva_depth {depth:g} makes a network of {parameters:.1e} "
-            f"parameters, where more than {MOST_PARAMETERS:.1e} are not believed"
+            f"parameters, above the limit of {MOST_PARAMETERS:.1e}"
         )
     tokens = math.prod(configuration["patch_size"]) / max(1.0, math.prod(_numbers(arguments.get("patch_embed_size"))))
     activations = tokens * width * depth * configuration["batch_size"]
     if "embed_dim" in arguments and activations > MOST_ACTIVATIONS:
         return (
             f"patch_size {configuration['patch_size']} with batch_size {configuration['batch_size']}, {where}embed_dim "
-            f"{width:g} and {where}eva_depth {depth:g} makes layers of {activations:.1e} numbers, where more than "
-            f"{MOST_ACTIVATIONS:.1e} are not believed"
+            f"{width:g} and {where}eva_depth {depth:g} makes layers of {activations:.1e} numbers, above the "
+            f"limit of {MOST_ACTIVATIONS:.1e}"
         )
     return None
 

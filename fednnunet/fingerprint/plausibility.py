@@ -75,9 +75,9 @@ class AnswersOfSite:
             return
         lengths = [len(follow.prefixes) << DIGIT_BITS for follow in question.follow]
         if answer.shape != (sum(lengths),):
-            raise FednnUNetError("its answer has another length than was asked for: see that all have one version")
+            raise FednnUNetError("its answer has the wrong length: check that all sites have the same version")
         if answer.min() < 0:
-            raise FednnUNetError("its answer counts fewer than none")
+            raise FednnUNetError("its answer contains negative counts")
         counted: dict[_Prefix, int] = {}
         for follow, part in zip(question.follow, np.split(answer, np.cumsum(lengths)[:-1]), strict=True):
             self._check_counts(follow, part.reshape(-1, 1 << DIGIT_BITS), counted)
@@ -85,7 +85,7 @@ class AnswersOfSite:
 
     def _check_moments(self, answer: np.ndarray) -> None:
         if answer.shape != (self._channels * VECTOR_LENGTH,):
-            raise FednnUNetError(f"it does not answer for {self._channels} channels: see that all images have them")
+            raise FednnUNetError(f"its answer is not for {self._channels} channels: check that all images have them")
         self._sampled = []
         for vector in answer.reshape(self._channels, VECTOR_LENGTH):
             moments = Moments.from_vector(vector)
@@ -107,7 +107,7 @@ class AnswersOfSite:
             for digit, count in enumerate(row):
                 key = (prefix << DIGIT_BITS) + digit
                 if count and not (key << shift <= most and least < (key + 1) << shift):
-                    raise FednnUNetError(f"it counts values of {quantity.name} that no image has")
+                    raise FednnUNetError(f"it counts impossible values of {quantity.name}")
                 counted[quantity, follow.bits + DIGIT_BITS, key] = count
 
     def _expected(self, quantity: Quantity, bits: int, prefix: int) -> int:
@@ -128,4 +128,4 @@ def check_cases(spacings: np.ndarray, shapes: np.ndarray) -> None:
     for name, values in (("spacing", spacings), ("shape", shapes)):
         least, most = _BETWEEN[name]  # type: ignore[index]
         if not ((values >= least) & (values <= most)).all():
-            raise FednnUNetError(f"it tells of a {name} that no image has")
+            raise FednnUNetError(f"it reports an impossible {name}")

@@ -157,7 +157,7 @@ def sum_of_answers(answers: Sequence[np.ndarray]) -> np.ndarray:
         If the answers have different lengths.
     """
     if len({answer.shape for answer in answers}) > 1:
-        raise FednnUNetError("The sites' answers differ in length: see that all sites have the same channels.")
+        raise FednnUNetError("The sites' answers differ in length: check that all sites have the same channels.")
     total: np.ndarray = np.stack(answers).sum(axis=0, dtype=np.int64)
     return total
 
@@ -180,7 +180,7 @@ def low_ranks(cases: int) -> frozenset[int]:
 def _moments(channels: int) -> Generator[MomentsQuestion, np.ndarray, list[Moments]]:
     vector = yield MomentsQuestion()
     if vector.shape != (channels * VECTOR_LENGTH,):
-        raise FednnUNetError(f"The sites do not answer for {channels} channels: see that all images have them.")
+        raise FednnUNetError(f"The sites' answers are not for {channels} channels: check that all images have them.")
     moments = [Moments.from_vector(part) for part in vector.reshape(channels, VECTOR_LENGTH)]
     if any(of_channel.number < 1 for of_channel in moments):
         raise FednnUNetError("No site has any foreground voxel: check labelsTr at the sites.")

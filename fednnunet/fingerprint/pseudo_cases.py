@@ -86,4 +86,4 @@ def _check(axis: Axis, spacings: np.ndarray, shapes: np.ndarray) -> None:
         and tuple(resampled[middle]) == axis.resampled
     )
     if not fits:
-        raise FednnUNetError("No images can have the spacings and shapes that the sites count: a site answers wrongly.")
+        raise FednnUNetError("The sites' counts of spacings and shapes are impossible: a site has answered wrongly.")

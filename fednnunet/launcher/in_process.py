@@ -88,11 +88,11 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     for name in ("port", "gpus", "round_timeout"):
         if getattr(arguments, name) is not None:
             raise FednnUNetError(
-                f"--{name} has no sense with --in_process, where sites take turns and need no network: leave it out."
+                f"--{name} does not apply with --in_process, where sites take turns and need no network: leave it out."
             )
     if os.environ.get("nnUNet_wandb_enabled", "0").lower() in {"1", "true"}:
         raise FednnUNetError(
-            "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb tells of "
+            "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb covers "
             "all sites."
         )
 
@@ -143,7 +143,7 @@ class _Sites:
             except FednnUNetError as error:
                 if not arguments.c:  # a training begins with all of its sites
                     raise
-                logger.warning("Going on without site %s: %s", name, error)
+                logger.warning("Continuing without site %s: %s", name, error)
                 continue
             client = TrainingClient(arguments, dataset, hello, Turns(self._worker, hello.site, log), places)
             self._clients.append(client)

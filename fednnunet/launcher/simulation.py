@@ -197,7 +197,7 @@ def site_names(datasets: Sequence[str]) -> list[str]:
     names = [find_dataset(dataset).name for dataset in datasets]
     for position, name in enumerate(names):
         if name in names[:position]:
-            raise FednnUNetError(f"{name} is named twice: every site of the federation needs a dataset of its own.")
+            raise FednnUNetError(f"{name} is listed twice: every site of the federation needs its own dataset.")
     return names
 
 
@@ -258,7 +258,7 @@ def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str])
                 attempt += 1
     except OSError as error:
         raise FednnUNetError(
-            f"The log folder {error.filename} cannot be made ({error.strerror}): name another one with --log_dir."
+            f"The log folder {error.filename} cannot be created ({error.strerror}): choose another with --log_dir."
         ) from error
 
 
@@ -266,7 +266,7 @@ def _port(arguments: argparse.Namespace) -> int:
     if not is_loopback(arguments.host):
         raise FednnUNetError(
             f"Other machines can reach {arguments.host}, but this federation is on one machine: leave --host out, or "
-            "start coordinator and nodes by themselves."
+            "start coordinator and nodes separately."
         )
     check_can_listen(arguments.host, arguments.port or 0)  # with port 0, it is the host that is checked
     return int(arguments.port or find_free_port(arguments.host))
@@ -301,4 +301,4 @@ def _refuse_flags_without_effect(arguments: argparse.Namespace) -> None:
         try:
             float(value)
         except ValueError:
-            raise FednnUNetError(f"--gpu_memory_target: '{value}' is no number of gigabytes.") from None
+            raise FednnUNetError(f"--gpu_memory_target: '{value}' is not a number of gigabytes.") from None

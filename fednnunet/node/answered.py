@@ -12,7 +12,7 @@ ANSWERED_CASES = "federated_answered.json"
 """Stands beside the kept measurement, and is never sent."""
 
 _KEPT = 50
-_REMEDY = "restore it; only if it is lost, move it away, and know that nobody holds new cases against old ones then"
+_REMEDY = "restore it; only if it is lost, move it away, which disables the comparison of new cases with old ones"
 
 
 class AnsweredCases:
@@ -51,7 +51,7 @@ class AnsweredCases:
             return []
         content = read_json_object(self._path, _REMEDY).get("answered")
         if not isinstance(content, list) or not all(isinstance(cases, list) for cases in content):
-            raise FednnUNetError(f"{self._path} does not tell about which cases was answered before: {_REMEDY}.")
+            raise FednnUNetError(f"{self._path} does not contain the cases of earlier answers: {_REMEDY}.")
         return content
 
 

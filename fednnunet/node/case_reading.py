@@ -132,7 +132,7 @@ def check_segmentation(case: CaseFiles, segmentation: npt.NDArray[Any], allowed:
     told = ", ".join(f"{value:g}" for value in values[:_MOST_NAMED]) + (", …" if len(values) > _MOST_NAMED else "")
     raise CaseError(
         case.case,
-        f"has values in its segmentation that are none of the labels {', '.join(map(str, sorted(allowed)))}",
+        f"has values in its segmentation that are not among the labels {', '.join(map(str, sorted(allowed)))}",
         "correct the segmentation, or the labels in dataset.json",
         f"{told} in {case.segmentation}",
     )
@@ -171,7 +171,7 @@ def _fault(
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             return CaseError(case.case, "has an empty file", "restore or remove it", path)
         if is_cut(path):
-            return CaseError(case.case, "has a file that has been cut off", "restore or remove it", path)
+            return CaseError(case.case, "has a truncated file", "restore or remove it", path)
     damaged = next((path for path in paths if len(paths) == 1 or not _is_readable(read, path)), None)
     if damaged is None:
         problem = f"has images of different shapes or voxel sizes ({type(error).__name__})"

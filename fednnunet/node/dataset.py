@@ -61,7 +61,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     """
     folders = {name: Path(os.environ[name]) for name in _FOLDERS_OF_DATASETS if os.environ.get(name)}
     if not folders:
-        raise FednnUNetError("Neither nnUNet_raw nor nnUNet_preprocessed is set: tell nnU-Net where its folders are.")
+        raise FednnUNetError("Neither nnUNet_raw nor nnUNet_preprocessed is set: export nnU-Net's folders.")
     where = " or ".join(f"{name}={folder}" for name, folder in folders.items())
     if id_or_name.isdecimal():
         names = [str(name) for name in find_candidate_datasets(int(id_or_name))]
@@ -69,8 +69,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
             raise FednnUNetError(f"Dataset id {id_or_name} is ambiguous ({', '.join(names)}): rename all but one.")
         if not names:
             raise FednnUNetError(
-                f"There is no dataset with id {id_or_name} in {where}: "
-                "check the id and nnU-Net's environment variables."
+                f"No dataset with id {id_or_name} in {where}: check the id and nnU-Net's environment variables."
             )
         return SiteDataset(names[0])
     known = sorted({path.name for folder in folders.values() for path in folder.glob("Dataset[0-9]*_*")})
@@ -79,7 +78,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     meant = Path(id_or_name).name.casefold()
     alike = [name for name in known if name.casefold() == meant] or difflib.get_close_matches(id_or_name, known, n=1)
     hint = f"did you mean {alike[0]}?" if alike else "give its id, such as 511, or its name, Dataset511_NAME."
-    raise FednnUNetError(f"There is no dataset '{id_or_name}' in {where}: {hint}")
+    raise FednnUNetError(f"No dataset '{id_or_name}' in {where}: {hint}")
 
 
 @dataclass(frozen=True)

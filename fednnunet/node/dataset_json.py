@@ -15,7 +15,7 @@ from fednnunet.node.dataset import SiteDataset
 
 DATASET_JSON = "dataset.json"
 
-_ADVICE = "write it as nnU-Net's documentation of the dataset format describes"
+_ADVICE = "follow nnU-Net's documentation of the dataset format"
 _OVERWRITE_READER = "overwrite_image_reader_writer"
 
 
@@ -201,7 +201,7 @@ def _check_cases(content: Mapping[str, Any]) -> None:
     cases = content["dataset"]
     form = '{"case": {"images": ["FILE"], "label": "FILE"}}'
     if not isinstance(cases, dict):
-        raise FednnUNetError(f'has no object as "dataset": list the cases as in {form}, or leave it out')
+        raise FednnUNetError(f'has a "dataset" that is not an object: list the cases as in {form}, or leave it out')
     for case, files in cases.items():
         if not case or "/" in case or "\\" in case or case.startswith("."):
             raise FednnUNetError(f'calls a case "{case}" in "dataset": give it a name that a file can have')

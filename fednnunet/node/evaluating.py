@@ -42,9 +42,7 @@ class EvaluationClient(SiteClient):
     def _test(self, body: str, tracker: Tracker) -> EvaluationReport:
         request = EvaluationRequest.from_json(body)
         if self._request not in (None, request):
-            raise FednnUNetError(
-                "the coordinator asks for another evaluation than before: start the node again for another one"
-            )
+            raise FednnUNetError("the coordinator asks for a different evaluation: restart the node for another one")
         self._request = request
         cases = self._evaluate(request.nsd_tolerance, tracker)
         if not cases:

@@ -72,7 +72,7 @@ def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: Dat
         If a file is missing, or the model is one for other images or labels, or another configuration.
     """
     site, model = arguments.site or dataset.name, evaluated_model(arguments, dataset)
-    remedy = "train first, or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
+    remedy = "train first, or give the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
     missing = [path for path in (model.folder / "plans.json", *model.checkpoints) if not path.is_file()]
     if missing:
         raise FednnUNetError(f"Site {site} has no {missing[0]}: {remedy}, or correct FOLD or --checkpoint.")
@@ -120,7 +120,7 @@ def find_test_cases(
     """
     for flag, folder in (("-i", arguments.i), ("-l", arguments.l)):
         if folder is not None and not folder.is_dir():
-            raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
+            raise FednnUNetError(f"Folder {folder} does not exist: correct {flag}.")
     images, labels = arguments.i or dataset.raw / "imagesTs", arguments.l or dataset.raw / "labelsTs"
     cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), content.file_ending)
     check_channels(cases, len(content.channels))

@@ -55,7 +55,7 @@ def tell_gain(arguments: argparse.Namespace, dataset: SiteDataset, asked: GainRe
         for own in asked.models:
             models[own] = _dice_of(fold_folder(arguments, dataset, asked.fold, own), labels)
     except FednnUNetError as error:  # a trainer of one's own may write no summary: that is no reason to end
-        logger.warning("What the federation gave this site cannot be told: %s", error)
+        logger.warning("The site's benefit from the federation cannot be computed: %s", error)
         return GainReport()
     by_label = {label: gain_of_label(models, label) for label in labels.foreground}
     overall = gain_overall(models, list(labels.foreground))
@@ -121,7 +121,7 @@ def _as_json(gain: Gain) -> dict[str, Any]:
 
 def _markdown(by_label: Mapping[str, Gain], overall: Gain, advice: Advice | None) -> str:
     titles = [*overall.dice, *(f"{one} - {other}" for one, other in overall.differences)]
-    lines = ["# What the federation gave this site", ""]
+    lines = ["# Benefit of this site from the federation", ""]
     lines += [advice.reason if advice is not None else "There are no cases to compare models on.", ""]
     lines += ["Mean Dice over validation cases, and differences by case with their 95 % confidence interval:", ""]
     lines += [markdown_row(["label", "cases", *titles]), "|---" + "|--:" * (len(titles) + 1) + "|"]
@@ -130,7 +130,7 @@ def _markdown(by_label: Mapping[str, Gain], overall: Gain, advice: Advice | None
         differences = [_cell(gain.differences.get(pair)) for pair in overall.differences]
         lines.append(markdown_row([label, str(gain.cases), *dice, *differences]))
     named = "; ".join(f"{name}: {title}" for name, title in TITLES.items() if name in overall.dice)
-    stay = f"The figures of each case stand in {FILE}.json, and stay at the site."
+    stay = f"{FILE}.json contains the figures of each case; it stays at the site."
     return "\n".join([*lines, "", f"{named}. {stay}", ""])
 
 

@@ -41,7 +41,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
     cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     if not cases:
         raise FednnUNetError(
-            f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}, named "
+            f"Site {dataset.name} has no training cases: add images to {dataset.raw / 'imagesTr'}, named "
             f"CASE_0000{content.file_ending}, CASE_0001{content.file_ending} …"
         )
     content.check_number_of_cases(len(cases))
@@ -70,7 +70,7 @@ def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
     _check_class_exists(arguments.fpe, "-fpe")
     if not asym and arguments.fpe != EXTRACTOR:
         raise FednnUNetError(
-            f"A common fingerprint is what {EXTRACTOR} would find, not {arguments.fpe}: "
+            f"A common fingerprint equals that of {EXTRACTOR}, not of {arguments.fpe}: "
             "leave -fpe out, or let every site plan for itself with --asym."
         )
     if arguments.task != "plan_and_preprocess":
@@ -78,8 +78,8 @@ def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
     _check_class_exists(arguments.pl, "-pl")
     if not asym and arguments.fingerprint == "exact" and arguments.pl not in PLANNERS:
         raise FednnUNetError(
-            f"Planner {arguments.pl} is not known to read no more than nnU-Net's own planners do, so its plans might "
-            "not be those of the pooled data: give --fingerprint shared-cases, which tells spacing and shape of each "
+            f"Planner {arguments.pl} may read more of the fingerprint than nnU-Net's own planners, so its plans might "
+            "not be those of the pooled data: give --fingerprint shared-cases, which sends spacing and shape of each "
             "case, to all sites."
         )
 
@@ -123,7 +123,7 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
         If something is missing or wrong at the site.
     """
     if not 0 < arguments.step_size <= 1:
-        raise FednnUNetError(f"-step_size {arguments.step_size} is no share of the patch: give one above 0, at most 1.")
+        raise FednnUNetError(f"-step_size {arguments.step_size} is invalid: give a number above 0, at most 1.")
     check_device_name(arguments.device)
     check_folders(arguments.task)
     dataset = find_dataset(arguments.dataset)
@@ -136,12 +136,12 @@ def evaluation_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]
         check_trainer(arguments.tr)  # nnU-Net looks for it to predict
     site = arguments.site or dataset.name
     if unlabelled:
-        logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
+        logger.info("Site %s leaves out %d test cases without labels.", site, unlabelled)
     if not cases:
         logger.warning("Site %s has no test cases with labels: it takes no part in the evaluation.", site)
     elif len(cases) < arguments.min_cases:
         logger.warning(
-            "Site %s has %d test cases with labels, fewer than --min_cases %d: it tells no figures.",
+            "Site %s has %d test cases with labels, fewer than --min_cases %d: it withholds all figures.",
             *(site, len(cases), arguments.min_cases),
         )
     specifics = {
@@ -214,7 +214,7 @@ def check_device_name(device: str) -> None:
     if device not in {"cuda", "cpu", "mps"}:
         number = device.removeprefix("cuda:")
         which = f", and name the GPU with CUDA_VISIBLE_DEVICES={number}" if number.isdecimal() else ""
-        raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps{which}.")
+        raise FednnUNetError(f"'{device}' is not a device: give -device cuda, cpu or mps{which}.")
 
 
 def check_device(device: str) -> None:
@@ -231,6 +231,6 @@ def check_device(device: str) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise FednnUNetError("No CUDA GPU can be used here: give -device cpu, or check driver and torch.")
+        raise FednnUNetError("No CUDA GPU is available: give -device cpu, or check driver and torch.")
     if device == "mps" and not torch.backends.mps.is_available():
         raise FednnUNetError("This machine has no MPS device: give -device cpu.")

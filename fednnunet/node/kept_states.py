@@ -84,7 +84,7 @@ class KeptStates:
         begun = self._marker.read_text(encoding="utf-8") if self._marker.is_file() else None
         if begun != run and self._final.is_file() and not overwrite:
             raise FednnUNetError(
-                "this site has a training of this fold that is finished: continue with --c and the --run_dir of that "
+                "this site has a finished training of this fold: continue with --c and the --run_dir of that "
                 "training at the coordinator, or give this node --overwrite"
             )
         others = [state for state in self.all() if state.run != run]
@@ -163,7 +163,7 @@ class KeptStates:
             rounding_error = np.load(error, allow_pickle=False) if error.exists() else None
             trainer.load_checkpoint(str(self._path(round_number, "pth")))
         except Exception as error:  # torch raises whatever a damaged file makes it stumble over
-            logger.warning("What was kept of round %d cannot be read, going on without: %s", round_number, error)
+            logger.warning("The state of round %d cannot be read, continuing without it: %s", round_number, error)
             return False, None
         trainer.logger.load_checkpoint(content["log"])
         trainer.current_epoch -= 1  # checkpoints name the epoch that comes next, but this one has not been ended
@@ -186,7 +186,7 @@ class KeptStates:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 yield KeptState(str(content["run"]), int(content["round"]))
             except (OSError, ValueError, KeyError) as error:
-                logger.warning("%s cannot be read, going on without it: %s", path, error)
+                logger.warning("%s cannot be read, continuing without it: %s", path, error)
 
     def _path(self, round_number: int, suffix: str) -> Path:
         return self._folder / f"round_{round_number:06d}.{suffix}"

@@ -87,7 +87,7 @@ def _kept_by(optimizer: torch.optim.Optimizer, group: dict[str, object]) -> dict
         probe = kind([parameter], **settings)  # type: ignore[arg-type]
         probe.step()
     except Exception as error:  # an optimizer of somebody's own may need anything
-        logger.warning("What the optimizer %s remembers stays at this site (%s).", kind.__name__, error)
+        logger.warning("The state of the optimizer %s stays at this site (%s).", kind.__name__, error)
         return {}
     return {
         key: torch.zeros_like(value) for key, value in probe.state[parameter].items() if isinstance(value, torch.Tensor)

@@ -50,7 +50,7 @@ def train_own_model(
         )
     name = trainer.name
     if states.is_final(name) and not states.all():
-        logger.info("The %s model of fold %s is there already.", asked.model, asked.fold)
+        logger.info("The %s model of fold %s already exists.", asked.model, asked.fold)
         return OwnTrained(epochs=epochs)
     if not states.is_begun(name):
         trainer.set_aside()

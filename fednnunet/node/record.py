@@ -59,6 +59,6 @@ def _read(dataset: SiteDataset) -> dict[str, FederationRecord]:
         return _RECORDS.validate_json(path.read_bytes())
     except ValidationError as error:
         raise FednnUNetError(
-            f"{path} is damaged: restore it, or move it away; plans count then as made by no federation, which train "
-            "where all sites have the same."
+            f"{path} is damaged: restore it, or move it away; its plans then count as custom plans, which train "
+            "if all sites have the same."
         ) from error

@@ -186,7 +186,7 @@ class FederatedRounds:
         except AssertionError as error:
             reason = str(error).partition(". ")[0]  # then come all the values of a tensor
             raise FednnUNetError(
-                f"-pretrained_weights {file} is of another network than that of {configuration} in the plans "
+                f"-pretrained_weights {file} is not for the network of {configuration} in the plans "
                 f"{self._arguments.p} ({reason}): bring the plans of the pretrained model to all sites with "
                 "plan_and_preprocess --plans FILE at the coordinator"
             ) from error
@@ -269,14 +269,14 @@ class FederatedRounds:
                     self._states.keep_log(self._run, round_number, log.get_checkpoint())
                 else:
                     logger.warning(
-                        "Trainer %s saves no checkpoint, so round %d cannot be gone on from.",
+                        "Trainer %s saves no checkpoint, so round %d cannot be resumed.",
                         *(type(self._trainer).__name__, round_number),
                     )
             except Exception as error:  # also what a trainer's own ``save_checkpoint`` raises
                 reason = disk_problem(error) or getattr(error, "strerror", None) or type(error).__name__
-                logger.error("The state of the training cannot be kept: %s", error)
+                logger.error("The state of the training cannot be saved: %s", error)
                 raise FednnUNetError(
-                    f"the state of its training cannot be written ({reason}): mend that, and start the node with --c"
+                    f"the state of its training cannot be written ({reason}): fix that, and start the node with --c"
                 ) from error
         return RoundReport(
             train_loss=_number(log.get_value("train_losses", step=-1)),
@@ -323,7 +323,7 @@ class FederatedRounds:
         if overriding_class(type(trainer), "perform_actual_validation") is not None and (
             not path.is_file() or path.stat().st_mtime_ns == before
         ):
-            logger.warning("Trainer %s has written no %s: there are no figures.", type(trainer).__name__, path)
+            logger.warning("Trainer %s has not written %s: there are no figures.", type(trainer).__name__, path)
             return ValidationReport(mean_dice=None, dice=dict.fromkeys(self._labels.foreground))
         summary = read_json_object(path, "run the validation again with --val")
         dice = {key: metrics["Dice"] for key, metrics in summary["mean"].items()}

@@ -75,7 +75,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
             "augments there, or leave --seed out."
         )
     if arguments.pretrained_weights and not Path(arguments.pretrained_weights).is_file():
-        raise FednnUNetError(f"There is no file {arguments.pretrained_weights}: correct -pretrained_weights.")
+        raise FednnUNetError(f"File {arguments.pretrained_weights} does not exist: correct -pretrained_weights.")
 
 
 def read_training(arguments: argparse.Namespace) -> TrainingInput:

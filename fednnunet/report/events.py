@@ -133,9 +133,9 @@ class UpdateOutOfLine(Message):
     def finding(self) -> str:
         """What is said of the update."""
         if self.ratio is None:
-            return "changes the model, those of most others do not"
+            return "changes the model, while those of most others do not"
         times = f"{self.ratio:.0f}" if self.ratio < _MANY else f"{self.ratio:.0e}"
-        return f"is {times} times as large as is usual among the others"
+        return f"is {times} times the median of the others"
 
 
 class SitesAwaited(Message):
@@ -292,5 +292,5 @@ class Tee:
                 except Exception as error:  # whatever it is, a training that lasts a week does not end for it
                     self._failed.append(sink)
                     what, why = type(sink).__name__, type(error).__name__
-                    logger.warning("What %s shows or keeps is not brought up to date any more (%s).", what, why)
+                    logger.warning("%s is no longer updated (%s).", what, why)
                     logger.debug("%s failed", what, exc_info=error)

@@ -82,12 +82,12 @@ def _local(keep_local: str | None, normalization: Mapping[str, Collection[str]])
         names = frozenset(name for of_site in normalization.values() for name in of_site)
         if not names:
             raise FednnUNetError(
-                "The sites' networks have no layers of normalization with weights, so --keep_local norm would keep "
-                "nothing: leave it out, or name the tensors with a regular expression."
+                "The sites' networks have no normalization layers with weights, so --keep_local norm has no "
+                "effect: leave it out, or select tensors with a regular expression."
             )
         return names.__contains__
     try:
         expression = re.compile(keep_local)
     except re.error as error:
-        raise FednnUNetError(f"--keep_local '{keep_local}' is no regular expression: {error}.") from error
+        raise FednnUNetError(f"--keep_local '{keep_local}' is not a regular expression: {error}.") from error
     return lambda name: expression.search(name) is not None

@@ -183,7 +183,7 @@ def test_what_is_not_allowed_is_not_sent_and_the_coordinator_learns_the_rule(
     site = make(task, Policy.model_validate({kind: rules.get(kind, Rule)(allow=False)}))
     site.node.reply = {"body": '{"secret": 42}', "data": b"secret"}
     reply = _without_log(site.ask(question))
-    assert reply == {"failure": f"the site's policy does not let this out (rule {kind}.allow): ask the site"}
+    assert reply == {"failure": f"the site's policy does not allow this message (rule {kind}.allow): ask the site"}
     withheld, told = site.entries()[-2:]
     assert (withheld.kind, withheld.decision, withheld.bytes) == (kind, f"withheld: {kind}.allow", 0)
     assert (told.kind, told.decision) == ("failure", "sent")
@@ -321,7 +321,7 @@ def test_a_site_that_withholds_its_figures_leaves_the_evaluation(make: Any, rule
     site = make("evaluate", Policy(metrics=rules), cases=9)
     site.node.reply = {"body": '{"secret": 0.5}'}
     reply = _without_log(site.ask("test"))
-    assert reply == {"failure": f"the site's policy does not let this out (rule metrics.{rule}): ask the site"}
+    assert reply == {"failure": f"the site's policy does not allow this message (rule metrics.{rule}): ask the site"}
     assert site.entries()[-2].decision == f"withheld: metrics.{rule}"
 
 
@@ -329,7 +329,7 @@ def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -
     site = make(policy=Policy(failure=Rule(allow=False)))
     site.node.reply = {"failure": "case 17 of Mr X"}
     reply = _without_log(site.ask("start"))
-    assert reply == {"failure": "the site's policy does not let this out (rule failure.allow): ask the site"}
+    assert reply == {"failure": "the site's policy does not allow this message (rule failure.allow): ask the site"}
 
 
 def test_a_failure_leaves_without_the_paths_of_the_site(make: Any, tmp_path: Path) -> None:
@@ -359,12 +359,12 @@ def test_what_waits_is_shown_in_words_and_numbers_and_not_as_bytes(make: Any) ->
     site = make(policy=Policy(update=UpdateRule(confirm=True, max_rounds=7), metrics=MetricsRule(confirm=True)),
                 person=person)  # fmt: skip
     weights = np.array([0.5, -2, 0, 8], "<f4")
-    for number, follows in ((0, "waits for another yes"), (3, "all later rounds, 7 with this one")):
+    for number, follows in ((0, "needs another approval"), (3, "all later rounds, 7 with this one")):
         part = ModelPart(round=number, group=0, start=0, stop=4)
         site.node.reply = {"body": part.to_json(), "data": weights.tobytes()}
         assert "data" in site.ask("fetch", number, round=number, group=0, start=0, stop=4)
         summary = person.asked[-1][1]
-        assert f"of round {number} waits" in summary
+        assert f"of round {number} needs approval" in summary
         assert "The coordinator asks for a part of the network's weights." in summary
         assert "weights: 4 numbers from -2 to 8, mean 1.625, 1 of them 0" in summary
         assert follows in summary
@@ -386,7 +386,7 @@ def test_what_stays_until_the_end_is_an_update_like_any_other(make: Any) -> None
     site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
     site.node.reply = dict(refused.node.reply)
     assert site.ask("collect", round=7, group=0, start=0, stop=1)["data"] == b"none"
-    assert "weights that stay at the site, once" in person.asked[0][1]
+    assert "local weights, once" in person.asked[0][1]
     assert [(entry.kind, entry.round, entry.shapes) for entry in site.entries()[-2:]] == [
         ("collect", 7, {}),
         ("update", 7, {"data": [1]}),

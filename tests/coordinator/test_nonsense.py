@@ -175,7 +175,7 @@ def test_a_display_that_fails_is_told_once_and_left_out(tmp_path: Path, caplog: 
     assert isinstance(seen.seen[-1], Finished)
     assert broken.taken == 1
     assert [message for message in caplog.messages if "Broken" in message] == [
-        "What Broken shows or keeps is not brought up to date any more (OverflowError)."
+        "Broken is no longer updated (OverflowError)."
     ]
 
 
@@ -197,7 +197,7 @@ def test_other_sites_do_not_hear_the_text_of_an_error_that_is_not_for_people() -
     federation.client_manager().register(node)
     federation.roster.admit(node, node.hello)
     federation.disconnect_all_clients(None)
-    assert node.farewell == "The coordinator has failed, see what it says."
+    assert node.farewell == "The coordinator has failed, see its output."
 
 
 def test_an_unexpected_error_in_taking_an_answer_does_not_tell_others_its_text() -> None:

@@ -45,7 +45,7 @@ def test_plans_are_moved_as_nnunet_moves_them(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "There is no .*plans.json: correct --plans"),
+        (None, "plans.json does not exist: correct --plans"),
         ("{", "is no JSON"),
         ("[1]", "not a JSON object"),
         ('{"labels": {}, "numTraining": 3}', 'has no "configurations"'),

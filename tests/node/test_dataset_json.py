@@ -23,8 +23,8 @@ LISTED = {"images": ["imagesTr/A_0000.png"], "label": "labelsTr/A.png"}
         ({"file_ending": None}, 'has no "file_ending"'),
         ({"file_ending": "png"}, "with its dot"),
         ({"file_ending": ".jpg"}, "which nnU-Net does not read"),
-        ({"labels": {"background": 0, "a\nb": 1}}, "no printable line"),
-        ({"channel_names": {"0": "x" * 300}}, "no printable line"),
+        ({"labels": {"background": 0, "a\nb": 1}}, "not a printable line"),
+        ({"channel_names": {"0": "x" * 300}}, "not a printable line"),
         ({"channel_names": ["grey"]}, "name each channel by its number"),
         ({"channel_names": {}}, "name each channel by its number"),
         ({"channel_names": {"0": None}}, "None as name of channel 0"),
@@ -32,7 +32,7 @@ LISTED = {"images": ["imagesTr/A_0000.png"], "label": "labelsTr/A.png"}
         ({"modality": {"0": "CT"}}, 'remove "modality"'),
         ({"overwrite_image_reader_writer": "SimpleITKI"}, "write SimpleITKIO"),
         ({"overwrite_image_reader_writer": 3}, "3 as"),
-        ({"dataset": []}, 'no object as "dataset"'),
+        ({"dataset": []}, 'a "dataset" that is not an object'),
         ({"dataset": {"A": {"images": ["x"]}}}, 'no label for the case "A"'),
         ({"dataset": {"A": {"images": [], "label": "x"}}}, 'no images for the case "A"'),
         ({"dataset": {"A": {"images": [1], "label": "x"}}}, 'no images for the case "A"'),
@@ -52,7 +52,7 @@ def test_what_nnunet_cannot_use_is_told_with_file_and_remedy(tmp_path, change, w
     ("data", "what"),
     [
         (b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "byte-order mark"),
-        (json.dumps(GOOD).encode("utf-16"), "not written in UTF-8"),
+        (json.dumps(GOOD).encode("utf-16"), "not UTF-8"),
         (
             json.dumps({**GOOD, "labels": {"background": 0, "Tum\u00f6r": 1}}, ensure_ascii=False).encode("latin-1"),
             "UTF-8",

@@ -12,9 +12,9 @@ def test_the_page_says_where_a_persons_yes_is_awaited_until_it_is_there() -> Non
     state.take(StageStarted(title="training fold 0", fold="0", rounds=3))
     for site in ("B", "A"):
         state.take(ApprovalAwaited(site=site, waits=True))
-    assert "waiting for a person's yes at A, B" in state.condition
+    assert "waiting for approval at A, B" in state.condition
     state.take(ApprovalAwaited(site="A", waits=False))
-    assert "waiting for a person's yes at B" in state.condition
+    assert "waiting for approval at B" in state.condition
     state.take(ApprovalAwaited(site="B", waits=False))
     assert "person" not in state.condition
 
@@ -23,4 +23,4 @@ def test_the_status_says_so_too() -> None:
     sites = {"A": Contact(connected=True, at=0), "B": Contact(connected=True, at=0, waits_for_approval=True)}
     console = Console(width=100, record=True)
     console.print(status_screen(Status(sites=sites), 1.0))
-    assert "Waiting for a person's yes at B" in console.export_text()
+    assert "Waiting for approval at B" in console.export_text()

@@ -150,7 +150,7 @@ def test_outsider_without_a_key_gets_a_challenge_and_nothing_else(waiting: Conso
 
 def test_outsider_with_a_recorded_proof_is_turned_away(waiting: Consortium) -> None:
     recorded = waiting.proof(0, Challenge.draw("ab" * 16), introduction_of(0))
-    assert "does not hold" in turn_away(waiting, introduction_of(0), recorded)
+    assert "Authentication of site" in turn_away(waiting, introduction_of(0), recorded)
 
 
 def test_outsider_on_the_wire_reads_nothing(waiting: Consortium) -> None:
@@ -167,7 +167,7 @@ def test_outsider_on_the_wire_reads_nothing(waiting: Consortium) -> None:
 
 def test_outsider_with_a_certificate_of_their_own_is_not_trusted(waiting: Consortium, tmp_path: Path) -> None:
     create_certificates(["localhost"], tmp_path)
-    with pytest.raises(UntrustedError, match="does not come from the authority"):
+    with pytest.raises(UntrustedError, match="was not issued by the authority"):
         look_at(Endpoint("localhost", waiting.port, authority(str(tmp_path / "ca.pem"))))
 
 
@@ -325,7 +325,7 @@ def test_malicious_coordinator_cannot_ask_what_the_protocol_does_not_ask(node: P
     _ask(node, "measure", Measure(cases=100).to_json())
     follow = [Follow(quantity=Quantity("spacing", 0), bits=60, prefixes=[5])]
     refused = str(_query(node, DigitsQuestion(follow=follow), 1)["failure"])
-    assert "the protocol does not ask" in refused
+    assert "the protocol does not allow" in refused
     assert "failure" in _query(node, DigitsQuestion(follow=follow), 2)
 
 
@@ -493,7 +493,7 @@ def test_malicious_coordinator_cannot_use_a_proof_at_another_one(waiting: Consor
         stranger.answer(body=introduction_of(0), data=proof)
         said = stranger.hear_question()
         assert said is not None
-        assert "does not hold" in said[1]
+        assert "Authentication of site" in said[1]
 
 
 class _Garbler(Server):
@@ -663,7 +663,7 @@ def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkey
     words = (Endpoint("127.0.0.1", port), Trickling())
     threading.Thread(target=join, args=words, daemon=True).start()
     serve(join_address("127.0.0.1", port), Asking(client_manager=roster))
-    assert said == [("Site Clinic A failed: it has not done its work within 0 s", False)]
+    assert said == [("Site Clinic A failed: it did not finish within 0 s", False)]
 
 
 def test_malicious_site_cannot_fill_memory() -> None:
@@ -683,7 +683,7 @@ def test_malicious_site_cannot_name_the_folder_or_choose_the_plans_of_the_export
     with pytest.raises(FednnUNetError, match="not those on which the sites have agreed"):
         common_model(description(plans=other), [hello()], LAYOUT)
     elsewhere = hello(options={"-tr": "../../../etc", "configuration": "2d"})
-    with pytest.raises(FednnUNetError, match="no name for it"):
+    with pytest.raises(FednnUNetError, match="has the invalid name"):
         common_model(description(), [elsewhere], LAYOUT)
 
 

@@ -75,7 +75,7 @@ def read_receipts(path: Path) -> list[Receipt]:
     try:
         *lines, last = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise FednnUNetError(f"The receipts {path} cannot be read ({error.strerror}): name another file.") from error
+        raise FednnUNetError(f"The receipts {path} cannot be read ({error.strerror}): choose another file.") from error
     receipts = []
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"}"):
@@ -84,7 +84,7 @@ def read_receipts(path: Path) -> list[Receipt]:
             receipts.append(Receipt.model_validate_json(line))
         except ValidationError as error:
             raise FednnUNetError(
-                f"Line {number} of {path} is no receipt: name the coordinator's file of receipts."
+                f"Line {number} of {path} is not a receipt: give the coordinator's receipts file."
             ) from error
     with contextlib.suppress(ValidationError):  # the coordinator may have been stopped while it wrote this one
         receipts.append(Receipt.model_validate_json(last))
@@ -151,4 +151,4 @@ def lines_of(path: Path) -> Iterator[bytes]:
             while line := file.readline(LONGEST_TORN + 1):
                 yield line
     except OSError as error:
-        raise FednnUNetError(f"The audit log {path} cannot be read ({error.strerror}): name another file.") from error
+        raise FednnUNetError(f"The audit log {path} cannot be read ({error.strerror}): choose another file.") from error

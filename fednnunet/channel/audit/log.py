@@ -191,7 +191,7 @@ class AuditLog:
     def _check_open(self) -> int:
         if self._file is None:
             raise FednnUNetError(
-                f"The audit log {self._path} is closed: start the node again, nothing is sent without it."
+                f"The audit log {self._path} is closed: restart the node; nothing is sent without the log."
             )
         return self._file
 
@@ -269,7 +269,7 @@ class AuditLog:
         self._is_whole = False
         try:
             if not os.path.samestat(os.stat(self._path), os.fstat(file)):
-                raise OSError(errno.ESTALE, "another file has taken its place")
+                raise OSError(errno.ESTALE, "another file replaced it")
             written = os.write(file, content)
             if written < len(content):  # a second call would say why, but could be cut short as well
                 raise OSError(errno.EIO, f"it took {written} of {len(content)} bytes, its disk may be full")
@@ -307,8 +307,8 @@ class AuditLog:
 
     def _cannot_write(self, error: OSError) -> FednnUNetError:
         return FednnUNetError(
-            f"The audit log {self._path} cannot be written ({error.strerror or error}): mend that and start the node "
-            "again, nothing is sent without it."
+            f"The audit log {self._path} cannot be written ({error.strerror or error}): fix that and restart "
+            "the node; nothing is sent without the log."
         )
 
 
@@ -331,11 +331,11 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FednnUNetError(
-            f"Another node writes the audit log {path}: stop that one, or give this one a log of its own."
+            f"Another node is writing the audit log {path}: stop it, or give this node its own log."
         ) from error
     except OSError as error:
         raise FednnUNetError(
-            f"The audit log {path} cannot be locked ({error.strerror}): keep it on a disk of this machine."
+            f"The audit log {path} cannot be locked ({error.strerror}): keep it on a local disk."
         ) from error
 
 

@@ -121,7 +121,7 @@ def create_certificates(
     if not 1 <= days <= MOST_DAYS:
         raise FednnUNetError(f"A certificate cannot be valid for {days} days: give 1 to {MOST_DAYS} with --days.")
     if organization is not None and not 1 <= len(organization) <= _LONGEST_ORGANIZATION:
-        raise FednnUNetError(f"The organization is not named by 1 to {_LONGEST_ORGANIZATION} characters: shorten it.")
+        raise FednnUNetError(f"The organization needs a name of 1 to {_LONGEST_ORGANIZATION} characters.")
     old_ca = _find_authority(folder, now)
     _check_free_for_server(folder, old_ca, overwrite)
     with _writing(folder):
@@ -144,7 +144,7 @@ def _find_authority(folder: Path, now: datetime) -> _Authority | None:
     if not (has_certificate and has_key):
         there, missing = (CA_CERTIFICATE, CA_KEY) if has_certificate else (CA_KEY, CA_CERTIFICATE)
         raise FednnUNetError(
-            f"{folder} has {there} but not {missing}, and only with both can a certificate be issued: "
+            f"{folder} has {there} but not {missing}, and issuing a certificate needs both: "
             f"put {missing} beside it, or make a new CA in another folder with --out."
         )
     certificate = read_certificates(path)[0]
@@ -166,7 +166,7 @@ def _signing_key(key_path: Path, path: Path, certificate: x509.Certificate) -> _
         fits = belongs(key, certificate)
     if not fits:
         raise FednnUNetError(
-            f"The key {key_path} does not belong to the CA {path}: put the key there that was made with it, "
+            f"The key {key_path} does not belong to the CA {path}: put the matching key there, "
             "or make a new CA in another folder with --out."
         )
     if not isinstance(key, _SigningKey):
@@ -186,7 +186,7 @@ def _check_free_for_server(folder: Path, ca: _Authority | None, overwrite: bool)
         )
     if not overwrite:
         raise FednnUNetError(
-            f"{folder} has a server certificate or key already: give --overwrite to replace it, "
+            f"{folder} already has a server certificate or key: give --overwrite to replace it, "
             "or choose another folder with --out."
         )
 
@@ -279,6 +279,6 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FednnUNetError(
-            f"Certificates cannot be written to {folder} ({error.strerror}): give a folder with --out in which "
-            "you may write and there is room."
+            f"Certificates cannot be written to {folder} ({error.strerror}): give a writable folder with "
+            "free space with --out."
         ) from error

@@ -140,9 +140,7 @@ def read_key(path: Path, must_be_private: bool) -> PrivateKeyTypes:
         mode = os.fstat(file.fileno()).st_mode
         content = file.read()
     if must_be_private and os.name == "posix" and mode & 0o077:
-        raise FednnUNetError(
-            f"Not only its owner can use the private key {path}: run: chmod 600 {shlex.quote(str(path))}"
-        )
+        raise FednnUNetError(f"Other users can read the private key {path}: run: chmod 600 {shlex.quote(str(path))}")
     try:
         return load_pem_private_key(content, password=None)
     except TypeError as error:
@@ -151,22 +149,20 @@ def read_key(path: Path, must_be_private: bool) -> PrivateKeyTypes:
             f"openssl pkey -in {shlex.quote(str(path))} -out NEW_FILE"
         ) from error
     except _PARSING_ERRORS as error:
-        raise FednnUNetError(f"{path} is no private key in PEM format: give the right file.") from error
+        raise FednnUNetError(f"{path} is not a private key in PEM format: choose another file.") from error
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong with a file into a sentence about `what`."""
+    """Turn errors of a file into a sentence about `what`."""
     try:
         yield
     except FileNotFoundError as error:
         raise FednnUNetError(
-            f"There is no {what} {path}: give the right path, or make one with 'fednnunet certificates create'."
+            f"The {what} {path} does not exist: correct the path, or make one with 'fednnunet certificates create'."
         ) from error
     except OSError as error:
-        raise FednnUNetError(
-            f"The {what} {path} cannot be read ({error.strerror}): give a file that you may read."
-        ) from error
+        raise FednnUNetError(f"The {what} {path} cannot be read ({error.strerror}): give a readable file.") from error
 
 
 @contextmanager
@@ -175,7 +171,7 @@ def parsing(path: Path) -> Iterator[None]:
     try:
         yield
     except _PARSING_ERRORS as error:
-        raise FednnUNetError(f"{path} holds no valid certificate in PEM format: give the right file.") from error
+        raise FednnUNetError(f"{path} contains no valid certificate in PEM format: choose another file.") from error
 
 
 def summary_of(certificate: x509.Certificate) -> CertificateSummary:

@@ -36,5 +36,5 @@ def _raised_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
         except (OSError, ValueError) as error:
-            logger.warning("No more than %d files can be open at a time (%s).", soft, error)
+            logger.warning("The limit of open files stays at %d (%s).", soft, error)
     return wanted if soft == unlimited else soft

@@ -107,7 +107,7 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
             # a certificate may be renewed, and a training of a week shall not end for that
             logger.warning("%s Trying again …", error)
             certificate = None
-            reason = "it is not to be trusted"
+            reason = "it is not trusted"
         else:
             connection = _Connection(endpoint, certificate, node)
             reason = connection.serve(contact_timeout)
@@ -118,10 +118,10 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
             if connection.contacts:
                 was_connected = True
                 last_contact, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
-                logger.warning("The connection to the coordinator broke (%s), connecting again …", reason)
+                logger.warning("The connection to the coordinator broke (%s), reconnecting …", reason)
         if retry_for is not None and time.monotonic() - last_contact > retry_for:
             raise FednnUNetError(
-                f"The connection to the coordinator at {endpoint.address} broke ({reason}), see what it says."
+                f"The connection to the coordinator at {endpoint.address} broke ({reason}), see its output."
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -162,7 +162,7 @@ class _Connection(Client):
             if self._node.has_left and not self._busy:  # the coordinator hangs up, which a faulty one may never do
                 leaves_at = min(leaves_at, time.monotonic() + _HUNG_UP_ON_WITHIN_SECONDS)
             if time.monotonic() > leaves_at:
-                self._reason = "the node has nothing to do there any more"
+                self._reason = "the node has finished"
                 self._is_over.set()
             if not self._busy and time.monotonic() - self._last_contact > contact_timeout:
                 self._reason = f"silent for {contact_timeout:g} s"
@@ -190,7 +190,7 @@ class _Connection(Client):
 
     def _hand_on(self, answer: Callable[[], Reply]) -> Reply:
         if self._is_over.is_set():
-            raise ConnectionError("another connection has taken the place of this one")
+            raise ConnectionError("another connection has replaced this one")
         self.contacts += 1
         self._busy += 1
         try:
@@ -243,13 +243,13 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
                 return None
             if speaks_tls(endpoint):
                 raise UntrustedError(
-                    f"The coordinator at {endpoint.address} encrypts: give its authority's certificate with --ca-cert."
+                    f"The coordinator at {endpoint.address} uses TLS: give its CA certificate with --ca-cert."
                 )
         except OSError as error:
             problem = error.strerror or str(error)
         if deadline is not None and time.monotonic() >= deadline:
             raise FednnUNetError(
-                f"No coordinator could be reached at {where} for as long as --retry_for allows "
+                f"No coordinator was reachable at {where} within --retry_for "
                 f"({problem}): is it running, and are --host and --port right?"
             )
         if is_first:

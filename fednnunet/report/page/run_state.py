@@ -151,7 +151,7 @@ class RunState:
         if self.work is not None and self.work.total:
             parts.append(f"{self.work.done} of {self.work.total} cases")
         if self.approvals:
-            parts.append(f"waiting for a person's yes at {', '.join(sorted(self.approvals))}")
+            parts.append(f"waiting for approval at {', '.join(sorted(self.approvals))}")
         if self.awaited is not None:
             parts.append(
                 f"waiting for {', '.join(self.awaited.sites)}: {self.awaited.present} of {self.awaited.needed} "
@@ -189,7 +189,7 @@ class RunState:
                 self.troubles.append(Trouble(stage, event.round, event.site, "left out", event.reason))
             case UpdateOutOfLine():
                 reason = f"its update {event.finding}"
-                self.troubles.append(Trouble(stage, event.round, event.site, "update out of line", reason))
+                self.troubles.append(Trouble(stage, event.round, event.site, "outlier update", reason))
             case SitesAwaited():
                 self.awaited = event if event.sites else None
                 if event.sites:
