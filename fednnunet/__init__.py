@@ -1,4 +1,4 @@
-"""FednnU-Net: hospitals that may not share scans train one nnU-Net together."""
+"""FednnU-Net: federated nnU-Net for hospitals that cannot share patient scans."""
 
 import os
 

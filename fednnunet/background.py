@@ -1,4 +1,4 @@
-"""Work that takes long, beside a node that goes on answering."""
+"""Runs long work in the background while a node keeps answering, with progress and cancellation."""
 
 import queue
 import threading

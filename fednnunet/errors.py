@@ -1,4 +1,4 @@
-"""The errors that a user can cause or mend; the commands print them as one sentence, without a traceback."""
+"""Errors that a user can cause or fix; the commands print them as one sentence, without a traceback."""
 
 import errno
 import os

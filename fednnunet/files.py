@@ -1,4 +1,4 @@
-"""Reading files that people write, and writing files that are either as before or complete, whatever happens."""
+"""Reads files that people write, and writes files atomically."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""What the FOLD argument means."""
+"""Parses the FOLD argument."""
 
 import re
 from typing import Literal

@@ -1,7 +1,7 @@
-"""Where Python need not look for garbage: while modules are imported, and when a process ends.
+"""Disables the garbage collector during heavy imports and at exit.
 
-torch and nnU-Net are thousands of modules. Python would go through all that they define again and again while they are
-imported, and once more at the end: a third of the processor's time that a node takes to start and to end.
+torch and nnU-Net are thousands of modules. Collecting their objects again and again during import, and once more at
+exit, takes a third of the processor time of starting and ending a node.
 """
 
 import atexit

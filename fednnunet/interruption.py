@@ -1,4 +1,4 @@
-"""Ending a process in good order when a signal asks for it."""
+"""Shuts a process down cleanly on a signal."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
-"""What the ``labels`` of a ``dataset.json`` mean to nnU-Net (``LabelManager``), with the names that its user gave them.
+"""Interprets the ``labels`` of a ``dataset.json`` like nnU-Net's ``LabelManager``, and keeps the user's names.
 
-nnU-Net knows labels by number and regions by a tuple of numbers. Those are the keys by which its results are matched
-with names here, never the position in a file.
+nnU-Net identifies labels by number and regions by a tuple of numbers. These keys, and never positions in a file, match
+its results with names.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""The base of everything that travels or is kept as JSON: schemas that are validated on arrival.
+"""Base classes of everything that is sent or stored as JSON: schemas that validate on arrival.
 
-Who sends a message is not trusted. Texts are measured before they are read, every field has bounds, and what is shown
-of a text has none of the characters that could steer a terminal.
+Senders are not trusted. Texts are measured before they are parsed, every field has bounds, and displayed text contains
+no characters that could control a terminal.
 """
 
 import math

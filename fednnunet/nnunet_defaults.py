@@ -1,4 +1,4 @@
-"""Facts that nnU-Net 2.8.1 keeps inside of its commands, for those who call what is below them."""
+"""Values that nnU-Net 2.8.1 defines inside its commands."""
 
 import contextlib
 import multiprocessing

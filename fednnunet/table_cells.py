@@ -1,4 +1,4 @@
-"""Names and texts of other sites as cells of tables in files, which a spreadsheet or browser could take for more."""
+"""Escapes names and texts of other sites for tables in files, against spreadsheet formulas and markup."""
 
 import csv
 import re

@@ -1,4 +1,4 @@
-"""Network addresses: how host and port are written, and whether a port is free."""
+"""Parses and formats network addresses, and checks ports."""
 
 import ipaddress
 import re

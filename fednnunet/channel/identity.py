@@ -1,8 +1,8 @@
-"""Who a site is: key pairs, the list of sites that may take part, and the proof by which a node shows that it is one.
+"""Identities of sites: key pairs, the list of sites, and the proof with which a node authenticates.
 
 The coordinator sends a fresh challenge to every connection. The node answers with an Ed25519 signature (RFC 8032) over
-the challenge, the certificate that the coordinator has shown it, and its introduction, all of it; so a proof is of no
-use a second time, for another coordinator, or beside another introduction.
+the challenge, the certificate that the coordinator presented, and the complete introduction. A proof is therefore
+useless a second time, at another coordinator, or with another introduction.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a person has agreed to, so that a node that was started again need not ask for the same."""
+"""Stores approvals, so that a restarted node does not ask for the same one again."""
 
 import logging
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What crosses the network besides arrays, as schemas that both ends validate against.
+"""Schemas of all messages between coordinator and nodes; both ends validate against them.
 
-Every message is JSON made by one of these classes; unknown fields and wrong types are refused on arrival.
+Every message is JSON made by one of these classes; unknown fields and wrong types are rejected on arrival.
 """
 
 from typing import Annotated, ClassVar, Literal, Self

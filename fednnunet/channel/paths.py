@@ -1,4 +1,4 @@
-"""Taking the paths of a site out of a sentence that leaves it: they name servers, people, and cases."""
+"""Removes a site's paths from outgoing sentences: paths name servers, people and cases."""
 
 import os
 import re

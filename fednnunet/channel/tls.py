@@ -1,8 +1,8 @@
-"""TLS as a node sees it: who is at the other end, and if nobody can be trusted there, why.
+"""TLS at the node: verifies the coordinator's certificate, and explains a failure.
 
-A node looks at the coordinator's certificate with Python's own TLS, which can say what is wrong with it, and then lets
-gRPC accept no other certificate than this one. So what the node signs (see `fednnunet.channel.identity`) is about the
-very connection over which it is sent.
+A node checks the coordinator's certificate with Python's own TLS, which reports the reason of a failure, and then lets
+gRPC accept no other certificate. The node's signature (see `fednnunet.channel.identity`) is therefore bound to the very
+connection over which it is sent.
 """
 
 import base64

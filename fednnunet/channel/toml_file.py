@@ -1,4 +1,4 @@
-"""Reading a TOML file that a person has written."""
+"""Reads and validates TOML files that people write."""
 
 import tomllib
 from pathlib import Path

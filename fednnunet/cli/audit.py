@@ -1,4 +1,4 @@
-"""``fednnunet audit``: what has left a site, and whether its log of that is whole."""
+"""``fednnunet audit``: shows and verifies a site's audit log."""
 
 import argparse
 from collections import Counter, deque

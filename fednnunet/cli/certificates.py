@@ -1,4 +1,4 @@
-"""``fednnunet certificates``: make the certificates of an encrypted channel, and look at them."""
+"""``fednnunet certificates``: creates and shows certificates."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
+"""Entry points of all commands: parse, check, delegate, and turn errors into one sentence."""
 
 import argparse
 import io

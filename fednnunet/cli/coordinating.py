@@ -1,4 +1,4 @@
-"""What the coordinator shows and writes while it runs, over whatever channel its nodes are reached."""
+"""Displays and files of a running coordinator, independent of the channel to its nodes."""
 
 import argparse
 from collections.abc import Callable

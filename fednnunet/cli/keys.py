@@ -1,4 +1,4 @@
-"""``fednnunet keys``: a site's key pair."""
+"""``fednnunet keys``: creates a site's key pair."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``fednnunet rollback``: back to an older model of a training."""
+"""``fednnunet rollback``: returns to an earlier round of a training."""
 
 import argparse
 from pathlib import Path

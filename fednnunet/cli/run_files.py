@@ -1,4 +1,4 @@
-"""What the coordinator writes of a run, in a folder that may be known only once the sites are there."""
+"""Files that the coordinator writes about a run, in a folder that may be known only when all sites have connected."""
 
 import argparse
 import os

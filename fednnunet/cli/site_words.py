@@ -1,4 +1,4 @@
-"""The words of a command line that name datasets, CONFIGURATION and FOLD, in quotes, with commas, or one by one."""
+"""Parses datasets, CONFIGURATION and FOLD on a command line, with quotes, commas or spaces."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""Who takes part in a round: waiting for sites, and leaving out those that fail."""
+"""Tracks participation in a round: waits for sites, and leaves out failing ones."""
 
 import logging
 import time

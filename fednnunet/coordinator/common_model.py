@@ -1,7 +1,7 @@
-"""How the network is built that all sites have in common: what one site says of it, checked against what all have said.
+"""Checks one site's description of the common network against the introductions of all sites.
 
-Names in it become names of folders, and its plans go to machines that have never taken part: nothing is believed that
-is not what nnU-Net writes, or on which the sites have not agreed.
+Names in the description become names of folders, and its plans go to machines outside the federation. It is therefore
+accepted only if nnU-Net could have written it, and if it matches what all sites agreed on.
 """
 
 import logging

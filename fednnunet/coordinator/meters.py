@@ -1,4 +1,4 @@
-"""Meters that run for as long as a training: what sites and the coordinator's own work have taken so far."""
+"""Measures seconds and bytes of sites and coordinator over a whole training."""
 
 import contextlib
 import time

@@ -1,8 +1,8 @@
-"""The global model as nnU-Net's own files: a results folder, and the archive that nnU-Net installs elsewhere.
+"""Exports the global model as nnU-Net's own files: a results folder, and an archive that nnU-Net can install.
 
-``RUN_DIR/nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`` is what ``nnUNetv2_train`` leaves, but for what only a
-site has (log, validation); ``RUN_DIR/DATASET.zip`` is what ``nnUNetv2_install_pretrained_model_from_zip`` takes. Either
-has all folds that are finished. Files are replaced as a whole, so that a reader never sees half of one.
+``RUN_DIR/nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`` is what ``nnUNetv2_train`` writes, except for files
+that only a site has (log, validation); ``RUN_DIR/DATASET.zip`` is for ``nnUNetv2_install_pretrained_model_from_zip``.
+Both contain all finished folds. Files are replaced as a whole, so that readers never see incomplete ones.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Figures are of the labels with which a site has introduced itself: any other name is not taken into any report."""
+"""Restricts the figures of a site to the labels of its introduction."""
 
 import logging
 from typing import TypeVar

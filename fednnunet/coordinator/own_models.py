@@ -1,4 +1,4 @@
-"""Models of the sites' own, which they train beside the federation's once that is done and can be lost no more."""
+"""Trains and compares the sites' own models, after the federated model has been saved."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What must be the same at every site, checked before any work starts."""
+"""Checks that all sites agree on data, versions and flags, before any work starts."""
 
 import argparse
 from collections.abc import Mapping, Sequence

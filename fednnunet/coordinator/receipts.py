@@ -1,4 +1,4 @@
-"""Receipts for what sites have sent: against them, a site's audit log can be shown to have lost nothing at its end."""
+"""Stores receipts for the sites' messages, which reveal an audit log with a missing end."""
 
 import logging
 import time

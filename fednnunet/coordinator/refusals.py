@@ -1,4 +1,4 @@
-"""Telling of nodes that were refused, without letting them fill a log by coming again and again."""
+"""Logs rejected nodes, at a limited rate."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Where the seconds and the bytes of a round go, however often the round has to be repeated."""
+"""Measures seconds and bytes of a round, including its repetitions."""
 
 import contextlib
 from collections.abc import Iterator

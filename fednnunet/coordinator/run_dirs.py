@@ -1,4 +1,4 @@
-"""Which run folder a training has where none is named, and that it holds no other one."""
+"""Chooses the run folder of a training, and checks that it contains no other."""
 
 import hashlib
 import re

@@ -1,9 +1,9 @@
-"""What the coordinator keeps of a training on disk: enough to go on after any process has died at any moment.
+"""The coordinator's state of a training on disk, sufficient to continue after the failure of any process.
 
-``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``model.json`` (how the network is built),
-``history.jsonl`` (one line per complete round) and ``model_NNNNNN.npz`` (the global model and the state of the server
-optimizer after a round) of the last two rounds that were kept, and of a few older ones, to which `FoldFolder.roll_back`
-can go back. Each file replaces the one before as a whole, and zip's checksums tell a damaged model.
+``RUN_DIR/fold_X`` holds ``run.json`` (the settings agreed at the start), ``model.json`` (the description of the
+network), ``history.jsonl`` (one line per completed round) and ``model_NNNNNN.npz`` (the global model and the state of
+the server optimizer after a round) of the last two saved rounds, and of a few earlier ones, to which
+`FoldFolder.roll_back` can return. Each file is replaced as a whole, and zip's checksums reveal a damaged model.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The coordinator's flags for a training."""
+"""Settings of a training, from the coordinator's flags and the sites' offers."""
 
 import math
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""``fednnunet demo``: three made-up hospitals, from raw images to predictions.
+"""``fednnunet demo``: three synthetic hospitals, from raw images to predictions.
 
-It runs the commands that a consortium would run, compares the federated model with the model that each hospital
-would have trained alone, and leaves ordinary nnU-Net folders behind.
+It runs the commands of a real federation, compares the federated model with each hospital's model trained alone, and
+leaves ordinary nnU-Net folders.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How good the demo's models are: predictions of the test cases, and their Dice."""
+"""Evaluates the demo's models on the test cases."""
 
 import csv
 import statistics

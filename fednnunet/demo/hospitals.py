@@ -1,9 +1,8 @@
 """Three small hospitals, as nnU-Net's raw datasets.
 
-Their scanners differ in intensities, contrast, noise, resolution and image size, and so do the patients whom they have
-seen: of the two kinds of lesion, the smallest hospital has only met one. Who comes next, the test cases, may have
-either. A case depends on the seed, the hospital and its own number only, so the first ones are the same however many
-are asked for.
+Their scanners differ in intensities, contrast, noise, resolution and image size, and so do their patients: the smallest
+hospital has seen only one of the two kinds of lesion. Test cases may have either. A case depends only on the seed, the
+hospital and its own number, so the first cases are the same however many are requested.
 """
 
 import json

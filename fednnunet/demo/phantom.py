@@ -1,8 +1,7 @@
-"""Made-up patients and the scanners that image them, in two or three dimensions.
+"""Synthetic patients and the scanners that image them, in two or three dimensions.
 
-A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on whatever grid it has.
-So the same patient would look different at each hospital, as in life. All chance comes from the generator that is
-passed in.
+A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on its own grid, so the
+same patient looks different at each hospital. All randomness comes from the generator passed in.
 """
 
 from collections.abc import Sequence

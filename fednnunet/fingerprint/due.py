@@ -1,4 +1,4 @@
-"""Which questions are due: what a node answers, and what it refuses a coordinator that does not follow the protocol.
+"""Decides which questions a node answers, and refuses a coordinator that does not follow the protocol.
 
 Such a coordinator could ask for any digits, again and again, and so find out number by number what a site has. Which
 digits are due depends on sums over sites. A node must not know them, for they tell about the other sites, and could not

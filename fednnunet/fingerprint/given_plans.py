@@ -1,4 +1,4 @@
-"""Plans that a federation is given: those of a pretrained model, or on which its people have agreed."""
+"""Reads and checks the plans given with ``--plans``."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers as unsigned integers in the same order, so that order statistics can be found digit by digit.
+"""Maps numbers to unsigned integers of the same order, so that order statistics can be found digit by digit.
 
 An IEEE 754 number, read as an integer, is in order among the positive numbers and in reverse order among the negative
 ones; flipping the sign bit of the former and all bits of the latter puts all of them in order.

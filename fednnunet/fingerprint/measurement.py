@@ -1,4 +1,4 @@
-"""What a site measures on its cases, and what it answers. Nothing of this module's numbers leaves as it is."""
+"""A site's measurements of its cases, and its answers; the measurements themselves never leave the site."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

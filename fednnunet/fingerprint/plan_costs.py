@@ -1,9 +1,9 @@
-"""What plans would cost a site, estimated before anything is allocated for them.
+"""Estimates the cost of plans at a site, before anything is allocated for them.
 
-Whoever sends plans chooses sizes of patches, networks and resampled images. Those that planners choose fit into a GPU;
-well-formed ones may ask for more than any machine has. The estimates follow the networks of
-``dynamic_network_architectures`` stage by stage (`PlainConvUNet`, `ResidualEncoderUNet`, `Primus`) and nnU-Net's
-``compute_new_shape``; the bounds are far above what today's largest GPUs hold, and finite.
+The sender of plans chooses the sizes of patches, networks and resampled images. Those chosen by planners fit into a
+GPU; other valid plans may exceed any machine. The estimates follow the networks of ``dynamic_network_architectures``
+stage by stage (`PlainConvUNet`, `ResidualEncoderUNet`, `Primus`) and nnU-Net's ``compute_new_shape``; the limits are
+far above the memory of today's largest GPUs, and finite.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What makes two plans the same, and which plans may be installed.
+"""Compares plans, and decides which plans may be installed.
 
 nnU-Net takes what stands in plans for names of files and folders (``data_identifier``, whose folder it empties,
 ``plans_name``, ``previous_stage``, ``next_stage``) and for names of code: it imports and calls ``network_class_name``

@@ -1,4 +1,4 @@
-"""A plans file of nnU-Net, read and checked for what every use of it takes for granted."""
+"""Reads a plans file of nnU-Net, and checks the keys that every use needs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
-"""Whether what one site answers can be true of its cases, before it is added to what the others answer.
+"""Checks whether a site's answer is possible for its cases, before it is added to the other answers.
 
-Once answers are added nobody can tell whose was wrong. So each site's are held against what it has said before: there
-are no more sampled voxels than its cases have, what it counts below a prefix is what it has counted for that prefix,
-and nothing is counted that is no finite number, or no spacing or shape of an image.
+In a sum, nobody can identify a wrong answer. So each answer is checked against the site's earlier ones: it has no more
+sampled voxels than its cases allow, counts below a prefix add up to the count of that prefix, and only finite numbers
+and possible spacings and shapes are counted.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
 """FFE, federated fingerprint extraction: the fingerprint of the pooled data, from sums of integers over sites.
 
-Each protocol is a generator: it yields questions, takes for each the sum over sites of their answers, and returns the
-fingerprint. Who carries questions and answers is none of its business.
+Each protocol is a generator: it yields questions, receives for each the sum of the sites' answers, and returns the
+fingerprint. It is independent of the transport.
 
-Skorupko et al. 2025 introduced FFE with means over sites of each site's statistics; here the statistics are those that
-nnU-Net's ``DatasetFingerprintExtractor`` finds on the pooled data, to the last bit, but for mean and standard
-deviation, which nnU-Net sums in float32 and which are exact here.
+Skorupko et al. 2025 introduced FFE with means over sites of each site's statistics. Here the statistics equal those of
+nnU-Net's ``DatasetFingerprintExtractor`` on the pooled data, to the last bit, except for mean and standard deviation,
+which nnU-Net sums in float32 and which are exact here.
 """
 
 from collections.abc import Callable, Generator, Sequence

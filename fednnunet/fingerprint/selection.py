@@ -1,7 +1,7 @@
-"""Order statistics of the union of all sites' numbers, by radix selection on sums of counts.
+"""Finds order statistics of the union of all sites' numbers, by radix selection on sums of counts.
 
-Each question extends what is known of an order statistic's key by one digit; how many numbers lie below it, at which
-site, is never asked.
+Each question extends the known part of an order statistic's key by one digit; the number of smaller values at a single
+site is never asked.
 """
 
 from collections.abc import Generator, Mapping

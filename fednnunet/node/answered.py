@@ -1,4 +1,4 @@
-"""About which cases a site has told a fingerprint: two that differ by a few patients tell of these few."""
+"""Records the cases of each answered fingerprint: two answers that differ by a few patients reveal these few."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""Taking the names of a site's cases out of a sentence that leaves it, whoever has put them there.
+"""Removes the names of a site's cases from outgoing sentences, whatever their source.
 
-Errors that are about one case say so (`CaseError`); this holds for all others, of nnU-Net and its extensions too.
+Errors about one case are `CaseError`; this covers all others, including those of nnU-Net and its extensions.
 """
 
 import contextlib

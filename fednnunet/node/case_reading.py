@@ -1,6 +1,6 @@
-"""Reading a case with nnU-Net's readers: what is wrong with a file is told in one sentence, which names it.
+"""Reads a case with nnU-Net's readers, and reports a faulty file by name.
 
-Worker processes import this module, so it leaves out whatever needs torch.
+Worker processes import this module, so it does not import torch.
 """
 
 import contextlib

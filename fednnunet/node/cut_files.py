@@ -1,4 +1,4 @@
-"""Finding NIfTI files that end too early, as after an interrupted copy."""
+"""Detects truncated NIfTI files, as after an interrupted copy."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""A site's dataset: where nnU-Net keeps it, and what is in it."""
+"""A site's dataset: its folders and its cases."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""``dataset.json``, read once and checked for all that nnU-Net, and a federation, take from it."""
+"""Reads ``dataset.json``, and checks everything that nnU-Net and a federation need from it."""
 
 import contextlib
 import difflib

@@ -1,4 +1,4 @@
-"""How a site's network is built, so that the coordinator can write the global model as nnU-Net does."""
+"""Describes a site's network, so that the coordinator can export the global model in nnU-Net's format."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Reading a site's images, each once, and keeping what was measured.
+"""Reads each of a site's images once, and stores the measurements.
 
-Worker processes import this module, so it leaves out whatever needs torch.
+Worker processes import this module, so it does not import torch.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""What the federation gave this site: told here by case, and to the coordinator in means over cases."""
+"""Reports a site's benefit from the federation: by case at the site, as means to the coordinator."""
 
 import argparse
 import json

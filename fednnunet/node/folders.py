@@ -1,4 +1,4 @@
-"""Whether nnU-Net's folders are there, and can be written."""
+"""Checks that nnU-Net's folders exist and are writable."""
 
 import os
 from pathlib import Path

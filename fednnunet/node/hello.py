@@ -1,4 +1,4 @@
-"""How a site introduces itself, and the checks before it does, which need no coordinator."""
+"""Checks a site before it connects, and creates its introduction."""
 
 import argparse
 import logging

@@ -1,8 +1,8 @@
-"""What a node keeps of a training on disk, so that a new process can go on from where the last round ended.
+"""A node's state of a training on disk, so that a new process can continue after the last round.
 
-The states of the last two rounds that were kept stand in the folder ``federated`` beside nnU-Net's checkpoints, in
-nnU-Net's own format, and are removed at the end. A state is what the trainer is when it has validated the round's
-global model and has not ended the epoch yet; the JSON file comes last and makes it valid.
+The states of the last two saved rounds are in the folder ``federated`` beside nnU-Net's checkpoints, in nnU-Net's own
+format, and are removed at the end. A state is the trainer after validating the round's global model and before ending
+the epoch; the JSON file is written last and makes it valid.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""What an optimizer remembers of the gradients: tensors that can be averaged among sites, as the weights are.
+"""The optimizer's momentum as tensors that can be averaged among sites, like weights.
 
-A site that keeps its momentum goes on in its own direction after every averaging. Yu et al., *On the Linear Speedup
+A site that keeps its momentum continues in its own direction after every averaging. Yu et al., *On the Linear Speedup
 Analysis of Communication Efficient Momentum SGD for Distributed Non-Convex Optimization*, ICML 2019, average it with
 the weights (algorithm 2).
 """

@@ -1,4 +1,4 @@
-"""What may be a user's own work among the files of a dataset: planning anew keeps a copy of it beside."""
+"""Keeps a copy of a user's own files in a dataset before new plans replace them."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping

@@ -1,7 +1,7 @@
-"""Models of a site's own, which it trains after the federation: a personal one, and one that has learned here alone.
+"""Trains a site's own models after the federation: a personal one, and one trained alone.
 
-Each is trained as a federation of one site would, round by round with nothing exchanged, so that the hooks of any
-trainer, its log, its checkpoints and a new start after a kill are those of `FederatedRounds`. Nothing of it leaves.
+Each is trained like a federation of one site, round by round without any exchange, so that the hooks of any trainer,
+its log, its checkpoints and recovery work as in `FederatedRounds`. No part of these models leaves the site.
 """
 
 import argparse

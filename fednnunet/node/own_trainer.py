@@ -1,8 +1,8 @@
-"""The trainer of a model of a site's own, beside that of the federation: an ordinary one, in another results folder.
+"""The trainer of a site's own model: an ordinary one, in a separate results folder.
 
-nnU-Net's folders are called ``TRAINER__PLANS__CONFIGURATION``, and its predictor reads the plans in them. So the same
-plans under another name make a folder with which ``nnUNetv2_predict -p PLANS_personal`` works as with any other, while
-trainer class and preprocessed cases are those of the federation's model.
+nnU-Net's folders are called ``TRAINER__PLANS__CONFIGURATION``, and its predictor reads the plans in them. A copy of the
+plans under another name therefore makes a folder that works with ``nnUNetv2_predict -p PLANS_personal``, while trainer
+class and preprocessed cases are those of the federated model.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The preprocessed cases of a site, held against what a training will ask of them."""
+"""Checks a site's preprocessed cases against the needs of a training."""
 
 import logging
 import os

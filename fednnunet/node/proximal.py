@@ -1,4 +1,4 @@
-"""FedProx: a pull towards the global model during local training.
+"""FedProx: attracts local training to the global model.
 
 Li et al., *Federated Optimization in Heterogeneous Networks*, MLSys 2020, equation 2: the local objective has the term
 ``mu / 2 * ||w - w_global||**2``, whose gradient is ``mu * (w - w_global)``.

@@ -1,4 +1,4 @@
-"""``federation.json``: how the plans beside it came about, by the name of the plans."""
+"""``federation.json``: records the origin of plans, by name of the plans."""
 
 import json
 from collections.abc import Mapping

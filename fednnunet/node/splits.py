@@ -1,4 +1,4 @@
-"""``splits_final.json``: which cases train and which validate, read once and held against the cases that there are."""
+"""``splits_final.json``: reads the folds, and checks them against the existing cases."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path

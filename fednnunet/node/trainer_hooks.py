@@ -1,7 +1,7 @@
-"""What of a trainer of the user's own a federation honours, and what it must refuse.
+"""Checks which overrides of a custom trainer a federation can honour.
 
-Of the methods that stock nnU-Net calls in a training, federated rounds call all but ``run_training``, the loop over the
-epochs: they are that loop. Whatever else a trainer overrides takes effect.
+Federated rounds call all methods that stock nnU-Net calls in a training except ``run_training``, the loop over the
+epochs, which they replace. All other overrides take effect.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Whether nnU-Net finds a trainer, and if not, what is to blame.
+"""Looks up a trainer like nnU-Net, and explains a failure.
 
-nnU-Net looks for a trainer by importing its own modules one after the other, and then those in ``nnUNet_extTrainer``:
-one that cannot be imported ends the search, whatever it has to do with the trainer.
+nnU-Net looks for a trainer by importing its own modules one after the other, and then those in ``nnUNet_extTrainer``: a
+module that cannot be imported ends the search, even if it is unrelated to the trainer.
 """
 
 import difflib

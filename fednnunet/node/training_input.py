@@ -1,4 +1,4 @@
-"""What a node trains: with which plans, on which preprocessed cases, and whether all is there that it takes."""
+"""Checks plans, preprocessed cases and flags of a training."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trainers of several sites on one device: those whose turn it is not wait in the machine's main memory."""
+"""Shares one device among the trainers of several sites: those not at work wait in main memory."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

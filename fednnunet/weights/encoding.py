@@ -1,6 +1,6 @@
-"""Models, or differences of models, as bytes: exact, or smaller.
+"""Encodes models, or differences of models, as bytes: exact, or smaller.
 
-Nothing here trusts the bytes: lengths are checked before memory is taken, and what is not finite is refused.
+Received bytes are not trusted: lengths are checked before memory is allocated, and non-finite numbers are rejected.
 """
 
 from typing import Literal, Protocol

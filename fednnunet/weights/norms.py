@@ -1,9 +1,8 @@
-"""How large the sites' updates are, and which of them are far out of line with the others.
+"""Computes the norms of the sites' updates, and finds outliers.
 
-One site can move a mean as far as it likes (Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant
-Gradient Descent*, NeurIPS 2017, lemma 1), and has to send a large update to do so: Sun et al., *Can You Really Backdoor
-Federated Learning?*, 2019, limit the norms of updates for that reason. Here norms are looked at and told; nothing is
-changed.
+One site can move a mean arbitrarily far (Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent*, NeurIPS 2017, lemma 1), and needs a large update for that: Sun et al., *Can You Really Backdoor
+Federated Learning?*, 2019, limit the norms of updates for that reason. This module only reports norms.
 """
 
 import math

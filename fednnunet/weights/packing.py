@@ -1,4 +1,4 @@
-"""Between live models and flat buffers.
+"""Copies weights between live models and flat buffers.
 
 A state dict lists one storage under several names (``encoder.*`` again as ``decoder.encoder.*``, ``all_modules``):
 a layout has each storage once, under the first of its names.

@@ -1,4 +1,4 @@
-"""Which tensors are averaged among which sites.
+"""Decides which tensors are averaged among which sites.
 
 AsymFedAvg (Skorupko et al. 2025): sites that planned for themselves have different networks; a tensor is averaged among
 sites where its name, shape and dtype agree, and stays local elsewhere. For equal networks this is federated averaging.

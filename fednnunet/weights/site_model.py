@@ -1,4 +1,4 @@
-"""A site's copy of the weights that it shares: the global model, its own update, and the way from one to the other."""
+"""A site's copy of the shared weights: the global model, its own update, and the conversion between them."""
 
 import zlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What stands in an audit log, and in a receipt."""
+"""Entries of an audit log, and receipts."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Writing an audit log."""
+"""Writes an audit log."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Finding out whether an audit log is whole."""
+"""Verifies the integrity of an audit log."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

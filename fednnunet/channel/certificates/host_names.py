@@ -1,4 +1,4 @@
-"""Names and addresses of a coordinator, as they stand in a certificate."""
+"""Converts a coordinator's names and addresses to the form that certificates use."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Making a certificate authority, and certificates that it signs."""
+"""Creates a certificate authority and the certificates that it signs."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What stands in certificates, and whether the coordinator can use them."""
+"""Reads certificates, and checks whether the coordinator can use them."""
 
 import os
 import shlex

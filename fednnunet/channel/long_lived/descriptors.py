@@ -1,4 +1,4 @@
-"""File descriptors: each connection takes one, and so does each file that a training is kept in."""
+"""Raises the limit of file descriptors: each connection and each open file takes one."""
 
 import logging
 

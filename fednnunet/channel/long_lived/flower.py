@@ -1,4 +1,4 @@
-"""What both ends of the channel have in common."""
+"""Settings of Flower shared by both ends of the channel."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""A node's end of the channel."""
+"""The node's end of the channel."""
 
 import logging
 import math

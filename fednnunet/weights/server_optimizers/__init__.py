@@ -1,4 +1,4 @@
-"""What the coordinator makes of the difference between the aggregated and the last global model: one rule per file.
+"""Server optimizers: apply the difference between the aggregated and the last global model; one rule per file.
 
 Reddi et al., *Adaptive Federated Optimization*, ICLR 2021, algorithm 2, where the difference takes the place of a
 gradient. All rules work element by element, so a model can be updated slice by slice.
