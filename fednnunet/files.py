@@ -146,8 +146,8 @@ def read_json(path: Path, remedy: str) -> Any:
     except UnicodeDecodeError:
         reason = f"{path} is not UTF-8: save it in that encoding, or {remedy}."
     except json.JSONDecodeError as error:
-        bom = "it begins with a byte-order mark" if error.doc.startswith("\ufeff") else ""
-        reason = f"{path} is no JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."
+        bom = "it starts with a byte-order mark" if error.doc.startswith("\ufeff") else ""
+        reason = f"{path} is not JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."
     except RecursionError:
         reason = f"{path} is nested too deeply: correct it, or {remedy}."
     raise FednnUNetError(reason)

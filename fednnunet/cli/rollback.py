@@ -47,4 +47,4 @@ def _fold(run_dir: Path, wanted: str | None) -> str:
         raise FednnUNetError(f"{run_dir} contains no training: give the coordinator's --run_dir.")
     if wanted is None and len(folds) == 1:
         return folds[0]
-    raise FednnUNetError(f"{run_dir} holds fold {', '.join(folds)}: choose one with --fold.")
+    raise FednnUNetError(f"{run_dir} contains fold {', '.join(folds)}: choose one with --fold.")

@@ -43,7 +43,7 @@ def run_folder(root: Path, hellos: Sequence[Hello], *, may_be_fewer: bool) -> Pa
     larger = [folder for folder in sorted(root.glob(f"{model}__*_sites_*")) if sites < _sites_of(folder)]
     if len(larger) > 1:
         raise FednnUNetError(
-            f"{' and '.join(folder.name for folder in larger)} in {root} hold trainings of these sites and "
+            f"{' and '.join(folder.name for folder in larger)} in {root} contain trainings of these sites and "
             "others: choose one of them with --run_dir."
         )
     return larger[0] if larger else exact

@@ -419,5 +419,5 @@ def take_leave(proxy: ClientProxy, error: str | None) -> dict[str, Scalar]:
         last_words = proxy.get_properties(GetPropertiesIns(config), _FAREWELL_SECONDS, group_id=None).properties
         proxy.reconnect(ReconnectIns(seconds=None), timeout=_FAREWELL_SECONDS, group_id=None)
     except Exception as problem:  # it has gone, or is still at work and will see the connection end
-        logger.debug("A node could not be told farewell: %s", problem)
+        logger.debug("A node could not be disconnected cleanly: %s", problem)
     return last_words

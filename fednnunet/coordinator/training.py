@@ -230,7 +230,7 @@ class TrainingStage(Stage):
         names = ", ".join(failure.site for failure in spoilt.failures)
         kept = [other for other in self._folder.models() if other < number - 1]
         how = (
-            f"go back with 'fednnunet rollback {self._recovery.run_dir} --fold {self._fold} --to {kept[-1]}', and "
+            f"roll back with 'fednnunet rollback {self._recovery.run_dir} --fold {self._fold} --to {kept[-1]}', and "
             "continue with --c"
             if kept
             else "start over, with a smaller learning rate"

@@ -23,7 +23,7 @@ def read_plans(path: Path) -> dict[str, Any]:
     try:
         check_plans(plans, trusted=preprocessors(plans))  # which a site trusts, its own flag says
     except NotOfAPlannerError as error:
-        raise FednnUNetError(f"{path} holds {error.finding}; {_REMEDY}.") from error
+        raise FednnUNetError(f"{path} contains {error.finding}; {_REMEDY}.") from error
     return plans
 
 

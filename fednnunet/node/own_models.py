@@ -45,8 +45,8 @@ def train_own_model(
     states, epochs = KeptStates(trainer.folder), asked.schedule.epochs
     if not KeptStates(fold_folder(arguments, dataset, asked.fold)).is_final(asked.run):
         raise FednnUNetError(
-            f"the coordinator asks for a model beside that of a training of fold {asked.fold} which this site has not "
-            "finished, or of which it was told to keep nothing (--disable_checkpointing)"
+            f"the coordinator asks for an additional model of a training of fold {asked.fold} which this site has not "
+            "finished, or of which it has no checkpoint (--disable_checkpointing)"
         )
     name = trainer.name
     if states.is_final(name) and not states.all():

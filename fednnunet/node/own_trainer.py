@@ -96,7 +96,7 @@ class OwnTrainer:
         name = f"{plans['plans_name']}_{self.asked.model}"
         taken = self.dataset.preprocessed / f"{name}.json"
         if taken.exists():
-            raise FednnUNetError(f"{taken} has the name that the {self.asked.model} model's plans get: rename it")
+            raise FednnUNetError(f"{taken} has the name of the {self.asked.model} model's plans: rename it")
         trainer: nnUNetTrainer = find_trainer(arguments.tr)(
             plans={**plans, "plans_name": name, "continue_training": False},
             configuration=arguments.configuration,
@@ -132,8 +132,8 @@ class OwnTrainer:
             weights: Mapping[str, Any] = checkpoint["network_weights"]
         except Exception as error:  # torch raises whatever a damaged file makes it stumble over
             raise FednnUNetError(
-                f"the federation's model cannot be read from {path} ({type(error).__name__}): a personal one begins "
-                "with it"
+                f"the federated model, from which the personal one starts, cannot be read from {path} "
+                f"({type(error).__name__})"
             ) from error
         return weights
 

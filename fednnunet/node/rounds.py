@@ -187,7 +187,7 @@ class FederatedRounds:
             reason = str(error).partition(". ")[0]  # then come all the values of a tensor
             raise FednnUNetError(
                 f"-pretrained_weights {file} is not for the network of {configuration} in the plans "
-                f"{self._arguments.p} ({reason}): bring the plans of the pretrained model to all sites with "
+                f"{self._arguments.p} ({reason}): distribute the plans of the pretrained model to all sites with "
                 "plan_and_preprocess --plans FILE at the coordinator"
             ) from error
         except Exception as error:  # torch raises whatever the file makes it stumble over

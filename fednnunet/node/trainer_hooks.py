@@ -58,8 +58,8 @@ def check_hooks(trainer: "type[nnUNetTrainer]", attributes: Collection[str] = ()
             where = "in __init__" if owner is None else f"{owner.__name__} in {_file(owner, method)}"
             raise FednnUNetError(
                 f"Trainer {trainer.__name__} overrides {method} ({where}), which a federation never calls, because "
-                "its rounds are that loop: move what it does into hooks that are called, such as on_train_start, "
-                "train_step or on_epoch_end, and give the coordinator the length with --rounds, or name another "
+                "its rounds replace that loop: move its work into hooks that are called, such as on_train_start, "
+                "train_step or on_epoch_end, and give the coordinator the length with --rounds, or choose another "
                 "trainer with -tr."
             )
 
@@ -128,7 +128,7 @@ def check_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
             )
     if trainer.current_epoch != 0:
         raise FednnUNetError(
-            f"trainer {type(trainer).__name__} would begin with epoch {trainer.current_epoch}, but a federation begins "
+            f"trainer {type(trainer).__name__} would start with epoch {trainer.current_epoch}, but a federation starts "
             "with epoch 0: leave current_epoch alone, and give the coordinator fewer --rounds"
         )
 

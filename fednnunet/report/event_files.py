@@ -233,7 +233,7 @@ class EventReader:
                 try:
                     event = ANY_EVENT.validate_json(line)
                 except ValidationError as error:
-                    logger.debug("A line of %s is no event: %s", self._path, error)
+                    logger.debug("A line of %s is not an event: %s", self._path, error)
                     continue
                 yield event
 

@@ -135,7 +135,7 @@ def load_state(source: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
     if {bare(name): tensor.shape for name, tensor in state.items()} != {
         name: tensor.shape for name, tensor in given.items()
     }:
-        raise FednnUNetError("the weights that were kept are those of another network")
+        raise FednnUNetError("the saved weights belong to another network")
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(given[bare(name)])

@@ -57,7 +57,7 @@ class SiteModel:
         """
         own = [sender.error for sender in self._senders if sender.error is not None]
         if not own or error.shape != (sum(map(len, own)),):
-            raise FednnUNetError("the rounding errors that were kept belong to another model")
+            raise FednnUNetError("the saved rounding errors belong to another model")
         for part, kept in zip(own, np.split(error, np.cumsum([len(part) for part in own])[:-1]), strict=True):
             part[:] = kept
 
@@ -103,6 +103,6 @@ class SiteModel:
 
     def _part(self, group: int, start: int, stop: int) -> slice:
         if not (0 <= group < len(self._sizes) and 0 <= start < stop <= self._sizes[group]):
-            raise FednnUNetError(f"the coordinator names a part {start}:{stop} of group {group} that there is not")
+            raise FednnUNetError(f"the coordinator names a part {start}:{stop} of group {group}, which does not exist")
         offset = sum(self._sizes[:group])
         return slice(offset + start, offset + stop)

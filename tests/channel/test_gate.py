@@ -334,8 +334,8 @@ def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -
 
 def test_a_failure_leaves_without_the_paths_of_the_site(make: Any, tmp_path: Path) -> None:
     site = make()
-    site.node.reply = {"failure": f"{tmp_path}/Mr X/dataset.json is no JSON: correct it"}
-    assert _without_log(site.ask("start")) == {"failure": "dataset.json is no JSON: correct it"}
+    site.node.reply = {"failure": f"{tmp_path}/Mr X/dataset.json is not JSON: correct it"}
+    assert _without_log(site.ask("start")) == {"failure": "dataset.json is not JSON: correct it"}
 
 
 def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(make: Any) -> None:

@@ -10,7 +10,7 @@ from fednnunet.channel.paths import without_paths
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{0}/dataset.json is no JSON: correct it.", "dataset.json is no JSON: correct it."),
+        ("{0}/dataset.json is not JSON: correct it.", "dataset.json is not JSON: correct it."),
         ("{0}/imagesTr/Mr X_0000.nii.gz does not end with .png", "a path of this site does not end with .png"),
         ("{0}/gone/Mr X.b2nd is not there: preprocess.", "a path of this site is not there: preprocess."),
         ("There is no file {0}/Mr is gone.pth: correct -x.", "There is no file a path of this site: correct -x."),

@@ -120,7 +120,7 @@ def test_only_what_was_kept_can_be_gone_back_to(tmp_path: Path, capsys: pytest.C
     assert _rollback(tmp_path, "--to", "7") == 1
     assert "has no model of round 7, but of 1, 2, 3" in capsys.readouterr().err.replace("\n", " ")
     assert _rollback(tmp_path, "--to", "2", "--fold", "1") == 1
-    assert "holds fold 0" in capsys.readouterr().err
+    assert "contains fold 0" in capsys.readouterr().err
     path = FoldFolder.of(tmp_path, 0).path / "model_000002.npz"
     path.write_bytes(path.read_bytes()[:-9])
     assert _rollback(tmp_path, "--to", "2") == 1

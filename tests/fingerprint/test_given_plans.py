@@ -46,7 +46,7 @@ def test_plans_are_moved_as_nnunet_moves_them(
     ("text", "reason"),
     [
         (None, "plans.json does not exist: correct --plans"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[1]", "not a JSON object"),
         ('{"labels": {}, "numTraining": 3}', 'has no "configurations"'),
         (json.dumps({**PLANS, "configurations": {"2d": 3}}), "has 3 as configuration"),

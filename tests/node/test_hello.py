@@ -193,7 +193,7 @@ def _trained(fold: object) -> Callable[[Path, pytest.MonkeyPatch], None]:
         ("plan_and_preprocess 901", _second_dataset, "Dataset901_HospitalA, Dataset901_Other", "rename"),
         ("plan_and_preprocess 901", _one_case_less, "4 training cases.*numTraining = 5", 'write "numTraining": 4'),
         ("plan_and_preprocess 901", _no_cases, "no training cases", "imagesTr"),
-        ("plan_and_preprocess 901", _broken_json, "is no JSON", "correct it"),
+        ("plan_and_preprocess 901", _broken_json, "is not JSON", "correct it"),
         (
             "plan_and_preprocess 901",
             _remove("nnUNet_raw", SITE, "dataset.json"),

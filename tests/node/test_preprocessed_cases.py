@@ -59,7 +59,7 @@ def test_the_folds_are_those_of_the_file(site, number):
         ('[{"train": ["1.2.0"], "val": ["gone"]}]', "names the case gone in fold 0, which is not among the 10"),
         ('[{"train": ["1.2.0"], "val": []}]', "no validation cases in fold 0"),
         ('[{"train": [], "val": ["1.2.0"]}]', "no training cases in fold 0"),
-        ("[{", "is no JSON"),
+        ("[{", "is not JSON"),
         ("[]", "is not a valid split"),
         ("{}", "is not a valid split"),
         ("[1]", "is not a valid split"),
