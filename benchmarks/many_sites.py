@@ -1,4 +1,4 @@
-"""What a coordinator with many sites takes: memory, descriptors and threads, and whether they grow with the rounds.
+"""Measures memory, descriptors and threads of a coordinator with many sites, and their growth with the rounds.
 
 ``python benchmarks/many_sites.py [--sites 30] [--rounds 200] [--parameters 100000]``
 
