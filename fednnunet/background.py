@@ -12,11 +12,11 @@ _ANSWER_WITHIN_SECONDS = 1.0
 
 
 class Stopped(Exception):  # noqa: N818, nothing went wrong
-    """The work was given up: the node is leaving, or nobody wants the result any more."""
+    """The work was cancelled: the node is leaving, or nobody needs the result any more."""
 
 
 class Tracker:
-    """Through which work tells how far it is, and learns that it shall stop."""
+    """Progress and cancellation token for a long-running task."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -82,7 +82,7 @@ class Background(Generic[Result]):
         return self._ended.wait(seconds)
 
     def result(self) -> Result:
-        """Return what came of the work, or raise what ended it; only once it has ended."""
+        """Return the result of finished work, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]

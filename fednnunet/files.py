@@ -27,7 +27,7 @@ _WAIT_SECONDS, _PAUSE_SECONDS = 60.0, 0.25
 
 
 def when_files_can_be_opened(write: Callable[Words, Result]) -> Callable[Words, Result]:
-    """Decorate what writes files: where too many are open in process or machine, it is tried again for a minute.
+    """Decorate functions that write files: if too many files are open, retry for a minute.
 
     Somebody else's connections may be why, and they come and go.
     """
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; afterwards, what is there is on the disk and takes the place of `path`.
+    """Yield a path to write to; afterwards, the file is on disk and replaces `path`.
 
     If writing fails, for a full disk for example, `path` is what it was and nothing else is left.
     """
@@ -123,7 +123,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the contents of a JSON file.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def keep_copy(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on the disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

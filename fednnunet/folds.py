@@ -9,7 +9,7 @@ Fold = int | Literal["all"]
 """A fold as nnU-Net's trainer takes it: its number in the split, or ``"all"`` for its own fold in which all train."""
 
 FOLDS_OF_NNUNET = 5
-"""Folds into which nnU-Net splits a dataset that brings no split of its own; each needs a case."""
+"""Number of folds in nnU-Net's own split; each needs a case."""
 
 MOST_FOLDS = 1000
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Look for no garbage meanwhile; what is there afterwards is not looked at again."""
+    """Disable the garbage collector in this block, and freeze all objects that exist at its end."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

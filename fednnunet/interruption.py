@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, with which schedulers end a process: somebody may start it again."""
+    """SIGTERM, with which schedulers end a process; it may be restarted later."""
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ class Message(BaseModel):
 
 
 class WireMessage(Message):
-    """Base of all messages that cross the network; what can be longer than others says so."""
+    """Base of all messages that cross the network; classes with longer messages override the limit."""
 
     longest_text: ClassVar[int] = 1 << 16
 
@@ -129,7 +129,7 @@ def check_name(name: str) -> None:
 
 
 def as_name(text: str) -> str:
-    """Return what a site is called by default: the name of its dataset, with ``_`` for what no name may have in it."""
+    """Return a site's default name: the name of its dataset, with ``_`` for invalid characters."""
     return "".join(char if _fits_name(char) else "_" for char in text[:_LONGEST_NAME]).strip()
 
 
@@ -174,10 +174,10 @@ def _check_json(content: dict[str, Any]) -> dict[str, Any]:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_check_name)]
-"""Name of a site, or of what stands in a folder: no path, nothing hidden."""
+"""Name of a site, or of a file: not a path, not hidden."""
 
 Line = Annotated[str, Field(max_length=200), AfterValidator(printable_line)]
-"""What a user has named in one line, for example a label."""
+"""A user's name of something, in one line, for example of a label."""
 
 Told = Annotated[str, AfterValidator(cleaned), WithJsonSchema({"type": "string", "maxLength": _LONGEST_TOLD})]
 """A text for people: cleaned, never refused."""
@@ -189,7 +189,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 NONE_IF_NOT_FINITE = BeforeValidator(
     lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
 )
-"""For a number, or none where there is none: NaN and infinities count as none."""
+"""A number or ``None``; NaN and infinities become ``None``."""
 
 JsonObject = Annotated[
     dict[str, Any],

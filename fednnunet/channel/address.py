@@ -39,7 +39,7 @@ def read_host(text: str) -> str:
 
 
 def _for_example(rest: str) -> str:
-    """Return the flags that say what `rest`, a host and maybe a port, says."""
+    """Return the flags equivalent to `rest`, a host and maybe a port."""
     host, has_port, port = rest.rpartition(":")
     if not has_port or not port.isdecimal() or _is_address(rest):
         host, port = rest, ""
@@ -56,7 +56,7 @@ def _is_address(text: str) -> bool:
 
 
 def is_unspecified(host: str) -> bool:
-    """Return whether `host` stands for all addresses of a machine, on which one can listen only."""
+    """Return whether `host` means all addresses of a machine, which is valid for listening only."""
     return _is_address(host.strip("[]")) and ipaddress.ip_address(host.strip("[]")).is_unspecified
 
 

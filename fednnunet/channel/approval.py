@@ -35,16 +35,16 @@ class Request:
 
     @property
     def decision(self) -> bool | None:
-        """What the person has said, if anything."""
+        """The person's decision, if any."""
         answer = self.summary.with_suffix(".answer")
         return answer.read_text(encoding="utf-8").strip() == "yes" if answer.is_file() else None
 
     def decide(self, agreed: bool) -> bool:
-        """Write down what the person has said; return whether the node was still waiting for that."""
+        """Store the person's decision; return whether the node was still waiting for it."""
         return self._answer("yes" if agreed else "no")
 
     def withdraw(self) -> None:
-        """Take note that no node waits for an answer any more."""
+        """Record that the node no longer waits for an answer."""
         self._answer("withdrawn")
 
     def _answer(self, answer: str) -> bool:
@@ -134,12 +134,12 @@ class Approver:
 
 
 def as_decision(answer: str) -> bool | None:
-    """Return what a person means; ``None`` for what can mean anything."""
+    """Return the decision in an answer; ``None`` if it is ambiguous."""
     return {"yes": True, "y": True, "no": False, "n": False}.get(answer.strip().lower())
 
 
 def waiting(folder: Path) -> list[Request]:
-    """Return what waits for an answer in a folder, oldest first.
+    """Return the waiting requests of a folder, oldest first.
 
     Raises
     ------

@@ -31,21 +31,21 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message, Name, WireMessage
 
 NO_CERTIFICATE = bytes(32)
-"""What stands for the certificate's digest where connections are not encrypted."""
+"""Placeholder for the certificate's digest on unencrypted connections."""
 
 _CONTEXT = b"FednnU-Net proof of a site, version 1"
 _PRIVATE_MODE = 0o600
 
 
 class Challenge(WireMessage):
-    """What a coordinator asks every node to sign, before anything else."""
+    """The coordinator's first message, which every node must sign."""
 
     run: str = Field(pattern=r"^[0-9a-f]{32}$", description="drawn at random when the coordinator starts")
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$", description="drawn at random for this connection")
 
     @classmethod
     def draw(cls, run: str) -> "Challenge":
-        """Return a challenge that nobody has seen yet."""
+        """Return a fresh random challenge."""
         return cls(run=run, nonce=secrets.token_hex(32))
 
 
@@ -110,7 +110,7 @@ class SiteList:
         return sorted(self._sites)
 
     def display_name(self, name: str) -> str:
-        """Return what people call a site."""
+        """Return the display name of a site."""
         site = self._sites.get(name)
         return name if site is None or site.display_name is None else site.display_name
 
@@ -205,13 +205,13 @@ def read_sites(path: Path) -> SiteList:
 
 
 def entry(site: ListedSite) -> str:
-    """Return what stands in the list of sites for `site`."""
+    """Return the entry for `site` in the list of sites."""
     lines: Mapping[str, str | None] = site.model_dump()
     return "[[site]]\n" + "".join(f'{name} = "{value}"\n' for name, value in lines.items() if value is not None)
 
 
 def _signed(challenge: Challenge, certificate: bytes, introduction: str) -> bytes:
-    """Return what is signed; all parts but the first have a fixed length, so none can be taken for another."""
+    """Return the signed bytes; all parts but the first have a fixed length, so they are unambiguous."""
     digests = [bytes.fromhex(challenge.run), bytes.fromhex(challenge.nonce), certificate]
     return b"".join([_CONTEXT, *digests, hashlib.sha256(introduction.encode()).digest()])
 

@@ -12,7 +12,7 @@ _KEPT_RUNS = 20
 
 
 class KeptApprovals:
-    """Matters that were approved, by run of a coordinator: what was agreed to in one run is not in another.
+    """Approved matters, by run of a coordinator; an approval is not valid in another run.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class Rule(Allowance):
     """Whether, and after whose yes, messages of a kind may leave."""
 
     confirm: bool = False
-    """Whether a person has to agree to the first one."""
+    """Whether a person must approve the first one."""
 
 
 class StatisticsRule(Rule):
@@ -60,7 +60,7 @@ class UpdateRule(Rule):
 
 
 class Policy(Message):
-    """The rules of a site; what is not mentioned is allowed.
+    """The rules of a site; everything not mentioned is allowed.
 
     Introductions and signs of life cannot be forbidden: a site that wants to send neither does not start a node.
     """

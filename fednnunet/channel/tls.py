@@ -21,7 +21,7 @@ from fednnunet.channel.address import is_loopback, join_address
 from fednnunet.errors import FednnUNetError
 
 SYSTEM = "system"
-"""Stands for the certificate authorities that the machine trusts anyway."""
+"""Means the certificate authorities that the machine trusts by default."""
 
 _SECONDS = 10.0
 _EXPIRED, _NOT_YET_VALID = 10, 9
@@ -31,12 +31,12 @@ _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 
 class UntrustedError(FednnUNetError):
-    """There is somebody, but not a coordinator to be trusted; trying again will not help."""
+    """The other end is not a trusted coordinator; retrying does not help."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a coordinator is, and whom to trust there.
+    """Address of a coordinator, and the authority to trust.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Certificate:
 
 
 def authority(ca_cert: str) -> ssl.SSLContext:
-    """Return what trusts the certificates of an authority, from TLS 1.2.
+    """Return a context that trusts the certificates of an authority, from TLS 1.2.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def speaks_tls(endpoint: Endpoint) -> bool:
 
 
 def proxy_for(host: str) -> urllib.parse.SplitResult | None:
-    """Return the HTTP proxy through which gRPC connects to `host`, if any: to this machine itself there is none.
+    """Return the HTTP proxy through which gRPC connects to `host`, if any; never for this machine itself.
 
     gRPC reads ``grpc_proxy``, ``https_proxy`` and ``http_proxy``, in this order, and endings of names, and networks, in
     ``no_grpc_proxy`` or ``no_proxy``; the first of them that is set, even if it is empty.

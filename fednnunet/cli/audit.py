@@ -93,7 +93,7 @@ def _entries_table(entries: deque[AuditEntry]) -> Table:
 
 
 class _Totals:
-    """What entries sum up to, by direction and kind."""
+    """Totals of entries, by direction and kind."""
 
     def __init__(self) -> None:
         self._entries: Counter[tuple[str, str]] = Counter()
@@ -159,7 +159,7 @@ def _sites(found: Verification) -> str:
 
 
 def _seconds(time: str) -> str:
-    """Return an entry's time, which is UTC, without what is less than a second."""
+    """Return an entry's UTC time without fractions of a second."""
     return time[:19].replace("T", " ")
 
 

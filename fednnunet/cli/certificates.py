@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_certificates(arguments: argparse.Namespace) -> int:
-    """Do what was asked for, print the result, and return the exit status.
+    """Run the subcommand, print the result, and return the exit status.
 
     Raises
     ------

@@ -45,7 +45,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
-    """Return what each command of the console script ``fednnunet`` is for, and what runs it."""
+    """Return summary and entry point of each command of the console script ``fednnunet``."""
     return {
         "server": ("the coordinator", server_main),
         "client": ("the node of one site", client_main),
@@ -143,7 +143,7 @@ def keys_main(argv: Sequence[str] | None = None) -> int:
 
 
 def policy_main(argv: Sequence[str] | None = None) -> int:
-    """Write a policy, or answer what waits for approval, and return the exit status."""
+    """Write or check a policy, or approve messages, and return the exit status."""
     from fednnunet.cli import policy
 
     description = "Write and check a site's policy, and approve waiting messages."
@@ -178,7 +178,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_anything() -> None:
-    """Let no command end because a console cannot show a character; whatever may stand in names and help texts."""
+    """Replace characters that a console cannot show, so that no command fails for them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

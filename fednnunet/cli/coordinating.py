@@ -24,7 +24,7 @@ def coordinate(
     waiting: str | None = None,
     nodes_return: bool = True,
 ) -> None:
-    """Run a federation, show it, and keep what has to be kept of it.
+    """Run a federation, display it, and store its events and receipts.
 
     Parameters
     ----------

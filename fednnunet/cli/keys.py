@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_keys(arguments: argparse.Namespace) -> int:
-    """Make a key pair, say what to do with it, and return the exit status."""
+    """Create a key pair, print instructions, and return the exit status."""
     private, public, listed = create_key(arguments.site, arguments.out)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{private} stays at this site: give it to the node with --key, and keep it secret.")

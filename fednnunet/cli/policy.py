@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_policy(arguments: argparse.Namespace) -> int:
-    """Do what is asked for and return the exit status."""
+    """Run the subcommand and return the exit status."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if arguments.action == "create":
         _create(arguments.out)

@@ -20,13 +20,13 @@ from fednnunet.report.trackers import trackers_for
 
 
 def runs_folder() -> Path | None:
-    """Return the folder of all run folders that nobody has named, ``None`` without nnU-Net's results folder."""
+    """Return the folder of all unnamed run folders, ``None`` without nnU-Net's results folder."""
     results = os.environ.get("nnUNet_results")
     return Path(results).absolute() / "fednnunet_runs" if results else None
 
 
 def named_run_dir(arguments: argparse.Namespace) -> Path | None:
-    """Return the run folder as far as a command line tells it.
+    """Return the run folder, if the command line determines it.
 
     Raises
     ------
@@ -116,7 +116,7 @@ class RunFiles:
             self._status.end(how)
 
     def _files(self, run_dir: Path | None) -> Iterator[AbstractContextManager[EventSink]]:
-        """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
+        """Yield the sinks that store the events of a run, or send them to the user's trackers."""
         arguments = self._arguments
         if run_dir is not None:
             plans = arguments.task not in TASKS_WITH_NETWORK

@@ -115,7 +115,7 @@ def take_identity(arguments: argparse.Namespace) -> None:
 
 
 def fewest_cases(arguments: argparse.Namespace) -> int:
-    """Return below how many cases nothing is told of a metric: the larger one of the flag and the policy's rule.
+    """Return the minimum number of cases behind a reported metric: the larger one of flag and policy.
 
     Raises
     ------

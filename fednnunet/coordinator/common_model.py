@@ -47,7 +47,7 @@ class CommonModel(Message):
 
     @property
     def folder(self) -> str:
-        """What nnU-Net calls the folder of the model."""
+        """nnU-Net's name of the model's folder."""
         return f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
 
     def is_of(self, other: "CommonModel") -> bool:
@@ -76,7 +76,7 @@ def why_there_is_none(hellos: Sequence[Hello], groups: int, keep_local: str | No
 
 
 def ask_for_model(sites: Sequence[Site], hellos: Sequence[Hello], layout: Layout) -> CommonModel | None:
-    """Ask one site after the other how the network is built, until one tells; warn once if none does.
+    """Ask one site after the other for a description of the network; warn once if none provides it.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ class EvaluationStage(Stage):
         self._sink = sink
 
     def conclude(self) -> None:
-        """Let every site evaluate, and write down what they tell.
+        """Evaluate at every site, and store the results.
 
         Raises
         ------

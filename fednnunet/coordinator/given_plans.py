@@ -42,7 +42,7 @@ def check_fits(plans: dict[str, Any], hello: Hello) -> None:
 
 
 class GivenPlansStage(Stage):
-    """Brings the plans to all sites, and lets them preprocess; sites tell nothing but which plans they have installed.
+    """Distributes the plans to all sites, which preprocess and only report their installed plans.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class GivenPlansStage(Stage):
         self._sink = sink
 
     def conclude(self) -> None:
-        """Hand the plans to every site, and let it preprocess."""
+        """Send the plans to every site, which then preprocesses."""
         hellos = self._roster.hellos
         record = FederationRecord(
             method="FFE",

@@ -7,7 +7,7 @@ from fednnunet.report.events import EventSink, PlansAgreed, StageStarted, tell_p
 
 
 def install(common: CommonPlans, roster: Roster, sink: EventSink) -> None:
-    """Let every site install what is common, and preprocess if there are plans.
+    """Ask every site to install the common fingerprint and plans, and to preprocess.
 
     Raises
     ------

@@ -14,7 +14,7 @@ def now() -> float:
 
 
 class Stopwatch:
-    """Adds up the seconds of one kind of work; `seconds` is what it has taken so far."""
+    """Adds up the seconds of one kind of work in `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -29,7 +29,7 @@ class Stopwatch:
 
 @dataclass
 class SiteMeter:
-    """What one site has taken so far.
+    """Seconds and bytes of one site so far.
 
     Bytes are those of bodies and data of questions and answers, each time that they travel. What the channel wraps
     around them, pings, and reports of how far a site is are not counted.

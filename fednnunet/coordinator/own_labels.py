@@ -14,7 +14,7 @@ _LONGEST_SHOWN = 100
 
 
 def of_own_labels(report: Report, hello: Hello) -> Report:
-    """Return what a site tells of its labels, without what it tells of others.
+    """Return a report restricted to the site's own labels.
 
     Otherwise, it could fill tables, and the memory of whoever keeps them, with new names in every round.
     """

@@ -74,7 +74,7 @@ class OwnModels:
             self._compare(list(models))
 
     def _compare(self, models: list[OwnModel]) -> None:
-        """Tell what the federation gave each site."""
+        """Report each site's benefit from the federation."""
         fold, run = self.description.fold, self.description.run
         asked = GainRequest(fold=fold, run=run, models=models)
         told = self._ask_all("gain", asked, GainReport, f"gain {' '.join(models)}")
@@ -107,7 +107,7 @@ class OwnModels:
 def in_their_time(
     sites: Sequence[Site], ask: partial[AnyMessage], before: set[str], recovery: RecoveryFlags
 ) -> tuple[Mapping[str, AnyMessage], list[SiteFailure]]:
-    """Ask sites what takes as long as it takes.
+    """Ask sites a question without a time limit until the first answer.
 
     Once the first one is done, it waits for others: those that are needed get `--give_up_after` more, and once enough
     are done, the rest no more than a round's time.

@@ -96,7 +96,7 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
 
 
 def check_federation(hellos: Sequence[Hello], *, has_plans: bool = False) -> list[str]:
-    """Refuse a federation that cannot work although its sites agree; return what its users should know.
+    """Refuse a federation that cannot work although its sites agree; return warnings for its users.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class Receipts:
         self._kept: dict[str, tuple[int, str]] = {}
 
     def keep(self, sites: Sequence[Site]) -> None:
-        """Write down what is new; a full disk does not end a training for that."""
+        """Store new receipts; a full disk does not end the training."""
         news = {site.name: site.last_entry for site in sites if site.last_entry is not None}
         news = {name: entry for name, entry in news.items() if self._kept.get(name) != entry}
         if self._path is None or not news:

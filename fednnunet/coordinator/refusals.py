@@ -24,7 +24,7 @@ class Refusals:
         self._since: dict[str, tuple[float, int]] = {}
 
     def warn(self, reason: str) -> None:
-        """Take note that a node was refused."""
+        """Log a rejected node, at a limited rate."""
         now = self._clock()
         at, silent = self._since.get(reason, (None, 0))
         if at is not None and now - at < _QUIET_SECONDS:

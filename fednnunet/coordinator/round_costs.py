@@ -13,7 +13,7 @@ from fednnunet.report.events import RoundTiming, Traffic
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a site's meter shows."""
+    """Readings of a site's meter."""
 
     to_site: int = 0
     from_site: int = 0
@@ -26,7 +26,7 @@ class _Reading:
 
 
 class RoundCosts:
-    """The costs of the round that goes on, from the first attempt at it until `finish`.
+    """The costs of the current round, from its first attempt until `finish`.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class RoundCosts:
         self._averaging = 0.0
 
     def attempt(self) -> None:
-        """Begin the round, or try it again: what was spent in vain counts too."""
+        """Start the round, or another attempt; the costs of failed attempts count, too."""
         if self.attempts == 0:
             self._began = meters.now()
             self._before = {site.name: _Reading.of(site.meter) for site in self._roster.sites}
@@ -97,6 +97,6 @@ class RoundCosts:
         return {name: of_site for name, of_site in traffic.items() if of_site.to_site or of_site.from_site}
 
     def _readings(self) -> Iterator[tuple[str, _Reading, _Reading]]:
-        """Yield what each site's meter showed when the round began, and what it shows now."""
+        """Yield each site's readings at the start of the round, and now."""
         for site in self._roster.sites:
             yield site.name, self._before.get(site.name, _Reading()), _Reading.of(site.meter)

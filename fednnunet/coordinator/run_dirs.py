@@ -12,7 +12,7 @@ from fednnunet.folds import Fold
 
 _FOLD = re.compile(r"fold_(all|[0-9]+)")
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,120}")
-"""What a site says becomes part of a name only if it can be nothing else."""
+"""Text of a site that may become part of a folder's name."""
 
 
 def run_folder(root: Path, hellos: Sequence[Hello], *, may_be_fewer: bool) -> Path:
@@ -118,7 +118,7 @@ def check_sites_let_go(
 
 
 def _what_differs(kept: RunDescription, hellos: Sequence[Hello], *, may_be_fewer: bool) -> str | None:
-    """Return in what a training that is kept is another one than that of these sites."""
+    """Return how an existing training differs from that of these sites."""
     sites = {hello.site for hello in hellos}
     models = {hello.model for hello in hellos}
     if kept.models and not models <= set(kept.models):

@@ -57,7 +57,7 @@ def _told() -> Iterator[None]:
 
 
 def cannot_be_written(error: Exception) -> RunFolderError:
-    """Return what is told of an error in writing to the run folder."""
+    """Return the message about an error in writing to the run folder."""
     reason = getattr(error, "strerror", None) or error
     return RunFolderError(
         f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): fix "
@@ -73,7 +73,7 @@ class SharedTensors(Message):
 
 
 class RunDescription(Message):
-    """What was agreed when a fold's training began.
+    """Settings agreed when a fold's training started.
 
     `averaging` and what else the coordinator's flags say cannot change when the training is continued.
     """
@@ -95,7 +95,7 @@ class RunDescription(Message):
 
     @property
     def groups(self) -> list[Group]:
-        """What is shared among whom."""
+        """The shared tensors, by group of sites."""
         return [Group(tuple(part.sites), Layout(tuple(part.tensors))) for part in self.shared]
 
     @property
@@ -154,7 +154,7 @@ class FoldFolder:
         return cls(run_dir / f"fold_{fold}")
 
     def description(self) -> RunDescription | None:
-        """Return what was agreed when the training that is kept here began; ``None`` if there is none.
+        """Return the settings of the existing training; ``None`` if there is none.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class FoldFolder:
         return None
 
     def begin(self, description: RunDescription, model: Mapping[str, np.ndarray] | None = None) -> None:
-        """Keep what was agreed, and the first global model, in place of whatever was kept before.
+        """Store settings and the first global model, and replace any previous training.
 
         The model comes first: a training that is described can be continued.
         """
@@ -195,7 +195,7 @@ class FoldFolder:
 
     @when_files_can_be_opened
     def describe(self, description: RunDescription) -> None:
-        """Replace what was agreed."""
+        """Replace the settings."""
         for name in (_COPY, DESCRIPTION):
             with _told(), replacing(self.path / name) as temporary:
                 temporary.write_text(description.to_json(), encoding="utf-8")
@@ -290,7 +290,7 @@ class FoldFolder:
         self._remove([number for number in self.models() if number > rounds])
 
     def roll_back(self, round_number: int) -> Path:
-        """Go back to an older round; what came after it is set aside, in a folder within this one, which is returned.
+        """Return to an earlier round; move later ones into a subfolder, which is returned.
 
         Raises
         ------

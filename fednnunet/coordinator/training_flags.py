@@ -72,7 +72,7 @@ class ScheduleFlags:
 
 @dataclass(frozen=True)
 class AveragingFlags:
-    """The coordinator's flags for what is averaged, and how."""
+    """The coordinator's flags for aggregation."""
 
     averaging: Averaging
     weighting: Literal["cases", "uniform"] = "cases"
@@ -111,7 +111,7 @@ class OwnModelFlags:
 
 @dataclass(frozen=True)
 class RecoveryFlags:
-    """The coordinator's flags for what is kept, and for sites that are not there.
+    """The coordinator's flags for recovery and absent sites.
 
     Attributes
     ----------

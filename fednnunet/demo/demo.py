@@ -43,7 +43,7 @@ _LENGTH_3D = _Length(rounds=10, iterations_per_epoch=20)
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the demo keeps what; all below one folder.
+    """Folders of the demo, all below one.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Folders:
 
     @property
     def logs(self) -> Path:
-        """What the commands said."""
+        """Output of the commands."""
         return self.out / "logs"
 
     def make(self) -> None:
@@ -112,7 +112,7 @@ class Folders:
             ) from error
 
     def environment(self, results: Path) -> dict[str, str]:
-        """Return the variables that tell nnU-Net where its folders are."""
+        """Return nnU-Net's environment variables for its folders."""
         return {
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
@@ -186,7 +186,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 class _Demo:
-    """What each step does."""
+    """Commands of each step."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         length = _LENGTH_3D if arguments.three_dimensional else _LENGTH_2D
@@ -318,7 +318,7 @@ class _Demo:
 
 
 def _device(wanted: str | None) -> str:
-    """Return the device to train on; a GPU that is wanted but not there is told before any work is done."""
+    """Return the device to train on; a missing GPU is reported before any work starts."""
     if wanted not in (None, "cuda"):
         return wanted
     import torch  # takes seconds
@@ -357,6 +357,6 @@ def _say_what_to_set(console: Console, folders: Folders) -> None:
 
 
 def _export(folders: Folders) -> str:
-    """Return the line for a shell that tells nnU-Net where the folders are."""
+    """Return the shell command that sets nnU-Net's folders."""
     variables = folders.environment(folders.federated).items()
     return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables)

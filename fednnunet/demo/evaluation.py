@@ -43,7 +43,7 @@ class SiteScore:
 
     @property
     def difference(self) -> float:
-        """What the federation gains."""
+        """The benefit of the federation."""
         return self.federated - self.own
 
 

@@ -82,7 +82,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Tissue:
-    """A blob and the signal of what fills it."""
+    """A blob and its signal."""
 
     blob: Blob
     signal: float
@@ -105,7 +105,7 @@ class Patient:
     """
 
     ORGAN_RADII: ClassVar = {2: (17.0, 26.0), 3: (21.0, 30.0)}
-    """In mm, by dimensions; volumes have coarser voxels, so what is to be found in them is larger."""
+    """In mm, by dimensions; volumes have coarser voxels, so their structures are larger."""
     LESION_RADII: ClassVar = {2: (0.4, 0.62), 3: (0.5, 0.7)}
     """In fractions of the organ's smallest radius, by dimensions."""
 

@@ -14,7 +14,7 @@ INTENSITY_FIELDS = ("mean", "median", "std", "min", "max", "percentile_99_5", "p
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What nnU-Net's planner reads (``DatasetFingerprintExtractor.run``).
+    """The fields that nnU-Net's planner reads (``DatasetFingerprintExtractor.run``).
 
     Attributes
     ----------

@@ -13,7 +13,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.uint64),
     "uint32": np.dtype(np.uint32),
 }
-"""What has keys: dtype of the numbers -> dtype of their keys."""
+"""Supported types: dtype of the numbers -> dtype of their keys."""
 
 
 def key_bits(dtype: str) -> int:

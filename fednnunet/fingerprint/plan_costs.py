@@ -95,7 +95,7 @@ def resampling_finding(
 
 
 def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any], where: str) -> str | None:
-    """Return what makes a U-Net too large, judged by its convolutions."""
+    """Return the reason why a U-Net is too large, estimated from its convolutions."""
     stages = int(arguments.get("n_stages", 1))
     features = _per_stage(arguments.get("features_per_stage"), stages)
     kernels = _per_stage(arguments.get("kernel_sizes"), stages, len(configuration["patch_size"]))
@@ -136,7 +136,7 @@ def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any]
 
 
 def _transformer_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any], where: str) -> str | None:
-    """Return what makes a transformer too large, judged by its attention and its perceptrons."""
+    """Return the reason why a transformer is too large, estimated from attention and perceptrons."""
     defaults = {"embed_dim": 1, "eva_depth": 24, "mlp_ratio": 8 / 3}
     width, depth, ratio = (max([1.0, *_numbers(arguments.get(name, default))]) for name, default in defaults.items())
     parameters = depth * width**2 * (4 + 3 * ratio)
@@ -157,7 +157,7 @@ def _transformer_finding(arguments: Mapping[str, Any], configuration: Mapping[st
 
 
 def _former(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what plans before nnU-Net 2.3 say of the network, under the names of today."""
+    """Return the network of plans before nnU-Net 2.3, with today's names."""
     stages = max(1, len(configuration["conv_kernel_sizes"]))
     base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
     return {
@@ -171,7 +171,7 @@ def _former(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _per_stage(value: Any, stages: int, axes: int = 1) -> list[float]:
-    """Return one number for each stage, of what may be one for all: of several axes, their product; 1 where missing."""
+    """Return one number per stage: the product over axes; one value may apply to all stages; 1 if missing."""
     if not isinstance(value, list):
         value = [value] * stages
     sizes = []

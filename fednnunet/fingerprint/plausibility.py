@@ -36,7 +36,7 @@ _Prefix = tuple[Quantity, int, int]
 
 
 class AnswersOfSite:
-    """What one site has answered so far, against which its next answer is checked.
+    """The answers of one site so far, against which its next one is checked.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class AnswersOfSite:
         self._counted: dict[_Prefix, int] = {}
 
     def check(self, question: MomentsQuestion | DigitsQuestion, answer: np.ndarray) -> None:
-        """Return if an answer can be true; take note of it.
+        """Check that an answer is possible, and record it.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class AnswersOfSite:
                 counted[quantity, follow.bits + DIGIT_BITS, key] = count
 
     def _expected(self, quantity: Quantity, bits: int, prefix: int) -> int:
-        """Return how many numbers the site has that begin so, by what it has said before."""
+        """Return the site's count of numbers with this prefix, according to its earlier answers."""
         if bits:
             return self._counted.get((quantity, bits, prefix), 0)
         return self._sampled[quantity.component] if quantity.name == "intensity" else self._cases

@@ -40,7 +40,7 @@ GEOMETRY = (*SPACINGS, *SHAPES, RELATIVE_SIZE)
 
 
 def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: TargetSpacing) -> Protocol:
-    """Find a fingerprint for which nnU-Net's stock planners plan as for the pooled data; no site tells about a case.
+    """Find a fingerprint for which nnU-Net's stock planners plan as for the pooled data, without data of single cases.
 
     Its spacings and shapes are those of `pseudo_cases`. With `target_spacing` the planner is asked what it would make
     of a fingerprint: first whether it looks at the 10th percentile of an axis at all, which is only then asked for.
@@ -99,7 +99,7 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
 
 
 def shared_cases_fingerprint(spacings: np.ndarray, shapes: np.ndarray, channels: int, samples: int) -> Protocol:
-    """Find the pooled fingerprint where every site has told spacing and shape of each of its cases.
+    """Find the pooled fingerprint when every site has sent spacing and shape of each of its cases.
 
     Parameters
     ----------
@@ -234,6 +234,6 @@ def _middle(by_rank: dict[int, np.ndarray]) -> tuple[float, float]:
 
 
 def _middle_voxels(by_rank: dict[int, np.ndarray]) -> tuple[int, int]:
-    """Return what `_middle` does, as integers."""
+    """Return the result of `_middle` as integers."""
     lower, upper = _middle(by_rank)
     return int(lower), int(upper)

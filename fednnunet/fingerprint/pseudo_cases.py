@@ -18,7 +18,7 @@ PSEUDO_CASES = 22
 
 @dataclass(frozen=True)
 class Axis:
-    """What the planner reads of one axis; pairs are the two middle values, equal if the number of cases is odd.
+    """The planner's input for one axis; pairs are the two middle values, equal for an odd number of cases.
 
     Attributes
     ----------

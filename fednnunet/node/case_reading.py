@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 _MOST_NAMED = 8
 _WORDS_OF_A_KIND = 5
 _remarks: set[str] = set()
-"""The beginnings of what readers have said in this process."""
+"""Beginnings of the readers' messages in this process."""
 
 
 class Volume(NamedTuple):
-    """What nnU-Net reads.
+    """An image or segmentation as nnU-Net reads it.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ def check_segmentation(case: CaseFiles, segmentation: npt.NDArray[Any], allowed:
 
 
 def _read(read: Callable[[tuple[str, ...]], tuple[Any, Any]], paths: tuple[str, ...]) -> Volume:
-    """Read, and say what the reader says once for all cases to which it says the same."""
+    """Read a case, and log each message of the reader only once."""
     remarks = io.StringIO()
     with contextlib.redirect_stdout(remarks):
         array, properties = read(paths)

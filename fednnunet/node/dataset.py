@@ -123,7 +123,7 @@ class CaseFiles:
         return tuple(dict.fromkeys((*self.images, self.segmentation, *self.spacing_files, *self.companions)))
 
     def stems(self, ending: str) -> tuple[list[tuple[str, str]], str]:
-        """Return what the names of files that belong to a case begin with, before a dot.
+        """Return the stems of a case's files, before a dot.
 
         Returns
         -------
@@ -194,7 +194,7 @@ def check_channels(cases: Sequence[CaseFiles], channels: int) -> None:
 
 
 def _with_companions(cases: Sequence[CaseFiles], ending: str) -> list[CaseFiles]:
-    """Return the cases with what stands beside their files; of two cases, ``a`` and ``a.b``, ``a.b.json`` is b's."""
+    """Return the cases with accompanying files; of two cases, ``a`` and ``a.b``, ``a.b.json`` belongs to b."""
     own = {path for case in cases for path in (*case.images, case.segmentation)}
     stems = [_stems(case, ending) for case in cases]
     found: dict[str, list[str]] = {stem: [] for of_case in stems for stem in of_case}
@@ -220,7 +220,7 @@ def _stems(case: CaseFiles, ending: str) -> list[str]:
 
 
 def _beginnings(path: str) -> Iterable[str]:
-    """Give what stands before each dot of a file's name, the longest first."""
+    """Yield the part of a file's name before each dot, the longest first."""
     stem, dot, _ = path.rpartition(".")
     while dot and os.path.dirname(path) == os.path.dirname(stem):
         yield stem

@@ -21,7 +21,7 @@ _OVERWRITE_READER = "overwrite_image_reader_writer"
 
 @dataclass(frozen=True)
 class DatasetJson:
-    """What a ``dataset.json`` says.
+    """Contents of a ``dataset.json``.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class DatasetJson:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """In what two datasets must be the same if one network is to know both."""
+        """Properties that two datasets must share for one network."""
         return {
             "labels": self.labels.to_json(),
             "regions_class_order": self.labels.regions_class_order and list(self.labels.regions_class_order),

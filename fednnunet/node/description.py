@@ -12,7 +12,7 @@ from fednnunet.weights.packing import listing_of
 
 _FINGERPRINT = "dataset_fingerprint.json"
 _NO_DATASET = "Federation"
-"""Stands in plans in place of the name of the site's dataset."""
+"""Placeholder in plans for the name of the site's dataset."""
 
 
 def describe(trainer: Any, dataset: SiteDataset, plans_name: str) -> ModelDescription:

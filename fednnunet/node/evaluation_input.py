@@ -57,7 +57,7 @@ def results_folder(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
 
 
 def read_model(arguments: argparse.Namespace, dataset: SiteDataset, content: DatasetJson) -> dict[str, Any]:
-    """Check that there is a model that can predict the site's images, and return its plans.
+    """Check that the model fits the site's images, and return its plans.
 
     Parameters
     ----------

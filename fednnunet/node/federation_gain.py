@@ -30,7 +30,7 @@ _DIGITS = 4
 
 
 def tell_gain(arguments: argparse.Namespace, dataset: SiteDataset, asked: GainRequest) -> GainReport:
-    """Compare the site's models on its validation cases, write the report, and return what of it may be told.
+    """Compare the site's models on its validation cases, write the report, and return its shareable part.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def tell_gain(arguments: argparse.Namespace, dataset: SiteDataset, asked: GainRe
 
 
 def _dice_of(folder: Path, labels: Labels) -> Dice:
-    """Return what nnU-Net's full validation has found of a model."""
+    """Return the results of nnU-Net's full validation of a model."""
     path = folder / "validation" / "summary.json"
     summary = read_json_object(path, "run the validation again with --val")
     found = {}
@@ -91,7 +91,7 @@ def _write(
     overall: Gain,
     advice: Advice | None,
 ) -> None:
-    """Write what stays here: everything."""
+    """Write the complete report, which stays at the site."""
     content: dict[str, Any] = {
         "advice": None if advice is None else advice.model,
         "reason": None if advice is None else advice.reason,

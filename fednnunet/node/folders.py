@@ -16,7 +16,7 @@ _WRITTEN: dict[Task, tuple[str, ...]] = {
 
 
 def check_folders(task: Task) -> None:
-    """Check that the folders are there that a task reads, and that those can be written, or be made, that it writes.
+    """Check that a task's input folders exist, and that its output folders are writable or can be created.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def check_folders(task: Task) -> None:
 
 
 def check_readable(variable: str) -> None:
-    """Check that a folder of nnU-Net's is there.
+    """Check that a folder of nnU-Net exists.
 
     Raises
     ------

@@ -60,7 +60,7 @@ def planning_hello(arguments: argparse.Namespace) -> tuple[SiteDataset, Hello]:
 
 
 def check_classes(arguments: argparse.Namespace, asym: bool) -> None:
-    """Refuse classes that nnU-Net does not have, or for which a common fingerprint would not be what they expect.
+    """Refuse classes that nnU-Net does not have, or that need another fingerprint than the common one.
 
     Raises
     ------

@@ -62,7 +62,7 @@ class KeptStates:
         self._trained = output_folder / _TRAINED
 
     def all(self) -> list[KeptState]:
-        """Return what there is, oldest first."""
+        """Return the stored states, oldest first."""
         return sorted(self._valid(), key=lambda state: state.round)
 
     def is_begun(self, run: str) -> bool:
@@ -70,11 +70,11 @@ class KeptStates:
         return self._marker.is_file() and self._marker.read_text(encoding="utf-8") == run
 
     def is_final(self, run: str) -> bool:
-        """Return whether the final checkpoint of this training is there."""
+        """Return whether this training has a final checkpoint."""
         return self.is_begun(run) and self._final.is_file()
 
     def begin(self, run: str, overwrite: bool) -> None:
-        """Refuse to write over what another training has left, stock nnU-Net's too, and remember which one this is.
+        """Refuse to overwrite another training, including stock nnU-Net's, and record this one.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class KeptStates:
             write_json({"run": run, "cases": sorted(trained.union(training))}, self._trained)
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
-        """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any.
+        """Write the large files: nnU-Net's checkpoint, and the rounding error, if any.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class KeptStates:
             self._remove(state)
 
     def restore(self, run: str, round_number: int, trainer: nnUNetTrainer) -> tuple[bool, np.ndarray | None]:
-        """Bring a trainer to where it was when the state of a round was kept; later ones are of no use any more.
+        """Restore a trainer to the state of a round, and remove later states.
 
         Returns
         -------

@@ -16,7 +16,7 @@ from fednnunet.weights.packing import bare
 logger = logging.getLogger(__name__)
 
 _FIRST_MOMENTS = ("momentum_buffer", "exp_avg")
-"""What torch's optimizers call the mean of past gradients; means of their squares only scale the steps."""
+"""Names of the mean of past gradients in torch's optimizers; means of squares only scale the steps."""
 
 
 class OptimizerState:
@@ -54,7 +54,7 @@ class OptimizerState:
         }
 
     def forget(self) -> None:
-        """Make the optimizer what it was before the first step."""
+        """Reset the optimizer to its state before the first step."""
         self._optimizer.state.clear()
 
     def set_steps(self, steps: int) -> None:
@@ -65,7 +65,7 @@ class OptimizerState:
                 state["step"].fill_(steps)
 
     def _begin(self) -> None:
-        """Give each parameter what the optimizer would give it at its first step."""
+        """Create each parameter's state as in the optimizer's first step."""
         for _, parameter, kept in self._parameters:
             state = self._optimizer.state[parameter]
             for key, value in kept.items():
@@ -77,7 +77,7 @@ _PROBE = torch.Size((2, 3))
 
 
 def _kept_by(optimizer: torch.optim.Optimizer, group: dict[str, object]) -> dict[str, torch.Tensor]:
-    """Return what an optimizer of this kind keeps of a parameter of shape `_PROBE`, as it is before the first step."""
+    """Return an optimizer's initial state of a parameter of shape `_PROBE`."""
     kind = type(optimizer)
     settings = {name: value for name, value in group.items() if name in inspect.signature(kind).parameters}
     settings.pop("params", None)

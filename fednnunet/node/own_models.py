@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def train_own_model(
     arguments: argparse.Namespace, dataset: SiteDataset, asked: OwnTraining, tracker: Tracker
 ) -> OwnTrained:
-    """Train one of a site's own models, and validate it; go on with one that was begun, and leave one that is done.
+    """Train and validate one of a site's own models; continue an unfinished one, and keep a finished one.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def fold_folder(arguments: argparse.Namespace, dataset: SiteDataset, fold: Fold,
 
 @dataclass(frozen=True)
 class OwnTrainer:
-    """What there is to know of the training of one of a site's own models.
+    """Settings and state of the training of one of a site's own models.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class OwnTrainer:
 
     @property
     def name(self) -> str:
-        """What tells this training from any other: a model that is finished is not trained again.
+        """Identifies this training: a finished model is not trained again.
 
         A personal model is one of a federated training. One that was trained alone is the same whatever the
         federation did, as long as plans, cases and schedule are.

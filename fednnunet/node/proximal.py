@@ -31,7 +31,7 @@ class ProximalTerm:
         self._global = [parameter.detach().clone() for parameter in self._parameters]
 
     def forget(self) -> None:
-        """Free the memory of what `remember` took note of, which must be called again before the next step."""
+        """Free the memory of `remember`, which must be called again before the next step."""
         self._global = []
 
     @torch.no_grad()

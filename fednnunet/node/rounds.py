@@ -101,7 +101,7 @@ class FederatedRounds:
         """Whether the network is as it was built: nothing that this site has learned is in its weights."""
 
     def offer(self) -> TrainingOffer:
-        """Return what the trainer would do if nobody told it otherwise."""
+        """Return the trainer's default schedule."""
         return TrainingOffer(
             epochs=self._trainer.num_epochs,
             iterations_per_epoch=self._trainer.num_iterations_per_epoch,
@@ -361,7 +361,7 @@ class FederatedRounds:
             self._parked = None
 
     def close(self) -> None:
-        """Free the memory of network and optimizer, and end what nnU-Net's own logger has begun."""
+        """Free the memory of network and optimizer, and close nnU-Net's own logger."""
         _finish_wandb()
         del self._trainer
         gc.collect()
@@ -390,7 +390,7 @@ class FederatedRounds:
         self._is_validated = True
 
     def _catch_up(self, epochs: int) -> None:
-        """Make `epochs` the number of epochs that are over: forget what comes after, leave blank what is missing."""
+        """Set the number of finished epochs to `epochs`: remove later ones, leave missing ones blank."""
         trainer = self._trainer
         labels = len(self._labels.outputs)
         log = {}
@@ -410,7 +410,7 @@ class FederatedRounds:
 
 
 def _finish_wandb() -> None:
-    """End the run of Weights & Biases that nnU-Net has begun, if it has (``nnUNet_wandb_enabled``).
+    """End nnU-Net's run of Weights & Biases, if any (``nnUNet_wandb_enabled``).
 
     nnU-Net trains one fold in a process, and leaves that to its end. Here, the next fold's run would be this one.
     """

@@ -76,7 +76,7 @@ def check_covered(path: Path, splits: Splits, cases: Collection[str]) -> str | N
 
 
 def split_of_nnunet(cases: Sequence[str]) -> Splits | None:
-    """Return the folds that nnU-Net makes where there is no file; ``None`` for fewer cases than it needs.
+    """Return the folds that nnU-Net creates without a file; ``None`` for fewer cases than it needs.
 
     Parameters
     ----------

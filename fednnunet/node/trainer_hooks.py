@@ -38,7 +38,7 @@ def find_trainer(name: str) -> "type[nnUNetTrainer]":
 
 
 def check_hooks(trainer: "type[nnUNetTrainer]", attributes: Collection[str] = ()) -> None:
-    """Refuse a trainer that overrides what federated rounds never call: it would train otherwise than its user thinks.
+    """Refuse a trainer that overrides methods that federated rounds never call.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def check_split(trainer: "type[nnUNetTrainer]") -> None:
 
 
 def reads_splits(name: str) -> bool:
-    """Return whether a trainer takes its folds from ``splits_final.json``, as far as can be told without training.
+    """Return whether a trainer takes its folds from ``splits_final.json``, as far as known without training.
 
     Parameters
     ----------

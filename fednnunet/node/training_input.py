@@ -20,7 +20,7 @@ from fednnunet.node.trainer_hooks import reads_splits
 
 
 class TrainingInput(NamedTuple):
-    """What a site trains with.
+    """Inputs of a site's training.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 
 def read_training(arguments: argparse.Namespace) -> TrainingInput:
-    """Check that all is there that a training takes, and return what it is.
+    """Check the inputs of a training, and return them.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_training(arguments: argparse.Namespace) -> TrainingInput:
 
 
 def _read_plans(dataset: SiteDataset, name: str) -> dict[str, Any]:
-    """Return the plans of this name, which must be this dataset's: nnU-Net goes by the names that stand in them."""
+    """Return the plans of this name, which must be this dataset's: nnU-Net uses the names in them."""
     path = dataset.preprocessed / f"{name}.json"
     if not path.is_file():
         raise FednnUNetError(
@@ -163,7 +163,7 @@ def _check_data(dataset: SiteDataset, plans: dict[str, Any], plans_name: str, co
 
 
 def _preprocess(dataset: SiteDataset, plans_name: str, configuration: str) -> str:
-    """Return what to do about data that are missing, which destroys nothing."""
+    """Return the remedy for missing data, which destroys nothing."""
     return (
         f"preprocess with nnUNetv2_preprocess -d {dataset.id} -plans_name {plans_name} -c {configuration}, which "
         "leaves the plans as they are"
@@ -171,7 +171,7 @@ def _preprocess(dataset: SiteDataset, plans_name: str, configuration: str) -> st
 
 
 def _is_preprocessed(record: FederationRecord, plans: dict[str, Any], identifier: str, preprocessed_at: float) -> bool:
-    """Return whether data of which a record does not tell are those of its plans."""
+    """Return whether preprocessed data without a recorded digest are those of the plans."""
     if record.made is not None:
         return preprocessed_at >= record.made
     # written before there was a time in it
@@ -198,7 +198,7 @@ def _finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[
 
 
 def model_name(arguments: argparse.Namespace, own: OwnModel | None = None) -> str:
-    """Return what nnU-Net calls the folder of the model that a command line of the client trains, or of an own one."""
+    """Return nnU-Net's folder name of the model that the client trains, or of an own model."""
     plans = arguments.p if own is None else f"{arguments.p}_{own}"
     return f"{arguments.tr}__{plans}__{arguments.configuration}"
 

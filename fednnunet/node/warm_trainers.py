@@ -10,10 +10,10 @@ _MAIN_MEMORY = torch.device("cpu")
 
 
 class Parkable(Protocol):
-    """What takes memory of a device while it is warm."""
+    """An object that occupies memory of a device while it is warm."""
 
     def park(self) -> None:
-        """Leave the device, if it is there."""
+        """Leave the device, if present."""
 
     def wake(self) -> None:
         """Come back to the device, if it has left it."""

@@ -72,7 +72,7 @@ class Float32:
 
 
 class Float16:
-    """Two bytes per number, little-endian; what is too large for float16 becomes its largest number."""
+    """Two bytes per number, little-endian; larger numbers become float16's largest."""
 
     name: EncodingName = "float16"
     is_exact = False

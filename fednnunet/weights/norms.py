@@ -40,7 +40,7 @@ class Norms:
     optimizer: dict[str, float]
 
     def out_of_line(self, factor: float = FACTOR) -> dict[str, float]:
-        """Return what `out_of_line` finds in either."""
+        """Return the findings of `out_of_line` in either."""
         found = out_of_line(self.weights, factor)
         for site, ratio in out_of_line(self.optimizer, factor).items():
             found[site] = max(ratio, found.get(site, 0.0))
@@ -52,7 +52,7 @@ _CHUNK = 1 << 13
 
 
 def squared_norm(values: np.ndarray, known: np.ndarray | None = None) -> float:
-    """Return the squared L2 norm of `values`, or of their difference to what is `known`.
+    """Return the squared L2 norm of `values`, or of their difference to `known`.
 
     The sum runs in float64, which holds the square of any float32.
 

@@ -22,7 +22,7 @@ _NORMALIZATION = (
 _NAMED_AS_NORMALIZATION = re.compile(r"[Nn]orm([123][dD])?$")
 
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
-"""What ``torch.compile`` and DistributedDataParallel put before each name."""
+"""Prefixes of names added by ``torch.compile`` and DistributedDataParallel."""
 
 
 def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
@@ -179,7 +179,7 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 
 def bare(name: str) -> str:
-    """Return the name of a tensor without what wrappers put before it."""
+    """Return the name of a tensor without prefixes of wrappers."""
     while name.startswith(_WRAPPER_PREFIXES):
         name = name.partition(".")[2]
     return name

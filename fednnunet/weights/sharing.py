@@ -31,7 +31,7 @@ def share(
     keep_local: str | None = None,
     normalization: Mapping[str, Collection[str]] | None = None,
 ) -> list[Group]:
-    """Find what sites have in common.
+    """Group the tensors that sites have in common.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def share(
 
 
 def _local(keep_local: str | None, normalization: Mapping[str, Collection[str]]) -> Callable[[str], bool]:
-    """Return what tells of the name of a tensor whether it stays at the site."""
+    """Return a function that decides by name whether a tensor stays at the site."""
     if keep_local is None:
         return lambda name: False
     if keep_local == NORM:

@@ -40,7 +40,7 @@ class SiteModel:
 
     @property
     def rounding_error(self) -> np.ndarray | None:
-        """What rounding has left out of all updates so far, for the next one; none if all are exact.
+        """The accumulated rounding error of all updates, for the next one; none for exact encodings.
 
         Float32 of shape ``(n,)``, over the groups that are rounded.
         """
@@ -48,7 +48,7 @@ class SiteModel:
         return np.concatenate(errors) if errors else None
 
     def restore_rounding_error(self, error: np.ndarray) -> None:
-        """Go on from a `rounding_error` that was kept.
+        """Continue from a stored `rounding_error`.
 
         Raises
         ------

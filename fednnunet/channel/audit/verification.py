@@ -22,7 +22,7 @@ from fednnunet.errors import FednnUNetError
 
 @dataclass(frozen=True)
 class Verification:
-    """What a log that was found whole holds.
+    """Contents of a verified log.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def verify(path: Path, receipt: tuple[int, str] | None = None, receipts: Iterabl
 
 
 class _Claims:
-    """What receipts say of a log."""
+    """The receipts for a log."""
 
     def __init__(self, path: Path, receipt: tuple[int, str] | None, receipts: Iterable[Receipt]) -> None:
         self._path = path
@@ -171,7 +171,7 @@ class _Chain:
         return entry
 
     def end(self) -> None:
-        """Say that there are no more lines."""
+        """Finish: there are no more lines."""
         if self._incomplete:
             raise self._no_entry()
         if self._suspect is not None:

@@ -35,7 +35,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
 
 DAYS = 825
-"""Days for which a server certificate is valid, if nobody says otherwise."""
+"""Default validity of a server certificate, in days."""
 MOST_DAYS = 3650
 """Days for which a CA is valid; a certificate cannot outlive it."""
 _CLOCKS_DIFFER = timedelta(minutes=10)
@@ -56,7 +56,7 @@ _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True)
 class CreatedCertificates:
-    """What `create_certificates` has made.
+    """Result of `create_certificates`.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def create_certificates(
 
 
 def _find_authority(folder: Path, now: datetime) -> _Authority | None:
-    """Return the CA that is kept in `folder`, ``None`` if there is none."""
+    """Return the CA in `folder`, ``None`` if there is none."""
     path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
     has_certificate, has_key = os.path.lexists(path), os.path.lexists(key_path)
     if not has_certificate and not has_key:
@@ -225,7 +225,7 @@ def _issue(
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, start: datetime, end: datetime
 ) -> x509.CertificateBuilder:
-    """Return what all certificates have in common."""
+    """Return the fields that all certificates share."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

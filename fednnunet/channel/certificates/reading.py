@@ -33,12 +33,12 @@ _PARSING_ERRORS = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises for files that are malformed, or that it does not know."""
+"""Errors that `cryptography` raises for malformed or unknown files."""
 
 
 @dataclass(frozen=True)
 class CertificateSummary:
-    """What people want to know of a certificate.
+    """Summary of a certificate for people.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class CertificateSummary:
 
 
 def describe_certificates(path: Path) -> list[CertificateSummary]:
-    """Return what stands in the certificates of a PEM file, in their order.
+    """Return summaries of the certificates in a PEM file, in their order.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def parsing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the content of a file into a sentence."""
+    """Turn errors in a file's content into a sentence."""
     try:
         yield
     except _PARSING_ERRORS as error:
@@ -175,7 +175,7 @@ def parsing(path: Path) -> Iterator[None]:
 
 
 def summary_of(certificate: x509.Certificate) -> CertificateSummary:
-    """Return what stands in a certificate."""
+    """Return the summary of a certificate."""
     return CertificateSummary(
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
@@ -213,7 +213,7 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
 
 
 def check_period(summary: CertificateSummary, what: str, remedy: str, now: datetime) -> None:
-    """Refuse a certificate, called `what`, that is not valid `now`."""
+    """Refuse a certificate, called `what`, that is not valid at `now`."""
     if now > summary.not_after:
         raise FednnUNetError(f"{what} has expired on {written(summary.not_after)}: {remedy}.")
     if now < summary.not_before:

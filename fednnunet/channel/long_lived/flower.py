@@ -3,7 +3,7 @@
 import logging
 
 LONGEST_MESSAGE = 16 << 20
-"""Bytes; more than any message has, but for what nobody should believe."""
+"""Bytes; above any valid message."""
 
 
 def silence() -> None:

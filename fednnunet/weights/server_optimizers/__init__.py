@@ -28,10 +28,10 @@ class ServerOptimizer(Protocol):
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """What it remembers, by name: the arrays themselves, float32 of the model's size."""
+        """The state, by name: the arrays themselves, float32 of the model's size."""
 
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
-        """Return what to add to a part of the global model, float32, given the aggregated difference, float32."""
+        """Return the change of a part of the global model, float32, given the aggregated difference, float32."""
 
 
 def server_optimizer(name: ServerOptimizerName, size: int, learning_rate: float | None) -> ServerOptimizer | None:
