@@ -12,17 +12,17 @@ Usage: ./install.sh [--dev] [--nnunet source|package]
 Installs FednnU-Net (editable) with pinned versions of PyTorch, nnU-Net and Flower.
 It uses the active virtual or conda environment; without one it makes .venv here,
 with the Python named by $PYTHON, else python3, else python (3.11 or newer).
-It is safe to run again: what is installed already is only checked.
+It is safe to run again: existing installations are only checked.
 
 Options:
-  --dev              also install what tests, linting and type checks need
+  --dev              also install the tools for tests, linting and type checks
   --nnunet source    install nnU-Net from the git submodule nnUNet/, or fail
   --nnunet package   install nnU-Net from the package index
-                     (default: from the submodule if it can be had, else the package)
-  --hashes           install no package archive but those whose SHA-256 is in
+                     (default: from the submodule if available, else the package)
+  --hashes           install only package archives whose SHA-256 is in
                      requirements.lock (default for a release: a commit with a tag v*)
-  --no-hashes        install what the package server offers, such as a CPU build of PyTorch
-  --print-python     print the Python interpreter that is used, and do nothing else
+  --no-hashes        accept other archives of the package server, such as a CPU build of PyTorch
+  --print-python     print the path of the Python interpreter, and do nothing else
   -h, --help         show this help
 USAGE
 }
@@ -70,7 +70,7 @@ esac
 START_DIR="$PWD"
 ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 
-# Which environment ---------------------------------------------------------------------------------------------------
+# Environment ---------------------------------------------------------------------------------------------------------
 
 if [ -n "${VIRTUAL_ENV:-}" ]; then
     ENV_DIR="$VIRTUAL_ENV" ENV_NAME="the active virtual environment"
@@ -88,7 +88,7 @@ readonly START_DIR ROOT ENV_DIR ENV_NAME PY DEV NNUNET
 readonly STAMP="$ENV_DIR/.fednnunet-install"
 
 if [ "$PRINT_PYTHON" = 1 ]; then
-    [ -x "$PY" ] || fail "$ENV_NAME holds no Python yet: run ./install.sh first."
+    [ -x "$PY" ] || fail "$ENV_NAME has no Python yet: run ./install.sh first."
     say "$PY"
     exit 0
 fi
@@ -102,13 +102,13 @@ trap 'rm -f -- "$LOG"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0
 export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
-# The end of the log of the command that just failed, without the addresses of package servers.
+# Shows the end of the log of the failed command, without addresses of package servers.
 show_log() {
     sed -E -e "s#[a-z+]+://[^[:space:]'\")>,]+#<address>#g" -e "s#host='[^']*'#host=<address>#g" "$LOG" |
         tail -n 20 >&2
 }
 
-# quietly MESSAGE COMMAND...: run the command; only if it fails, show what it said and end with the message.
+# quietly MESSAGE COMMAND...: runs the command; if it fails, shows its output and exits with the message.
 quietly() {
     local message="$1"
     shift
@@ -124,7 +124,7 @@ pip_install() {
     quietly "$message" "$PY" -m pip install -qq -c constraints.txt "$@"
 }
 
-# The version of a Python as "3.11"; empty if it does not run.
+# Prints the version of a Python as "3.11"; nothing if it does not run.
 version_of() {
     { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null 2>/dev/null || true; } |
         sed -n -E 's/^[^0-9]*([0-9]+\.[0-9]+).*/\1/p' | head -n 1
@@ -143,31 +143,31 @@ make_venv() {
         elif command -v python >/dev/null; then
             base=python
         else
-            fail "no Python was found: install Python 3.11 or newer, or set PYTHON to its path."
+            fail "no Python found: install Python 3.11 or newer, or set PYTHON to its path."
         fi
     fi
     version="$(version_of "$base")"
     [ -n "$version" ] || fail "'$base' does not run: install Python 3.11 or newer, or set PYTHON to its path."
     recent_enough "$version" ||
-        fail "'$base' is Python $version, but 3.11 or newer is needed: install one, or set PYTHON to its path."
+        fail "'$base' is Python $version, but 3.11 or newer is required: install one, or set PYTHON to its path."
     "$base" -c 'import venv, ensurepip' >/dev/null 2>&1 </dev/null ||
         fail "'$base' lacks the module venv: install it (on Debian and Ubuntu the package python3-venv)."
-    say "Making the environment .venv with Python $version ..."
-    quietly "the environment .venv could not be made." "$base" -m venv "$ENV_DIR"
+    say "Creating the environment .venv with Python $version ..."
+    quietly "the environment .venv could not be created." "$base" -m venv "$ENV_DIR"
 }
 
 if [ "$ENV_NAME" = .venv ]; then
     [ -n "$(version_of "$PY")" ] || make_venv
 fi
 VERSION="$(version_of "$PY")"
-[ -n "$VERSION" ] || fail "$ENV_NAME has no Python that runs: deactivate it, or activate another, and try again."
+[ -n "$VERSION" ] || fail "$ENV_NAME has no working Python: deactivate it, or activate another, and try again."
 recent_enough "$VERSION" ||
-    fail "$ENV_NAME has Python $VERSION, but 3.11 or newer is needed: use another, or deactivate or delete this one."
+    fail "$ENV_NAME has Python $VERSION, but 3.11 or newer is required: use another, or deactivate or delete this one."
 say "Using $ENV_NAME (Python $VERSION)."
 
 # nnU-Net: from the submodule or from the package index ---------------------------------------------------------------
 
-# limited SECONDS COMMAND...: the command with a time limit, where this system can set one.
+# limited SECONDS COMMAND...: runs the command with a time limit, if this system supports it.
 limited() {
     local seconds="$1"
     shift
@@ -178,7 +178,7 @@ limited() {
     fi
 }
 
-# git that neither asks for anything nor waits long for a silent server.
+# Runs git without prompts or long waits for a silent server.
 quiet_git() {
     local seconds="$1"
     shift
@@ -187,14 +187,14 @@ quiet_git() {
         limited "$seconds" git -c http.lowSpeedLimit=1000 -c http.lowSpeedTime=15 "$@" >/dev/null 2>&1 </dev/null
 }
 
-# The commit that nnUNet/ is at; empty if it is no clone (asking git inside an empty folder would answer for ours).
+# Prints the commit of nnUNet/; nothing if it is not a clone (git in an empty folder would report ours).
 nnunet_commit() {
     if [ -e nnUNet/.git ] && [ -f nnUNet/pyproject.toml ]; then
         git -C nnUNet rev-parse HEAD 2>/dev/null || true
     fi
 }
 
-# Makes nnUNet/ hold the pinned commit; on failure WHY says why not.
+# Checks out the pinned commit in nnUNet/; sets WHY on failure.
 fetch_nnunet() {
     local url force=""
     WHY=""
@@ -215,7 +215,7 @@ fetch_nnunet() {
     [ -z "$WHY" ]
 }
 
-# How nnU-Net is installed in the environment: source (from nnUNet/), package, other or none.
+# Prints how nnU-Net is installed: source (from nnUNet/), package, other or none.
 installed_nnunet() {
     "$PY" - "$ROOT/nnUNet" <<'PYTHON' 2>/dev/null || say none
 import json
@@ -235,8 +235,8 @@ else:
 PYTHON
 }
 
-# The stamp file remembers what was installed, so that the next run need not ask pip. `stamp write` writes it; `stamp
-# check` succeeds if it fits these files, this folder, the wanted extra and the versions that are in the environment.
+# The stamp file records the installation, so that the next run need not call pip. `stamp write` writes it; `stamp
+# check` succeeds if it matches these files, this folder, the requested extra and the installed versions.
 stamp() {
     "$PY" - "$1" "$ROOT" "$STAMP" "$DEV" "$HASHES" <<'PYTHON' 2>/dev/null
 import hashlib
@@ -271,7 +271,7 @@ for name in needed | set(pins):
 PYTHON
 }
 
-# Whether this is a release: what is checked out has a tag v*.
+# Succeeds for a release: the checked-out commit has a tag v*.
 is_release() { git describe --tags --exact-match --match 'v*' HEAD >/dev/null 2>&1; }
 
 if [ "$HASHES" = auto ]; then
@@ -283,10 +283,10 @@ fi
 
 pinned() { sed -n "s/^$1==//p" constraints.txt; }
 
-# Everything that comes from a package server, held against the hashes; nnU-Net's submodule is held against its commit.
+# Installs packages with hashes; the submodule of nnU-Net is identified by its commit.
 install_locked() {
-    say "Installing PyTorch $(pinned torch), nnU-Net $(pinned nnunetv2) and all else with the hashes of requirements.lock ..."
-    quietly "the package server does not offer what requirements.lock says (--no-hashes takes what it offers)." \
+    say "Installing PyTorch $(pinned torch), nnU-Net $(pinned nnunetv2) and the rest, with hashes ..."
+    quietly "the package server does not offer the archives of requirements.lock (--no-hashes accepts others)." \
         "$PY" -m pip install -qq --require-hashes -r requirements.lock
     if [ "$1" = 1 ]; then
         quietly "nnU-Net could not be installed from nnUNet/." \
@@ -306,7 +306,7 @@ install_all() {
     if [ "$NNUNET" != package ] && fetch_nnunet; then
         from_source=1
         [ "$(nnunet_commit)" = "$NNUNET_COMMIT" ] ||
-            fail "the submodule nnUNet/ is not at commit $NNUNET_COMMIT, the only one that is supported."
+            fail "the submodule nnUNet/ is not at commit $NNUNET_COMMIT, the only supported one."
     elif [ "$NNUNET" = source ]; then
         fail "nnU-Net cannot be installed from source: $WHY."
     fi
@@ -326,7 +326,7 @@ install_all() {
         say "Installing nnU-Net $(pinned nnunetv2) from the package index, because $WHY ..."
         case "$(installed_nnunet)" in
             source | other)
-                quietly "the nnU-Net that is installed could not be removed." "$PY" -m pip uninstall -q -y nnunetv2
+                quietly "the installed nnU-Net could not be removed." "$PY" -m pip uninstall -q -y nnunetv2
                 ;;
         esac
         pip_install "nnU-Net could not be installed." "nnunetv2==$(pinned nnunetv2)"
@@ -344,18 +344,18 @@ install_all() {
 
 imports_torchvision() { "$PY" -c 'import torchvision' >"$LOG" 2>&1 </dev/null; }
 
-# nnU-Net looks for trainers by importing all of its own, and with them torchvision, which can be imported only beside
-# the build of torch (for CPUs, for a CUDA) that it was compiled for. Package servers may offer both, or one of them.
+# nnU-Net looks up trainers by importing all of its own, and with them torchvision, which works only with the build of
+# torch (CPU, or a CUDA version) that it was compiled for. Package servers may offer both, or one of them.
 fit_torchvision() {
     local build site
     ! imports_torchvision || return 0
     build="$("$PY" -c 'import torch; print(torch.__version__.partition("+")[2])' 2>/dev/null || true)"
-    say "Looking for the torchvision that fits this PyTorch${build:+ ($build)} ..."
+    say "Looking for a torchvision that matches this PyTorch${build:+ ($build)} ..."
     if "$PY" -m pip install -qq --no-deps "torchvision==$(pinned torchvision)${build:++$build}" >"$LOG" 2>&1 </dev/null &&
         imports_torchvision; then
         return 0
     fi
-    say "There is none to be had: torchvision is made to work without its compiled operators, which nnU-Net does not use."
+    say "None found: disabling the compiled operators of torchvision, which nnU-Net does not use."
     site="$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
     cp -- fednnunet/torchvision_without_operators.py "$site/fednnunet_torchvision.py"
     printf 'import fednnunet_torchvision\n' >"$site/fednnunet_torchvision.pth"
@@ -369,7 +369,7 @@ if [ "$WANT" = auto ]; then
 fi
 if [ "$HAVE" = "$WANT" ] && { [ "$WANT" != source ] || [ "$(nnunet_commit)" = "$NNUNET_COMMIT" ]; } && stamp check; then
     [ "$HAVE" = source ] && origin="the submodule nnUNet/" || origin="the package index"
-    say "Everything is installed already (nnU-Net $(pinned nnunetv2) from $origin)."
+    say "Everything is already installed (nnU-Net $(pinned nnunetv2) from $origin)."
 else
     install_all
 fi
@@ -378,7 +378,7 @@ fit_torchvision
 
 # Final checks --------------------------------------------------------------------------------------------------------
 
-# check NAME COMMAND...: a check that fails names itself, and makes the next run install again.
+# check NAME COMMAND...: runs a check; a failure exits, and makes the next run install again.
 check() {
     local name="$1"
     shift

@@ -1,4 +1,4 @@
-"""A training whose processes are killed, stopped and disconnected at random: does it end as if nothing had happened?
+"""Kills, stops and disconnects the processes of a training at random, and checks that its result is unaffected.
 
 ``python benchmarks/chaos.py [--minutes 15] [--rounds 40] [--seed 0] [--tcp 5000] [--tls 500] [--no_hostile]``
 

@@ -1,4 +1,4 @@
-"""A crowd of strangers: connections without a key to a coordinator on loopback, which are opened again when ended.
+"""Opens many unauthenticated connections to a coordinator on loopback, and replaces closed ones.
 
 ``python benchmarks/crowd.py PORT [--tcp 5000] [--tls 500]``
 

@@ -1,4 +1,4 @@
-"""What the federated fingerprint costs beside nnU-Net's extractor on the pooled data, measured in one run.
+"""Compares the cost of the federated fingerprint with nnU-Net's extractor on the pooled data, in one run.
 
 ``python benchmarks/fingerprint.py [--cases 6 8 10] [--size 128] [--channels 1] [--processes 3] [--float]``
 

@@ -1,4 +1,4 @@
-"""What a coordinator with many sites takes: memory, descriptors and threads, and whether they grow with the rounds.
+"""Measures memory, descriptors and threads of a coordinator with many sites, and their growth with the rounds.
 
 ``python benchmarks/many_sites.py [--sites 30] [--rounds 200] [--parameters 100000]``
 
@@ -91,7 +91,7 @@ class TinyNode:
         if kind in ("ping", "farewell"):
             self.has_left = kind == "farewell"
             return {"body": body}
-        return {"failure": "the site's policy does not let this out (rule model.allow): ask the site"}
+        return {"failure": "the site's policy does not allow this message (rule model.allow): ask the site"}
 
     def _move(self, kind: str, part: ModelPart, data: Scalar) -> Reply:
         where = (part.group, part.start, part.stop, part.round)

@@ -1,4 +1,4 @@
-"""What rewriting the report page costs: seconds, and bytes, of a long training with many sites beside a short one.
+"""Measures seconds and bytes of rewriting the report page, for a long training with many sites and a short one.
 
 Run it as ``python benchmarks/report.py``; the events are made up.
 """

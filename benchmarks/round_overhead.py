@@ -1,4 +1,4 @@
-"""What a federated round costs beside an epoch of plain nnU-Net, measured side by side in one run.
+"""Compares the cost of a federated round with an epoch of plain nnU-Net, side by side in one run.
 
 ``python benchmarks/round_overhead.py [--epochs 8] [--iterations 10] [--repeats 2] [--device cpu]``
 

@@ -1,4 +1,4 @@
-"""Sites that differ: what each way of federating is worth to them, with a network that two cores can train.
+"""Compares federated methods for sites that differ, with a network small enough for two cores.
 
 ``python benchmarks/unlike_sites.py "521 522 523 524" 2d --out FOLDER [--seeds 1 2 3] [--trainer SmallAdamWTrainer]``
 

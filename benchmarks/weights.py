@@ -1,4 +1,4 @@
-"""What moving and averaging weights costs, over real gRPC on loopback, measured in one run.
+"""Measures the cost of moving and averaging weights, over real gRPC on loopback, in one run.
 
 ``python benchmarks/weights.py [--millions 31 100] [--nodes 2 8 32] [--encodings float32 float16 int8] [--trust]``
 

@@ -1,8 +1,7 @@
-"""How Sphinx builds the site: ``make docs``.
+"""Sphinx configuration of the website: ``make docs``.
 
-Sphinx, not MkDocs with the theme Material: of these two, only Sphinx is still developed; the other is kept alive only.
-Nothing of the site comes from another host, so it can be read offline: the theme brings its fonts and scripts, and
-equations are MathML, which browsers set by themselves.
+The website is self-contained and can be read offline: the theme includes its fonts and scripts, and browsers render the
+equations, which are MathML.
 """
 
 import sys

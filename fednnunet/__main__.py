@@ -1,4 +1,4 @@
-"""``python -m fednnunet`` is the console script ``fednnunet``."""
+"""Runs the console script ``fednnunet``: ``python -m fednnunet``."""
 
 import sys
 

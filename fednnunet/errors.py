@@ -1,15 +1,15 @@
-"""The errors that a user can cause or mend; the commands print them as one sentence, without a traceback."""
+"""Errors that a user can cause or fix; the commands print them as one sentence, without a traceback."""
 
 import errno
 import os
 
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "iostream error", "inline_container.cc")
-"""What a RuntimeError of torch says, which tells no reason, when a checkpoint cannot be written."""
+"""Message of a RuntimeError of torch, without a reason, when a checkpoint cannot be written."""
 
 
 class FednnUNetError(Exception):
-    """Something a user can mend: the message names the site, the thing and the remedy."""
+    """An error that a user can fix: the message names the site, the problem and the remedy."""
 
     @property
     def shareable(self) -> str:
@@ -18,7 +18,7 @@ class FednnUNetError(Exception):
 
 
 class CaseError(FednnUNetError):
-    """Something is wrong with one case of a site. Which one, only the site's own output tells.
+    """An error of one case of a site. Only the site's own output names the case.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class CaseError(FednnUNetError):
 
 
 class SiteFailure(FednnUNetError):  # noqa: N818, named for what it is
-    """A site could not do what the coordinator asked of it.
+    """A site failed to do what the coordinator asked.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class SiteFailure(FednnUNetError):  # noqa: N818, named for what it is
 
 
 def disk_problem(error: BaseException) -> str | None:
-    """Return why a disk takes no more, in a few words, if that is what an error of any library is about."""
+    """Return a few words about a full or read-only disk, if that is the cause of a library's error."""
     if isinstance(error, OSError) and error.errno in _DISK:
         return os.strerror(error.errno)
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_CANNOT_WRITE):

@@ -1,4 +1,4 @@
-"""Reading files that people write, and writing files that are either as before or complete, whatever happens."""
+"""Reads files that people write, and writes files atomically."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ _WAIT_SECONDS, _PAUSE_SECONDS = 60.0, 0.25
 
 
 def when_files_can_be_opened(write: Callable[Words, Result]) -> Callable[Words, Result]:
-    """Decorate what writes files: where too many are open in process or machine, it is tried again for a minute.
+    """Decorate functions that write files: if too many files are open, retry for a minute.
 
     Somebody else's connections may be why, and they come and go.
     """
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; afterwards, what is there is on the disk and takes the place of `path`.
+    """Yield a path to write to; afterwards, the file is on disk and replaces `path`.
 
     If writing fails, for a full disk for example, `path` is what it was and nothing else is left.
     """
@@ -88,7 +88,7 @@ def alone(path: Path, taken: str) -> Iterator[None]:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise FednnUNetError(
-            f"{path} cannot be written ({error.strerror}): mend that, or name another folder."
+            f"{path} cannot be written ({error.strerror}): fix that, or choose another folder."
         ) from error
     is_held = False
     try:
@@ -97,7 +97,7 @@ def alone(path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise FednnUNetError(taken) from error
         except OSError as error:  # not every network file system has locks
-            logger.warning("%s cannot be locked (%s): see that no other process uses it.", path, error.strerror)
+            logger.warning("%s cannot be locked (%s): make sure that no other process uses it.", path, error.strerror)
         _held.add(number)
         is_held = True
         yield
@@ -123,7 +123,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the contents of a JSON file.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def read_json(path: Path, remedy: str) -> Any:
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        reason = f"There is no {path}: {remedy}."
+        reason = f"{path} does not exist: {remedy}."
     except OSError as error:
-        reason = f"{path} cannot be read ({error.strerror}): mend that, or {remedy}."
+        reason = f"{path} cannot be read ({error.strerror}): fix that, or {remedy}."
     except UnicodeDecodeError:
-        reason = f"{path} is not written in UTF-8: save it in that encoding, or {remedy}."
+        reason = f"{path} is not UTF-8: save it in that encoding, or {remedy}."
     except json.JSONDecodeError as error:
-        bom = "it begins with a byte-order mark" if error.doc.startswith("\ufeff") else ""
-        reason = f"{path} is no JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."
+        bom = "it starts with a byte-order mark" if error.doc.startswith("\ufeff") else ""
+        reason = f"{path} is not JSON ({bom or f'{error.msg} in line {error.lineno}'}): correct it, or {remedy}."
     except RecursionError:
         reason = f"{path} is nested too deeply: correct it, or {remedy}."
     raise FednnUNetError(reason)
@@ -178,7 +178,7 @@ def keep_copy(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or what a folder lists, is on the disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

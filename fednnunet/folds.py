@@ -1,4 +1,4 @@
-"""What the FOLD argument means."""
+"""Parses the FOLD argument."""
 
 import re
 from typing import Literal
@@ -9,7 +9,7 @@ Fold = int | Literal["all"]
 """A fold as nnU-Net's trainer takes it: its number in the split, or ``"all"`` for its own fold in which all train."""
 
 FOLDS_OF_NNUNET = 5
-"""Folds into which nnU-Net splits a dataset that brings no split of its own; each needs a case."""
+"""Number of folds in nnU-Net's own split; each needs a case."""
 
 MOST_FOLDS = 1000
 
@@ -20,7 +20,7 @@ FOLDS_HELP = (
 
 
 def check_fold(text: str) -> None:
-    """Refuse what can be no FOLD argument, whatever the split.
+    """Refuse a FOLD argument that is invalid for any split.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def check_fold(text: str) -> None:
         If `text` is neither a number, nor ``all``, nor ``fold_all``.
     """
     if text not in {"all", "fold_all"} and not re.fullmatch(r"0|[1-9][0-9]{0,2}", text):
-        raise FednnUNetError(f"'{text}' is no fold: give the {FOLDS_HELP}.")
+        raise FednnUNetError(f"Invalid fold '{text}': give the {FOLDS_HELP}.")
 
 
 def parse_folds(text: str, folds: int = FOLDS_OF_NNUNET) -> tuple[Fold, ...]:
@@ -44,7 +44,7 @@ def parse_folds(text: str, folds: int = FOLDS_OF_NNUNET) -> tuple[Fold, ...]:
     Raises
     ------
     FednnUNetError
-        If `text` is no fold, or one that the split does not have.
+        If `text` is not a fold, or not one of the split.
     """
     check_fold(text)
     if text == "fold_all":
@@ -53,7 +53,7 @@ def parse_folds(text: str, folds: int = FOLDS_OF_NNUNET) -> tuple[Fold, ...]:
         return tuple(range(folds))
     if int(text) >= folds:
         last = "only fold 0" if folds == 1 else f"the folds 0 to {folds - 1}"
-        raise FednnUNetError(f"There is no fold {text}: the split has {last}; or give FOLD all, or fold_all.")
+        raise FednnUNetError(f"Invalid fold {text}: the split has {last}; all and fold_all are valid, too.")
     return (int(text),)
 
 

@@ -1,7 +1,7 @@
-"""Where Python need not look for garbage: while modules are imported, and when a process ends.
+"""Disables the garbage collector during heavy imports and at exit.
 
-torch and nnU-Net are thousands of modules. Python would go through all that they define again and again while they are
-imported, and once more at the end: a third of the processor's time that a node takes to start and to end.
+torch and nnU-Net are thousands of modules. Collecting their objects again and again during import, and once more at
+exit, takes a third of the processor time of starting and ending a node.
 """
 
 import atexit
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Look for no garbage meanwhile; what is there afterwards is not looked at again."""
+    """Disable the garbage collector in this block, and freeze all objects that exist at its end."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Ending a process in good order when a signal asks for it."""
+"""Shuts a process down cleanly on a signal."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ _before_raising: list[Callable[[], None]] = []
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, with which schedulers end a process: somebody may start it again."""
+    """SIGTERM, with which schedulers end a process; it may be restarted later."""
 
 
 @contextlib.contextmanager

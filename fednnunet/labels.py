@@ -1,7 +1,7 @@
-"""What the ``labels`` of a ``dataset.json`` mean to nnU-Net (``LabelManager``), with the names that its user gave them.
+"""Interprets the ``labels`` of a ``dataset.json`` like nnU-Net's ``LabelManager``, and keeps the user's names.
 
-nnU-Net knows labels by number and regions by a tuple of numbers. Those are the keys by which its results are matched
-with names here, never the position in a file.
+nnU-Net identifies labels by number and regions by a tuple of numbers. These keys, and never positions in a file, match
+its results with names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from fednnunet.errors import FednnUNetError
 
 BACKGROUND = "background"
 IGNORE = "ignore"
-"""nnU-Net's name of the label for voxels that nobody has labelled."""
+"""nnU-Net's name of the label for unlabelled voxels."""
 
 LONGEST_NAME = 200
 
@@ -49,27 +49,27 @@ class Labels:
 
     @property
     def numbers(self) -> frozenset[int]:
-        """What may stand in a segmentation, the ignore label among it."""
+        """Values allowed in a segmentation, including the ignore label."""
         return frozenset(number for key in self.keys.values() for number in members(key))
 
     @cached_property
     def foreground(self) -> dict[str, Key]:
-        """What is predicted and scored, by name; nnU-Net's ``foreground_labels`` or ``foreground_regions``."""
+        """Names of predicted and scored classes; nnU-Net's ``foreground_labels`` or ``foreground_regions``."""
         return {name: key for name, key in self.keys.items() if name != IGNORE and set(members(key)) != {0}}
 
     def by_name(self, by_key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what nnU-Net tells by key, as in its ``summary.json``, by name."""
+        """Convert nnU-Net's results by key, as in its ``summary.json``, to results by name."""
         found = {_numbers_of(key): value for key, value in by_key.items()}
         return {name: found[members(key)] for name, key in self.foreground.items() if members(key) in found}
 
     @property
     def outputs(self) -> list[tuple[int, ...]]:
-        """What nnU-Net's network tells apart from the background, in its order: labels by number, regions as listed."""
+        """Classes of nnU-Net's network, in its order: labels by number, regions as listed."""
         keys = [members(key) for key in self.foreground.values()]
         return keys if self.has_regions else sorted(set(keys))
 
     def from_outputs(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Return what nnU-Net tells in the order of `outputs` (``dice_per_class_or_region``), by name."""
+        """Convert nnU-Net's results in the order of `outputs` (``dice_per_class_or_region``) to results by name."""
         if self.has_regions:  # two names may stand for one region, which then has two outputs
             return dict(zip(self.foreground, values, strict=True))
         by_key = dict(zip(self.outputs, values, strict=True))
@@ -122,7 +122,7 @@ def check_name(what: str, name: str) -> None:
     """Refuse a name that is not one printable line: it would tear tables, logs and messages apart."""
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise FednnUNetError(
-            f"has a {what} {name[:40]!r}, which is no printable line of at most {LONGEST_NAME} characters: rename it"
+            f"has a {what} {name[:40]!r}, which is not a printable line of at most {LONGEST_NAME} characters: rename it"
         )
 
 
@@ -134,7 +134,7 @@ def _checked(labels: Labels) -> Labels:
     foreground = labels.foreground
     known = sorted({number for name, key in labels.keys.items() if name != IGNORE for number in members(key)})
     if not foreground:
-        raise FednnUNetError("has no label but the background: add what is to be found")
+        raise FednnUNetError("has only the label background: add at least one other")
     # with regions, the network has an output for each of them, whatever their numbers are
     gap = next((number for number in range(known[-1]) if number not in known), None)
     if gap is not None and not labels.has_regions:
@@ -181,5 +181,5 @@ def _number(name: str, value: object) -> int:
 
 
 def _numbers_of(key: str) -> tuple[int, ...]:
-    """Return the label or region that a key of ``summary.json`` stands for: ``"3"`` or ``"(1, 2)"``."""
+    """Return the label or region of a key of ``summary.json``: ``"3"`` or ``"(1, 2)"``."""
     return tuple(int(number) for number in key.strip("()").split(",") if number.strip())

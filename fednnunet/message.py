@@ -1,7 +1,7 @@
-"""The base of everything that travels or is kept as JSON: schemas that are validated on arrival.
+"""Base classes of everything that is sent or stored as JSON: schemas that validate on arrival.
 
-Who sends a message is not trusted. Texts are measured before they are read, every field has bounds, and what is shown
-of a text has none of the characters that could steer a terminal.
+Senders are not trusted. Texts are measured before they are parsed, every field has bounds, and displayed text contains
+no characters that could control a terminal.
 """
 
 import math
@@ -80,7 +80,7 @@ class Message(BaseModel):
     @classmethod
     def _encoded(cls, text: str) -> bytes:
         if not isinstance(text, str):
-            raise cls._refusal("it is no text")
+            raise cls._refusal("it is not text")
         if len(text) > cls.longest_text:
             raise cls._refusal(f"it is longer than {cls.longest_text} bytes")
         try:
@@ -88,7 +88,7 @@ class Message(BaseModel):
         except UnicodeEncodeError:
             encoded = b""
         if not encoded:
-            raise cls._refusal("it is empty, or no Unicode text")
+            raise cls._refusal("it is empty, or not Unicode text")
         if len(encoded) > cls.longest_text:
             raise cls._refusal(f"it is longer than {cls.longest_text} bytes")
         if not is_readable(encoded, cls.longest_text):
@@ -101,7 +101,7 @@ class Message(BaseModel):
 
 
 class WireMessage(Message):
-    """Base of all messages that cross the network; what can be longer than others says so."""
+    """Base of all messages that cross the network; classes with longer messages override the limit."""
 
     longest_text: ClassVar[int] = 1 << 16
 
@@ -114,22 +114,22 @@ def first_problem(error: ValidationError) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse what a user cannot call a site.
+    """Refuse an invalid site name.
 
     Raises
     ------
     FednnUNetError
-        Says what a name may have in it.
+        Lists the allowed characters.
     """
     if not name or len(name) > _LONGEST_NAME or not _is_name(name):
         raise FednnUNetError(
-            f"A site cannot be called '{cleaned(name, _LONGEST_SHOWN)}': name it with --site, in letters, digits, "
-            f"spaces and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME} in all, a dot not first."
+            f"Invalid site name '{cleaned(name, _LONGEST_SHOWN)}': choose one with --site, of letters, digits, "
+            f"spaces and {''.join(sorted(_PUNCTUATION - {' '}))} only, at most {_LONGEST_NAME}, no leading dot."
         )
 
 
 def as_name(text: str) -> str:
-    """Return what a site is called by default: the name of its dataset, with ``_`` for what no name may have in it."""
+    """Return a site's default name: the name of its dataset, with ``_`` for invalid characters."""
     return "".join(char if _fits_name(char) else "_" for char in text[:_LONGEST_NAME]).strip()
 
 
@@ -174,10 +174,10 @@ def _check_json(content: dict[str, Any]) -> dict[str, Any]:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME), AfterValidator(_check_name)]
-"""Name of a site, or of what stands in a folder: no path, nothing hidden."""
+"""Name of a site, or of a file: not a path, not hidden."""
 
 Line = Annotated[str, Field(max_length=200), AfterValidator(printable_line)]
-"""What a user has named in one line, for example a label."""
+"""A user's name of something, in one line, for example of a label."""
 
 Told = Annotated[str, AfterValidator(cleaned), WithJsonSchema({"type": "string", "maxLength": _LONGEST_TOLD})]
 """A text for people: cleaned, never refused."""
@@ -189,7 +189,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 NONE_IF_NOT_FINITE = BeforeValidator(
     lambda value: None if isinstance(value, float) and not math.isfinite(value) else value
 )
-"""For a number, or none where there is none: NaN and infinities count as none."""
+"""A number or ``None``; NaN and infinities become ``None``."""
 
 JsonObject = Annotated[
     dict[str, Any],

@@ -1,4 +1,4 @@
-"""Facts that nnU-Net 2.8.1 keeps inside of its commands, for those who call what is below them."""
+"""Values that nnU-Net 2.8.1 defines inside its commands."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
-"""What a finished training leaves in the folder of its fold."""
+"""File that a finished training leaves in the folder of its fold."""
 
 _STAGES = {"3d_cascade_fullres": ("3d_lowres", "3d_fullres")}
 
@@ -30,7 +30,7 @@ def stages_of(configuration: str) -> tuple[str, ...]:
 
 
 def planning_class(name: str) -> Any | None:
-    """Return the planner or fingerprint extractor that nnU-Net finds under this name, ``None`` if there is none."""
+    """Return nnU-Net's planner or fingerprint extractor of this name, ``None`` if there is none."""
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 

@@ -1,4 +1,4 @@
-"""Names and texts of other sites as cells of tables in files, which a spreadsheet or browser could take for more."""
+"""Escapes names and texts of other sites for tables in files, against spreadsheet formulas and markup."""
 
 import csv
 import re
@@ -8,9 +8,9 @@ from typing import TextIO
 from fednnunet.message import cleaned
 
 _BEGINS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet calculate a cell, the last four in the width of an ideograph."""
+"""Characters that make a spreadsheet calculate a cell, the last four in ideographic width."""
 _MEANS_SOMETHING = re.compile(r"([\\|`*~<>\[\]&@]|(?<=www)\.|:(?=//))", re.IGNORECASE)
-"""What makes code, emphasis, links, HTML or cells of Markdown; an underscore within a word makes nothing."""
+"""Characters with a meaning in Markdown or HTML; an underscore within a word has none."""
 
 
 def write_csv(file: TextIO, rows: Iterable[Sequence[object]], lineterminator: str = "\r\n") -> None:
@@ -19,7 +19,7 @@ def write_csv(file: TextIO, rows: Iterable[Sequence[object]], lineterminator: st
 
 
 def markdown_cell(text: str) -> str:
-    """Return a text as it may stand in a cell, or a line, of Markdown: it is shown as it is, in one line."""
+    """Return a text for a cell, or a line, of Markdown that shows it literally, in one line."""
     return _MEANS_SOMETHING.sub(r"\\\1", cleaned(text))
 
 

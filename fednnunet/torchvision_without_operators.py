@@ -1,11 +1,11 @@
-"""Lets torchvision be imported although its compiled operators do not fit the torch that is installed.
+"""Makes torchvision importable although its compiled operators do not match the installed torch.
 
 nnU-Net looks for a trainer by importing all of its own, and with them timm and torchvision. None of them needs an
-operator, but torchvision describes its operators to torch when it is imported, which fails where they are not there.
+operator, but torchvision describes its operators to torch on import, which fails without them.
 
-``install.sh`` copies this file into an environment where that is so, as ``fednnunet_torchvision.py``, and lets
-``fednnunet_torchvision.pth`` import it when Python starts. Nothing of torchvision is changed, and where its operators
-work nothing is done; to undo it, delete the two files.
+In such an environment, ``install.sh`` copies this file as ``fednnunet_torchvision.py``, and lets
+``fednnunet_torchvision.pth`` import it when Python starts. It does not change torchvision, and does nothing if its
+operators work; to undo it, delete the two files.
 """
 
 import sys

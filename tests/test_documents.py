@@ -30,7 +30,7 @@ def test_every_path_that_the_threat_model_names_exists() -> None:
     assert [path for path in paths if not (REPOSITORY / "fednnunet" / path).exists()] == []
 
 
-PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "SECURITY.md", *DOCS.glob("*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.glob("*.md")])
 _LINK = re.compile(r"\]\((?!\w+:)([^()\s]+)\)")
 _FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")
 
@@ -140,5 +140,5 @@ def test_links_of_the_repository_become_links_of_the_site() -> None:
         "a file, [elsewhere](https://example.org)"
     )
     security = page_text("security", "<!-- contents -->")
-    assert "(deployment.md#13-when-something-is-lost-or-stolen)" in security
+    assert "(deployment.md#13-lost-or-stolen-files)" in security
     assert "(#not-covered)" in security

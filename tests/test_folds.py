@@ -26,7 +26,7 @@ def test_what_is_no_fold_is_refused_with_the_choices(text: str) -> None:
 
 
 def test_a_fold_that_the_split_does_not_have_is_refused() -> None:
-    with pytest.raises(FednnUNetError, match="no fold 3: the split has the folds 0 to 2"):
+    with pytest.raises(FednnUNetError, match="Invalid fold 3: the split has the folds 0 to 2"):
         parse_folds("3", 3)
 
 

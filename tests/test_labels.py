@@ -67,7 +67,7 @@ def test_two_names_of_one_region_or_label_both_get_its_result():
         ({"a": 1}, None, 'no label "background"'),
         ({"background": 1, "a": 0}, None, 'has 1 as label "background"'),
         ({"background": [0], "a": [1, 2]}, [1], "background"),
-        ({"background": 0}, None, "no label but the background"),
+        ({"background": 0}, None, "only the label background"),
         ({"background": 0, "a": 1, "b": 3}, None, "has no label 2, but 3"),
         ({"background": 0, "a": 2, "ignore": 1}, None, "no label 1"),
         ({"background": 0, "a": 1, "ignore": 3}, None, "after the highest label, 2"),

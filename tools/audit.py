@@ -1,7 +1,7 @@
-"""Known vulnerabilities of all packages that are installed; what could not be looked up counts as found.
+"""Look up known vulnerabilities of all installed packages; a failed look-up counts as a vulnerability.
 
-``python tools/audit.py list`` writes what is to be looked up; ``python tools/audit.py check REPORT < LIST`` reads what
-``pip-audit --format json`` has found, and fails if that is anything, or if something of the list is not in it.
+``python tools/audit.py list`` prints the installed packages; ``python tools/audit.py check REPORT < LIST`` reads the
+report of ``pip-audit --format json``, and fails on any vulnerability, or if the report misses a package of the list.
 """
 
 import json
@@ -16,7 +16,7 @@ _OWN = "fednnunet"
 
 
 def installed(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Return names and versions as requirements, without this program and without what a build adds to a version.
+    """Return names and versions as requirements, without this program and without local version labels.
 
     PyPI does not know ``torch 2.13.0+cpu``; its vulnerabilities are those of ``2.13.0``.
     """
@@ -32,7 +32,7 @@ def problems(report: dict[str, Any], wanted: Iterable[str]) -> list[str]:
     report
         Of pip-audit, as JSON.
     wanted
-        What `installed` has returned.
+        The result of `installed`.
     """
     lines, looked_up = [], set()
     for package in report.get("dependencies", []):

@@ -1,4 +1,4 @@
-"""A page for each command of ``fednnunet``, written from the parsers that read the command line."""
+"""Writes a page for each command of ``fednnunet`` from its argument parsers."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ from fednnunet.channel.messages import TASKS
 from fednnunet.cli.commands import commands
 
 FOLDER = "cli"
-"""Below ``docs``; all of it is written anew, and none of it is kept in git."""
+"""Below ``docs``; rewritten by every build, and ignored by git."""
 
 
 class _Found(Exception):  # noqa: N818 - nothing is wrong

@@ -1,7 +1,7 @@
-"""Pages may link to any file of the repository: to what is a page of the site too, and to what is not.
+"""Converts links between files of the repository to links of the website.
 
-README.md is the site's first page and SECURITY.md another one; both stand in the repository's root, where people look
-for them. Of a link to anything else outside of the site, the words stay.
+README.md and SECURITY.md are pages of the website, too, but stay in the repository's root, where people look for them.
+A link to any other file outside the website is replaced by its text.
 """
 
 import os
@@ -14,7 +14,7 @@ from sphinx.util.typing import ExtensionMetadata
 DOCS = Path(__file__).parents[1]
 REPOSITORY = DOCS.parent
 PAGES = {"index": REPOSITORY / "README.md", "security": REPOSITORY / "SECURITY.md"}
-"""Pages that stand elsewhere, in which a line ``<!-- contents -->`` takes the place of what stands there."""
+"""Pages stored elsewhere; in ``docs``, a line ``<!-- contents -->`` is their placeholder."""
 
 CONTENTS = "<!-- contents -->"
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:)([^()\s#]+)(#[^()\s]*)?\)")
@@ -38,7 +38,7 @@ def page_text(name: str, text: str) -> str:
 
 
 def with_links(text: str, source: Path, page: Path) -> str:
-    """Return `text` of the file `source` with links that hold on the page `page`."""
+    """Return `text` of the file `source` with links that work on the page `page`."""
     pages = {path: DOCS / f"{name}.md" for name, path in PAGES.items()}
 
     def replaced(link: re.Match[str]) -> str:
@@ -61,7 +61,7 @@ def _read(_: Sphinx, name: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    """Register what changes links."""
+    """Register the conversion."""
     app.connect("source-read", _read)
     app.connect(
         "env-before-read-docs",

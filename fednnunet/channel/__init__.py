@@ -1,1 +1,1 @@
-"""How coordinator and nodes reach each other, and the messages that cross the network."""
+"""Connects coordinator and nodes, and defines the messages between them."""

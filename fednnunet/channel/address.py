@@ -1,4 +1,4 @@
-"""Network addresses: how host and port are written, and whether a port is free."""
+"""Parses and formats network addresses, and checks ports."""
 
 import ipaddress
 import re
@@ -24,22 +24,22 @@ def read_host(text: str) -> str:
     if is_url:
         raise FednnUNetError(f"'{host}' is a URL: leave '{scheme}://' out{_for_example(rest.partition('/')[0])}")
     if "/" in host:
-        raise FednnUNetError(f"'{host}' has a '/': leave that out{_for_example(host.partition('/')[0])}")
+        raise FednnUNetError(f"'{host}' contains a '/': leave that out{_for_example(host.partition('/')[0])}")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if _is_address(bare) and (bare == host or ":" in bare):
         return bare
     before, has_port, port = host.rpartition(":")
     if has_port and port.isdecimal() and (":" not in before or before.startswith("[")):
-        raise FednnUNetError(f"'{host}' names a port, too: leave that out{_for_example(host)}")
+        raise FednnUNetError(f"'{host}' includes a port: leave that out{_for_example(host)}")
     if ":" in host or "[" in host or re.fullmatch(r"[0-9.]+", host):
-        raise FednnUNetError(f"'{host}' is no IP address")
+        raise FednnUNetError(f"'{host}' is not an IP address")
     if not _NAME.fullmatch(host):
-        raise FednnUNetError(f"'{host}' is no name of a host and no address")
+        raise FednnUNetError(f"'{host}' is neither a host name nor an address")
     return host
 
 
 def _for_example(rest: str) -> str:
-    """Return the flags that say what `rest`, a host and maybe a port, says."""
+    """Return the flags equivalent to `rest`, a host and maybe a port."""
     host, has_port, port = rest.rpartition(":")
     if not has_port or not port.isdecimal() or _is_address(rest):
         host, port = rest, ""
@@ -56,7 +56,7 @@ def _is_address(text: str) -> bool:
 
 
 def is_unspecified(host: str) -> bool:
-    """Return whether `host` stands for all addresses of a machine, on which one can listen only."""
+    """Return whether `host` means all addresses of a machine, which is valid for listening only."""
     return _is_address(host.strip("[]")) and ipaddress.ip_address(host.strip("[]")).is_unspecified
 
 

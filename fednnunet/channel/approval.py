@@ -1,4 +1,4 @@
-"""Asking a person whether something may leave the site: at the node's terminal, or by files that wait for an answer."""
+"""Asks a person to approve an outgoing message: at the node's terminal, or by files that wait for an answer."""
 
 import logging
 import sys
@@ -35,16 +35,16 @@ class Request:
 
     @property
     def decision(self) -> bool | None:
-        """What the person has said, if anything."""
+        """The person's decision, if any."""
         answer = self.summary.with_suffix(".answer")
         return answer.read_text(encoding="utf-8").strip() == "yes" if answer.is_file() else None
 
     def decide(self, agreed: bool) -> bool:
-        """Write down what the person has said; return whether the node was still waiting for that."""
+        """Store the person's decision; return whether the node was still waiting for it."""
         return self._answer("yes" if agreed else "no")
 
     def withdraw(self) -> None:
-        """Take note that no node waits for an answer any more."""
+        """Record that the node no longer waits for an answer."""
         self._answer("withdrawn")
 
     def _answer(self, answer: str) -> bool:
@@ -128,18 +128,18 @@ class Approver:
                 temporary.write_text(summary + "\n", encoding="utf-8")
         except OSError as error:
             raise FednnUNetError(
-                f"What waits for approval cannot be saved in {self._folder} ({error.strerror}): make room there."
+                f"A message that needs approval cannot be saved in {self._folder} ({error.strerror}): free space there."
             ) from error
         return request
 
 
 def as_decision(answer: str) -> bool | None:
-    """Return what a person means; ``None`` for what can mean anything."""
+    """Return the decision in an answer; ``None`` if it is ambiguous."""
     return {"yes": True, "y": True, "no": False, "n": False}.get(answer.strip().lower())
 
 
 def waiting(folder: Path) -> list[Request]:
-    """Return what waits for an answer in a folder, oldest first.
+    """Return the waiting requests of a folder, oldest first.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def waiting(folder: Path) -> list[Request]:
         If there is no such folder.
     """
     if not folder.is_dir():
-        raise FednnUNetError(f"There is no folder {folder}: name the one that the node has named.")
+        raise FednnUNetError(f"Folder {folder} does not exist: give the one that the node printed.")
     requests = [Request(path) for path in sorted(folder.glob("*.txt"))]
     return [request for request in requests if request.decision is None]
 

@@ -76,8 +76,8 @@ _OF_CASES: tuple[Kind, ...] = ("fingerprint", "cases")
 _TOLD_ANYWAY = {"measure"}
 """Whether images are slices: a person agrees to the first numbers that leave, not to this."""
 _DIFFERENCE = (
-    "CAREFUL: since this site last told of its cases, {} were added or removed. Whoever has both answers can compute "
-    "the numbers of these few patients, by subtracting one from the other."
+    "WARNING: since this site last answered about its cases, {} were added or removed. Both answers together reveal "
+    "the numbers of these few patients: subtracting one from the other is enough."
 )
 _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
@@ -156,7 +156,7 @@ class Gate:
         """
         ahead = self._asked_ahead()
         if ahead:
-            logger.warning("A person here will be asked for a yes to: %s. Stay near.", "; ".join(ahead))
+            logger.warning("A person here will be asked to approve: %s. Stay near.", "; ".join(ahead))
         text = self._node.hello.to_json()
         if self._policy.rule("introduction").confirm and not self._approver.ask(
             "introduction", self._summary("introduction", None, answered(json.loads(text), [])), [text.encode()]
@@ -332,7 +332,7 @@ class Gate:
         """Return what a person reads before it agrees."""
         hello, kind = self._node.hello, _kind_of(matter)
         of_round = "" if round_number is None else f" of round {round_number}"
-        first = f"The first message of kind '{kind}'{of_round} waits: {KINDS[kind]}."
+        first = f"The first message of kind '{kind}'{of_round} needs approval: {KINDS[kind]}."
         whose = f"From {hello.site}, {hello.cases} cases, for the task {hello.task}."
         return "\n".join([first, whose, *lines, _what_follows(matter, self._policy)])
 
@@ -431,17 +431,17 @@ def _matter(kind: Kind, number: int | None) -> str:
 def _what_follows(matter: str, policy: Policy) -> str:
     """Return what a yes means for the messages that come after."""
     if matter == "introduction":
-        return "It is said again whenever the node connects."
+        return "The node repeats it whenever it connects."
     if matter == "update 0":
         return (
-            "This is the first part of the model before any training here; its other parts follow without asking. "
-            "What training makes of it waits for another yes."
+            "This is the first part of the untrained model; its other parts follow without asking. "
+            "The first trained part needs another approval."
         )
     if matter == "update":
         most = policy.update.max_rounds
         rounds = "all later rounds" if most is None else f"all later rounds, {most} with this one,"
         return (
-            "This is the first part of what training has made of the model; its other parts, and the updates of "
+            "This is the first part of the first trained update; its other parts, and the updates of "
             f"{rounds} of every fold that this node trains, follow without asking."
         )
-    return "All later messages of this kind follow without asking until the node ends, or is started in another run."
+    return "All later messages of this kind follow without asking until the node ends, or joins another run."

@@ -1,8 +1,8 @@
-"""Who a site is: key pairs, the list of sites that may take part, and the proof by which a node shows that it is one.
+"""Identities of sites: key pairs, the list of sites, and the proof with which a node authenticates.
 
 The coordinator sends a fresh challenge to every connection. The node answers with an Ed25519 signature (RFC 8032) over
-the challenge, the certificate that the coordinator has shown it, and its introduction, all of it; so a proof is of no
-use a second time, for another coordinator, or beside another introduction.
+the challenge, the certificate that the coordinator presented, and the complete introduction. A proof is therefore
+useless a second time, at another coordinator, or with another introduction.
 """
 
 import base64
@@ -31,21 +31,21 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.message import Message, Name, WireMessage
 
 NO_CERTIFICATE = bytes(32)
-"""What stands for the certificate's digest where connections are not encrypted."""
+"""Placeholder for the certificate's digest on unencrypted connections."""
 
 _CONTEXT = b"FednnU-Net proof of a site, version 1"
 _PRIVATE_MODE = 0o600
 
 
 class Challenge(WireMessage):
-    """What a coordinator asks every node to sign, before anything else."""
+    """The coordinator's first message, which every node must sign."""
 
     run: str = Field(pattern=r"^[0-9a-f]{32}$", description="drawn at random when the coordinator starts")
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$", description="drawn at random for this connection")
 
     @classmethod
     def draw(cls, run: str) -> "Challenge":
-        """Return a challenge that nobody has seen yet."""
+        """Return a fresh random challenge."""
         return cls(run=run, nonce=secrets.token_hex(32))
 
 
@@ -102,7 +102,7 @@ class SiteList:
         self._sites = {site.name: site for site in sites}
         self._keys = {site.name: _public_key(site) for site in sites}
         if len(self._sites) < len(sites) or len({site.public_key for site in sites}) < len(sites):
-            raise FednnUNetError("The list of sites names a site, or a public key, twice: give each site its own.")
+            raise FednnUNetError("The list of sites contains a site name or public key twice: give each site its own.")
 
     @property
     def names(self) -> list[str]:
@@ -110,7 +110,7 @@ class SiteList:
         return sorted(self._sites)
 
     def display_name(self, name: str) -> str:
-        """Return what people call a site."""
+        """Return the display name of a site."""
         site = self._sites.get(name)
         return name if site is None or site.display_name is None else site.display_name
 
@@ -125,12 +125,12 @@ class SiteList:
         if name not in self._keys:
             raise FednnUNetError(f"Site {name} is not on the coordinator's list of sites: have its public key added.")
         if not proof:
-            raise FednnUNetError(f"Site {name} does not prove who it is: start its node with --key.")
+            raise FednnUNetError(f"Site {name} did not authenticate: start its node with --key.")
         try:
             self._keys[name].verify(proof, _signed(challenge, certificate, introduction))
         except InvalidSignature:
             raise FednnUNetError(
-                f"The proof that this is site {name} does not hold: its key is not the one on the coordinator's list, "
+                f"Authentication of site {name} failed: its key is not the one on the coordinator's list, "
                 "or the proof was made for another connection."
             ) from None
 
@@ -150,7 +150,7 @@ def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
     try:
         TypeAdapter(Name).validate_python(site)
     except ValidationError as error:
-        raise FednnUNetError(f"'{site}' cannot be the name of a site: {error.errors()[0]['msg']}.") from None
+        raise FednnUNetError(f"'{site}' is not a valid site name: {error.errors()[0]['msg']}.") from None
     key = Ed25519PrivateKey.generate()
     private, public = folder / f"{site}.key", folder / f"{site}.pub"
     listed = ListedSite(name=site, public_key=_in_base64(key.public_key()))
@@ -161,9 +161,9 @@ def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
             file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public.write_text(entry(listed), encoding="utf-8")
     except FileExistsError as error:
-        raise FednnUNetError(f"{error.filename} is there already: remove it, or name another folder.") from error
+        raise FednnUNetError(f"{error.filename} already exists: remove it, or choose another folder.") from error
     except OSError as error:
-        raise FednnUNetError(f"{error.filename} cannot be written ({error.strerror}): name another folder.") from error
+        raise FednnUNetError(f"{error.filename} is not writable ({error.strerror}): choose another folder.") from error
     return private, public, listed
 
 
@@ -180,13 +180,13 @@ def read_key(path: Path) -> Identity:
     except OSError as error:
         raise FednnUNetError(f"The key {path} cannot be read ({error.strerror}): correct --key.") from error
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise FednnUNetError(f"Others can read the key {path}: run chmod 600 on it.")
+        raise FednnUNetError(f"Other users can read the key {path}: run chmod 600 on it.")
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError) as error:
-        raise FednnUNetError(f"{path} is no private key: correct --key.") from error
+        raise FednnUNetError(f"{path} is not a private key: correct --key.") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise FednnUNetError(f"{path} is no Ed25519 key: make one with 'fednnunet keys create'.")
+        raise FednnUNetError(f"{path} is not an Ed25519 key: make one with 'fednnunet keys create'.")
     return Identity(key)
 
 
@@ -200,18 +200,18 @@ def read_sites(path: Path) -> SiteList:
     """
     sites = read_toml(path, TypeAdapter(dict[str, list[ListedSite]]), "list of sites", "--sites")
     if set(sites) != {"site"} or not sites["site"]:
-        raise FednnUNetError(f"The list of sites {path} names no site: it needs a [[site]] for each.")
+        raise FednnUNetError(f"The list of sites {path} is empty: add a [[site]] for each.")
     return SiteList(sites["site"])
 
 
 def entry(site: ListedSite) -> str:
-    """Return what stands in the list of sites for `site`."""
+    """Return the entry for `site` in the list of sites."""
     lines: Mapping[str, str | None] = site.model_dump()
     return "[[site]]\n" + "".join(f'{name} = "{value}"\n' for name, value in lines.items() if value is not None)
 
 
 def _signed(challenge: Challenge, certificate: bytes, introduction: str) -> bytes:
-    """Return what is signed; all parts but the first have a fixed length, so none can be taken for another."""
+    """Return the signed bytes; all parts but the first have a fixed length, so they are unambiguous."""
     digests = [bytes.fromhex(challenge.run), bytes.fromhex(challenge.nonce), certificate]
     return b"".join([_CONTEXT, *digests, hashlib.sha256(introduction.encode()).digest()])
 
@@ -225,5 +225,5 @@ def _public_key(site: ListedSite) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(site.public_key, validate=True))
     except (ValueError, binascii.Error) as error:
         raise FednnUNetError(
-            f"The public key of site {site.name} is none: copy it from what 'fednnunet keys create' printed."
+            f"The public key of site {site.name} is invalid: copy it from the output of 'fednnunet keys create'."
         ) from error

@@ -1,4 +1,4 @@
-"""What a person has agreed to, so that a node that was started again need not ask for the same."""
+"""Stores approvals, so that a restarted node does not ask for the same one again."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ _KEPT_RUNS = 20
 
 
 class KeptApprovals:
-    """Matters that were approved, by run of a coordinator: what was agreed to in one run is not in another.
+    """Approved matters, by run of a coordinator; an approval is not valid in another run.
 
     Parameters
     ----------

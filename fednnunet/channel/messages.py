@@ -1,6 +1,6 @@
-"""What crosses the network besides arrays, as schemas that both ends validate against.
+"""Schemas of all messages between coordinator and nodes; both ends validate against them.
 
-Every message is JSON made by one of these classes; unknown fields and wrong types are refused on arrival.
+Every message is JSON made by one of these classes; unknown fields and wrong types are rejected on arrival.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -39,7 +39,7 @@ Method = Literal["FFE", "AsymFedAvg"]
 
 FingerprintMode = Literal["exact", "shared-cases"]
 FINGERPRINT_MODES: tuple[FingerprintMode, ...] = ("exact", "shared-cases")
-"""Whether sites answer counts only, or also tell spacing and shape of each case."""
+"""Whether sites answer with counts only, or also with spacing and shape of each case."""
 
 _Fold = Annotated[int, Field(ge=0, lt=MOST_FOLDS)] | Literal["all"]
 _Round = Annotated[int, Field(ge=0, le=10**6)]
@@ -170,7 +170,7 @@ class Measured(WireMessage):
 
 
 class Query(WireMessage):
-    """A question about what was measured; the answer is one vector of int64."""
+    """A question about measurements; the answer is one vector of int64."""
 
     longest_text: ClassVar[int] = 1 << 19
 
@@ -233,7 +233,7 @@ class CommonPlans(WireMessage):
 
 
 class PlanAlone(WireMessage):
-    """Every site shall plan for itself; the coordinator tells who takes part."""
+    """The coordinator asks every site to plan for itself, and names the participating sites."""
 
     longest_text: ClassVar[int] = 1 << 19
 
@@ -254,7 +254,7 @@ class FoldRequest(WireMessage):
 
 
 class TrainingOffer(WireMessage):
-    """What a site's trainer would do if nobody told it otherwise."""
+    """The schedule of a site's trainer by default."""
 
     epochs: _Epochs
     iterations_per_epoch: Count
@@ -345,7 +345,7 @@ class Ready(WireMessage):
 
 
 class ModelDescription(WireMessage):
-    """What the coordinator has to know to write the global model as nnU-Net does; nothing in it is about a case.
+    """The description of a network, for the export of the global model; it contains no case data.
 
     Trainer, configuration, labels and channels are those of the sites' introductions.
     """
@@ -363,7 +363,7 @@ class ModelDescription(WireMessage):
 
 
 class Sharing(WireMessage):
-    """What a site shares: the names of the tensors of each group that it belongs to."""
+    """The tensors that a site shares: their names, for each of its groups."""
 
     longest_text: ClassVar[int] = 1 << 24
 
@@ -436,7 +436,7 @@ class OwnTrained(WireMessage):
 
 
 class Support(WireMessage):
-    """How many cases are behind the figures of a report; ``None`` where that is not told either."""
+    """Number of cases behind the figures of a report; ``None`` if withheld, too."""
 
     training: Count | None = Field(default=None, description="behind the loss of training")
     validation: int | None = Field(default=None, ge=0, le=10**9)
@@ -468,7 +468,7 @@ class ValidationReport(WireMessage):
 
 
 class GainRequest(WireMessage):
-    """The coordinator asks what a federated training gave the site, which has these models of its own beside it."""
+    """The coordinator asks for a site's benefit from a federated training, compared with these own models."""
 
     fold: _Fold
     run: Name
@@ -499,7 +499,7 @@ class Gain(WireMessage):
 
 
 class GainReport(WireMessage):
-    """What a federation gave a site: means over cases, nothing about a single one."""
+    """A site's benefit from a federation: means over cases, nothing about a single one."""
 
     longest_text: ClassVar[int] = 1 << 20
 
@@ -518,7 +518,7 @@ class EvaluationRequest(WireMessage):
 
 
 class MetricSummary(WireMessage):
-    """A metric over the test cases of a site; all ``None`` where too few cases have a value to be told."""
+    """A metric over the test cases of a site; all ``None`` if too few cases have a value."""
 
     mean: _Metric = None
     std: _Metric = None
@@ -543,7 +543,7 @@ class MetricSummaries(WireMessage):
 
     @property
     def cases(self) -> int:
-        """The most cases over which any of them is told."""
+        """The largest number of cases behind any reported figure."""
         summaries = (self.dice, self.hd95, self.assd, self.nsd)
         return max(summary.cases or 0 for summary in summaries if summary is not None)
 
@@ -564,6 +564,6 @@ class Farewell(WireMessage):
 
 
 def _check_distinct(names: list[str]) -> None:
-    """Refuse a tensor that is there twice."""
+    """Refuse a tensor that is listed twice."""
     if len(set(names)) < len(names):
         raise PydanticCustomError("distinct", "no tensor should be there twice")

@@ -1,4 +1,4 @@
-"""Taking the paths of a site out of a sentence that leaves it: they name servers, people, and cases."""
+"""Removes a site's paths from outgoing sentences: paths name servers, people and cases."""
 
 import os
 import re
@@ -10,13 +10,14 @@ _START = re.compile(r"(?<![\w/\\.])(?:file://)?(?:~[\w.-]*)?/(?=[^\s/])|(?<!\w)[
 """Where a path from the root begins: of POSIX, of a home, of Windows, of a share."""
 _SEPARATOR = re.compile(r"[/\\]")
 _REST = re.compile(r"[^:;,\"'()<>|\n]*")
-"""What may belong to a path that is not there, so that nobody can tell where it ends."""
+"""Characters that may belong to a path whose end is unknown."""
 _FILE_OF_NNUNET = re.compile(
     r"(?:dataset|splits_final|dataset_fingerprint|federation|summary|\w*[Pp]lans)\.json|checkpoint_\w+\.pth"
 )
-"""Files that have the same name at each site: saying which one it is helps, and tells nothing."""
-_GOES_ON = re.compile(rf" (?=(?:is|has|was|cannot|does|says|holds|names)\b)|(?<=[/\\]){_FILE_OF_NNUNET.pattern}(?!\w)")
-"""Where the sentence seems to go on after a path."""
+"""Files with the same name at each site: naming them helps, and reveals nothing."""
+_WORDS = r"(?:is|has|was|cannot|does|says|contains|already|names)\b"
+_GOES_ON = re.compile(rf" (?={_WORDS})|(?<=[/\\]){_FILE_OF_NNUNET.pattern}(?!\w)")
+"""Patterns of a sentence that continues after a path."""
 
 
 def without_paths(text: str) -> str:
@@ -46,7 +47,7 @@ def _roots() -> list[str]:
 
 
 def _next_path(text: str, position: int, roots: list[str]) -> tuple[int, int] | None:
-    """Return where the next path begins, and up to where it goes at least; ``None`` if there is none."""
+    """Return the start and the minimum end of the next path; ``None`` if there is none."""
     found = []
     match = _START.search(text, position)
     if match is not None:

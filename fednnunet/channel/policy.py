@@ -1,4 +1,4 @@
-"""What a site lets out: the rules that its policy file sets, and the file itself."""
+"""A site's policy: the rules about outgoing messages, and the file that sets them."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,19 +11,19 @@ from fednnunet.message import Message
 Kind = Literal[
     "introduction", "contact", "fingerprint", "cases", "plans", "layout", "model", "update", "metrics", "failure"
 ]
-"""What a message that leaves a site is; `KINDS` tells what each one holds."""
+"""Kind of an outgoing message; `KINDS` describes the content of each."""
 
 KINDS: dict[Kind, str] = {
-    "introduction": "name of the site, number of its cases, labels, channels, versions and flags",
-    "contact": "signs of life: nothing but how far the node is",
-    "fingerprint": "counts and sums over all cases, from which the common fingerprint is made",
+    "introduction": "name of the site, number of cases, labels, channels, versions and flags",
+    "contact": "signs of life and progress",
+    "fingerprint": "counts and sums over all cases, for the common fingerprint",
     "cases": "spacing and shape of each case (only with --fingerprint shared-cases)",
-    "plans": "a digest of the plans that the site has installed",
+    "plans": "a digest of the installed plans",
     "layout": "names and shapes of the network's tensors, number of training cases, epochs",
-    "model": "how the network is built: plans, names of its tensors, file format; nothing of a case",
-    "update": "weights of the network, or what training has changed in them",
-    "metrics": "losses and Dice, or mean, deviation and median of test metrics, per label, over all cases",
-    "failure": "one sentence about what went wrong at the site",
+    "model": "description of the network: plans, names of its tensors, file format; no case data",
+    "update": "weights of the network, or their change",
+    "metrics": "losses and Dice, or mean, standard deviation and median of test metrics, per label, over all cases",
+    "failure": "one sentence about an error at the site",
 }
 
 
@@ -37,7 +37,7 @@ class Rule(Allowance):
     """Whether, and after whose yes, messages of a kind may leave."""
 
     confirm: bool = False
-    """Whether a person has to agree to the first one."""
+    """Whether a person must approve the first one."""
 
 
 class StatisticsRule(Rule):
@@ -60,7 +60,7 @@ class UpdateRule(Rule):
 
 
 class Policy(Message):
-    """The rules of a site; what is not mentioned is allowed.
+    """The rules of a site; everything not mentioned is allowed.
 
     Introductions and signs of life cannot be forbidden: a site that wants to send neither does not start a node.
     """
@@ -91,38 +91,38 @@ def read_policy(path: Path) -> Policy:
     Raises
     ------
     FednnUNetError
-        If it cannot be read, or has a rule that there is not.
+        If it cannot be read, or has an unknown rule.
     """
     return read_toml(path, TypeAdapter(Policy), "policy", "--policy")
 
 
 RECOMMENDED = """\
-# What may leave this site, for client.py --policy. A message that a rule here does not allow is not sent: the
-# coordinator learns which rule has stopped it, not what was in it. Whatever is sent stands in the audit log.
+# Rules about messages that leave this site, for client.py --policy. A message that a rule forbids is not sent: the
+# coordinator learns the name of the rule, not the content. The audit log records every message that is sent.
 #
-# confirm = true: the first message of its kind waits for a person's yes, at the terminal of the node or with
-# 'fednnunet policy approve'. It is shown as a summary, and saved as it would be sent.
+# confirm = true: a person must approve the first message of its kind, at the terminal of the node or with
+# 'fednnunet policy approve'. The node shows a summary, and saves the message as it would be sent.
 
-# Bytes that a node may send from its start to its end; "500 MB", "20 GB". Without the line there is no limit.
+# Maximum number of bytes that a node sends between its start and its end; "500 MB", "20 GB". Default: no limit.
 # max_bytes = "200 GB"
 
-# Whether a person looks at what the site says of itself when it connects: its name, the number of its cases, labels,
-# channels, versions and flags.
+# Whether a person must approve the introduction, which the node sends when it connects: name of the site, number of
+# cases, labels, channels, versions and flags.
 introduction_confirm = false
 
-# Counts and sums over all cases, from which the common fingerprint is made (extract_fingerprint, plan_and_preprocess).
+# Counts and sums over all cases, for the common fingerprint (extract_fingerprint, plan_and_preprocess).
 [fingerprint]
 allow = true
 confirm = true
-min_cases = 5      # a site with fewer cases does not answer: its sums would tell too much about each
+min_cases = 5      # a site with fewer cases does not answer: its sums would reveal too much about each
 
-# Spacing and shape of each case, which the coordinator asks for with --fingerprint shared-cases only.
+# Spacing and shape of each case, which the coordinator requests with --fingerprint shared-cases only.
 [cases]
 allow = false
 confirm = true
 min_cases = 5
 
-# A digest of the plans that the site has installed.
+# A digest of the installed plans.
 [plans]
 allow = true
 
@@ -130,26 +130,26 @@ allow = true
 [layout]
 allow = true
 
-# How the network is built: plans, names of its tensors, file format of the images; nothing of a case. With it, the
-# coordinator writes the trained model as nnU-Net does. Where it is not allowed, training goes on without that.
+# Description of the network: plans, names of its tensors, file format of the images; no case data. The coordinator
+# needs it to export the trained model in nnU-Net's format. If forbidden, training continues without the export.
 [model]
 allow = true
 
-# The trained weights, or what training has changed in them.
+# The trained weights, or their change.
 [update]
 allow = true
 confirm = true
 max_rounds = 2000  # of all folds together, from the start of the node to its end
 
-# Losses and Dice over all validation cases. Where they are not allowed, training goes on without them. In evaluate:
-# mean, standard deviation, median and number of cases of each metric, over the test cases of this site.
+# Losses and Dice over all validation cases. If forbidden, training continues without them. In evaluate: mean, standard
+# deviation, median and number of cases of each metric, over the test cases of this site.
 [metrics]
 allow = true
-min_cases = 5      # validation or test cases behind each figure; a label that fewer have is not told of
-min_val_iterations = 10  # batches behind each loss and Dice of a round; fewer, which --val_iterations_per_epoch and
-                         # --iterations_per_epoch ask for, say too much about each
+min_cases = 5      # minimum number of validation or test cases behind each figure; labels with fewer are left out
+min_val_iterations = 10  # minimum number of batches behind each loss and Dice of a round; with fewer, set by
+                         # --val_iterations_per_epoch and --iterations_per_epoch, they reveal too much about each
 
-# One sentence about what went wrong at the site. Where it is not allowed, the coordinator learns that something did.
+# One sentence about an error at the site. If forbidden, the coordinator only learns that there was an error.
 [failure]
 allow = true
 """

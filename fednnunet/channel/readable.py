@@ -1,4 +1,4 @@
-"""What a person reads before it agrees that something leaves: questions and answers in words and numbers."""
+"""Describes questions and answers in words and numbers, for the person who approves a message."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,26 +10,26 @@ from fednnunet.message import cleaned
 _MOST_LINES, _LONGEST_LINE, _SHOWN_ITEMS = 60, 200, 6
 
 _ASKED = {
-    "measure": "to measure all cases of the site",
+    "measure": "the site to measure all of its cases",
     "cases": "for spacing and shape of each case",
-    "fit": "a question about what was measured over all cases",
-    "install": "to install common plans and to preprocess the cases",
-    "plan_alone": "that the site plans for itself",
-    "offer": "how long the trainer would train",
-    "start": "to get ready for a training",
-    "share": "to take note which tensors are shared",
-    "describe": "how the network is built",
+    "fit": "a question about the measurements of all cases",
+    "install": "the site to install common plans and to preprocess its cases",
+    "plan_alone": "the site to plan for itself",
+    "offer": "for the trainer's schedule",
+    "start": "the site to prepare a training",
+    "share": "the site to note which tensors are shared",
+    "describe": "for a description of the network",
     "fetch": "for a part of the network's weights",
-    "collect": "for a part of the weights that stay at the site, once, for the mean in the exported model",
-    "evaluate": "how good the global model of a round is",
-    "gain": "what the federation gave the site, by its validation cases",
+    "collect": "for a part of the local weights, once, for the mean in the exported model",
+    "evaluate": "for losses and Dice of a round's global model",
+    "gain": "for the site's benefit from the federation, on its validation cases",
     "finish": "for the full validation after the last round",
-    "test": "how good the model is on the test cases",
+    "test": "for metrics of the model on the test cases",
 }
 
 
 def asked(question: str, body: Mapping[str, object]) -> list[str]:
-    """Return lines that tell what was asked."""
+    """Return lines that describe a question."""
     what = _ASKED.get(question)
     return [] if what is None else [f"The coordinator asks {what}.", *_indented(body)]
 

@@ -1,4 +1,4 @@
-"""Which figures of a report are made of enough cases to be told."""
+"""Selects the figures of a report that enough cases support."""
 
 from fednnunet.channel.messages import Gain, GainReport, RoundReport, Support, ValidationReport
 

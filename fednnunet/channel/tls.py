@@ -1,8 +1,8 @@
-"""TLS as a node sees it: who is at the other end, and if nobody can be trusted there, why.
+"""TLS at the node: verifies the coordinator's certificate, and explains a failure.
 
-A node looks at the coordinator's certificate with Python's own TLS, which can say what is wrong with it, and then lets
-gRPC accept no other certificate than this one. So what the node signs (see `fednnunet.channel.identity`) is about the
-very connection over which it is sent.
+A node checks the coordinator's certificate with Python's own TLS, which reports the reason of a failure, and then lets
+gRPC accept no other certificate. The node's signature (see `fednnunet.channel.identity`) is therefore bound to the very
+connection over which it is sent.
 """
 
 import base64
@@ -21,7 +21,7 @@ from fednnunet.channel.address import is_loopback, join_address
 from fednnunet.errors import FednnUNetError
 
 SYSTEM = "system"
-"""Stands for the certificate authorities that the machine trusts anyway."""
+"""Means the certificate authorities that the machine trusts by default."""
 
 _SECONDS = 10.0
 _EXPIRED, _NOT_YET_VALID = 10, 9
@@ -31,12 +31,12 @@ _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 
 class UntrustedError(FednnUNetError):
-    """There is somebody, but not a coordinator to be trusted; trying again will not help."""
+    """The other end is not a trusted coordinator; retrying does not help."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a coordinator is, and whom to trust there.
+    """Address of a coordinator, and the authority to trust.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Certificate:
 
 
 def authority(ca_cert: str) -> ssl.SSLContext:
-    """Return what trusts the certificates of an authority, from TLS 1.2.
+    """Return a context that trusts the certificates of an authority, from TLS 1.2.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def authority(ca_cert: str) -> ssl.SSLContext:
             Path(ca_cert).read_bytes()  # tells why it cannot be read, which ssl does not
         context = ssl.create_default_context(cafile=None if ca_cert == SYSTEM else ca_cert)
     except ssl.SSLError as error:
-        raise FednnUNetError(f"{ca_cert} holds no certificate: correct --ca-cert.") from error
+        raise FednnUNetError(f"{ca_cert} contains no certificate: correct --ca-cert.") from error
     except OSError as error:
         raise FednnUNetError(f"{ca_cert} cannot be read ({error.strerror}): correct --ca-cert.") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -143,7 +143,7 @@ def speaks_tls(endpoint: Endpoint) -> bool:
 
 
 def proxy_for(host: str) -> urllib.parse.SplitResult | None:
-    """Return the HTTP proxy through which gRPC connects to `host`, if any: to this machine itself there is none.
+    """Return the HTTP proxy through which gRPC connects to `host`, if any; never for this machine itself.
 
     gRPC reads ``grpc_proxy``, ``https_proxy`` and ``http_proxy``, in this order, and endings of names, and networks, in
     ``no_grpc_proxy`` or ``no_proxy``; the first of them that is set, even if it is empty.
@@ -208,22 +208,22 @@ def _connect(endpoint: Endpoint) -> socket.socket:
 def _complaint(endpoint: Endpoint, error: ssl.SSLCertVerificationError) -> str:
     where = endpoint.address
     if error.verify_code == _EXPIRED:
-        return f"The certificate of the coordinator at {where} has expired: have it renew it."
+        return f"The certificate of the coordinator at {where} has expired: ask its operator to renew it."
     if error.verify_code == _NOT_YET_VALID:
         return f"The certificate of the coordinator at {where} is not valid yet: check both clocks."
     if error.verify_code in _OTHER_HOST:
         return (
-            f"The certificate of the coordinator at {where} is for another host: give --host as it stands in the "
-            "certificate, or have it make one for this name."
+            f"The certificate of the coordinator at {where} is for another host: write --host as in the "
+            "certificate, or ask the coordinator for one with this name."
         )
     return (
-        f"The certificate of the coordinator at {where} does not come from the authority in --ca-cert "
-        f"({error.verify_message}): this may be somebody else; ask the coordinator for its ca.pem."
+        f"The certificate of the coordinator at {where} was not issued by the authority in --ca-cert "
+        f"({error.verify_message}): this may be an impostor; ask the coordinator for its ca.pem."
     )
 
 
 def _no_tls(endpoint: Endpoint) -> str:
     return (
-        f"The coordinator at {endpoint.address} does not encrypt: it must be started with --tls-cert and --tls-key, "
-        "or this may be somebody else."
+        f"The coordinator at {endpoint.address} does not use TLS: it must be started with --tls-cert and --tls-key, "
+        "or this may be an impostor."
     )

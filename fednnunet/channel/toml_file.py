@@ -1,4 +1,4 @@
-"""Reading a TOML file that a person has written."""
+"""Reads and validates TOML files that people write."""
 
 import tomllib
 from pathlib import Path
@@ -38,4 +38,4 @@ def read_toml(path: Path, schema: TypeAdapter[Content], what: str, flag: str) ->
     except ValidationError as error:
         raise FednnUNetError(f"The {what} {path} is wrong at {first_problem(error)}: correct it.") from None
     except ValueError as error:  # no TOML, or no UTF-8
-        raise FednnUNetError(f"The {what} {path} is no TOML ({error}): correct it.") from error
+        raise FednnUNetError(f"The {what} {path} is not valid TOML ({error}): correct it.") from error

@@ -1,1 +1,1 @@
-"""Command lines: every flag is declared here, once."""
+"""Command lines: declares every flag, once."""

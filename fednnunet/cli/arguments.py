@@ -46,7 +46,7 @@ _TASK_HELP = {
     "extract_fingerprint": "one common fingerprint from all sites",
     "plan_and_preprocess": "fingerprint, common plans, preprocessing",
     "train": "federated training",
-    "evaluate": "how good a trained model is on the sites' test cases",
+    "evaluate": "test of a trained model on the sites' test cases",
 }
 
 _NODES: dict[Task, type[NodeSettings]] = {
@@ -91,7 +91,7 @@ def parse_server(argv: Sequence[str]) -> ServerCommand:
     add_flags(parser, (HOST, PORT, *server_flags(task)))
     add_flags(parser.add_argument_group("trust"), SERVER_TRUST_FLAGS)
     if FEDERATION_FLAGS[task]:
-        checked = parser.add_argument_group("what the nodes must have been started with (default: whatever they were)")
+        checked = parser.add_argument_group("required flags of the nodes (default: any)")
         add_flags(checked, FEDERATION_FLAGS[task])
         parser.set_defaults(fingerprint=None)
     arguments = parser.parse_intermixed_args(rest, argparse.Namespace(task=task))
@@ -145,7 +145,7 @@ def parse_run(argv: Sequence[str]) -> SimulationSettings:
         default=None,
         help='-gpu_memory_target of each site: "8 11 8"',
     )
-    parser.add_argument("--log_dir", type=Path, default=None, help="folder for the log files (default: a new one)")
+    parser.add_argument("--log_dir", type=Path, default=None, help="folder for log files (default: a new one)")
     parser.add_argument(
         "--in_process",
         action="store_true",
@@ -155,7 +155,7 @@ def parse_run(argv: Sequence[str]) -> SimulationSettings:
         "--warm_sites",
         type=positive_int,
         default=None,
-        help="with --in_process: sites whose network may be on the GPU at a time (default: 1)",
+        help="with --in_process: number of sites whose networks stay on the GPU (default: 1)",
     )
     add_flags(parser, (HOST, *FEDERATION_FLAGS[task], *((SEED,) if task == "train" else ())))
     add_flags(parser.add_argument_group("the coordinator's flags"), server_flags(task))
@@ -233,7 +233,7 @@ def _take_task(command: str, description: str, argv: Sequence[str]) -> tuple[Tas
         usage=f"fednnunet {command} TASK ...",
     )
     parser.parse_known_args(argv)  # prints the help and exits, if that was asked for
-    parser.error(f"no TASK given: name one of {', '.join(TASKS)}")
+    parser.error(f"no TASK given: choose one of {', '.join(TASKS)}")
 
 
 def _task_parser(command: str, task: Task) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""``fednnunet audit``: what has left a site, and whether its log of that is whole."""
+"""``fednnunet audit``: shows and verifies a site's audit log."""
 
 import argparse
 from collections import Counter, deque
@@ -21,17 +21,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``fednnunet audit``."""
     commands = parser.add_subparsers(dest="audit_command", required=True, metavar="COMMAND")
-    show = commands.add_parser("show", help="the entries of a log, and what they sum up to")
+    show = commands.add_parser("show", help="show the entries of a log, and their totals")
     show.add_argument("log", metavar="LOG", type=Path, help="the site's audit log")
     show.add_argument("--last", metavar="N", type=positive_int, help="only the last N entries (default: all)")
     show.add_argument("--kind", metavar="KIND", help="only entries of this kind, 'update' for example (default: all)")
-    check = commands.add_parser("verify", help="whether a log is whole")
+    check = commands.add_parser("verify", help="check the integrity of a log")
     check.add_argument("log", metavar="LOG", type=Path, help="the site's audit log")
     check.add_argument(
         "--receipts",
         metavar="FILE",
         type=Path,
-        help="what the coordinator keeps of the logs of all sites; finds an end that was cut off or written anew",
+        help="the coordinator's receipts; they reveal an end that was cut off or rewritten",
     )
 
 
@@ -68,10 +68,8 @@ def _show(console: Console, path: Path, last: int | None, kind: str | None) -> N
     console.print()
     console.print(totals.table())
     if no_entries:
-        lines = "1 line is no entry" if no_entries == 1 else f"{no_entries} lines are no entries"
-        console.print(
-            f"{lines}: 'fednnunet audit verify' tells whether the log is whole.", soft_wrap=True, highlight=False
-        )
+        lines = "1 line is invalid" if no_entries == 1 else f"{no_entries} lines are invalid"
+        console.print(f"{lines}: check the log with 'fednnunet audit verify'.", soft_wrap=True, highlight=False)
 
 
 def _entries_table(entries: deque[AuditEntry]) -> Table:
@@ -95,7 +93,7 @@ def _entries_table(entries: deque[AuditEntry]) -> Table:
 
 
 class _Totals:
-    """What entries sum up to, by direction and kind."""
+    """Totals of entries, by direction and kind."""
 
     def __init__(self) -> None:
         self._entries: Counter[tuple[str, str]] = Counter()
@@ -130,15 +128,15 @@ def _verified(path: Path, receipts: Path | None) -> str:
     """Return one sentence about a log that is whole."""
     found = verify(path, receipts=[] if receipts is None else read_receipts(receipts))
     if receipts is None:
-        end = "without the coordinator's receipts (--receipts) nobody can tell whether its end was cut off"
+        end = "only the coordinator's receipts (--receipts) could show whether its end was cut off"
     elif found.receipt is None:
         raise FednnUNetError(
-            f"{path} is whole as far as it goes, but {receipts} has no receipt of its site ({_sites(found)}): name the "
-            "receipts of a coordinator that the site has been connected to."
+            f"{path} is intact so far, but {receipts} has no receipt of its site ({_sites(found)}): give the "
+            "receipts of a coordinator to which the site has connected."
         )
     else:
         end = f"its last receipt at the coordinator is entry {found.receipt}"
-    return f"{path.name} is whole: {_content(found)}; {end}."
+    return f"{path.name} is intact: {_content(found)}; {end}."
 
 
 def _content(found: Verification) -> str:
@@ -157,11 +155,11 @@ def _content(found: Verification) -> str:
 
 
 def _sites(found: Verification) -> str:
-    return ", ".join(printable(site).plain for site in sorted(found.sites)) or "it names none"
+    return ", ".join(printable(site).plain for site in sorted(found.sites)) or "no name"
 
 
 def _seconds(time: str) -> str:
-    """Return an entry's time, which is UTC, without what is less than a second."""
+    """Return an entry's UTC time without fractions of a second."""
     return time[:19].replace("T", " ")
 
 

@@ -1,4 +1,4 @@
-"""``fednnunet certificates``: make the certificates of an encrypted channel, and look at them."""
+"""``fednnunet certificates``: creates and shows certificates."""
 
 import argparse
 from pathlib import Path
@@ -22,10 +22,10 @@ from fednnunet.report.formats import MISSING, printable
 from fednnunet.settings.values import positive_int
 
 _PLACES = (
-    (CA_CERTIFICATE, "goes to every hospital: its node trusts the coordinator by it"),
+    (CA_CERTIFICATE, "send it to every hospital: nodes authenticate the coordinator with it"),
     (SERVER_CERTIFICATE, "stays at the coordinator"),
-    (SERVER_KEY, "stays at the coordinator, and is secret"),
-    (CA_KEY, f"is kept offline, and is secret: needed, with {CA_CERTIFICATE}, only to renew {SERVER_CERTIFICATE}"),
+    (SERVER_KEY, "stays at the coordinator; secret"),
+    (CA_KEY, f"store it offline; secret; needed, with {CA_CERTIFICATE}, only to renew {SERVER_CERTIFICATE}"),
 )
 _SOON_DAYS = 30
 
@@ -33,7 +33,7 @@ _SOON_DAYS = 30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare ``create`` and ``show`` on `parser`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="make the coordinator's certificate, and a CA if there is none")
+    create = actions.add_parser("create", help="create the coordinator's certificate, and a CA if necessary")
     create.add_argument(
         "--host",
         dest="hosts",
@@ -47,16 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--days", type=positive_int, default=DAYS, help="days until the certificate expires (default: %(default)s)"
     )
-    create.add_argument("--organization", metavar="NAME", help="who runs the federation (default: not told)")
+    create.add_argument("--organization", metavar="NAME", help="operator of the federation (default: none)")
     create.add_argument(
         "--overwrite", action="store_true", help="replace the coordinator's certificate; the CA stays as it is"
     )
-    show = actions.add_parser("show", help="tell what stands in certificates, and how long they are valid")
-    show.add_argument("path", metavar="FILE_OR_DIR", type=Path, help="PEM file, or the folder that create has filled")
+    show = actions.add_parser("show", help="show the contents and remaining validity of certificates")
+    show.add_argument("path", metavar="FILE_OR_DIR", type=Path, help="PEM file, or the folder written by create")
 
 
 def run_certificates(arguments: argparse.Namespace) -> int:
-    """Do what was asked for, print the result, and return the exit status.
+    """Run the subcommand, print the result, and return the exit status.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def _create(arguments: argparse.Namespace) -> RenderableType:
     places = Table.grid(padding=(0, 2))
     for name, place in _PLACES:
         places.add_row(Text(name, style="bold"), place)
-    ca = "The CA is new." if created.ca_is_new else "The CA is the one that was there: nodes need nothing new."
-    limit = " The certificate ends with the CA." if created.server.not_after == created.ca.not_after else ""
+    ca = "The CA is new." if created.ca_is_new else "The CA is unchanged: nodes need no new files."
+    limit = " The certificate expires together with the CA." if created.server.not_after == created.ca.not_after else ""
     head = Text.assemble("Certificates in ", printable(str(arguments.out)))
     return Group(head, places, Text(ca + limit), Text(), _description(SERVER_CERTIFICATE, created.server))
 
@@ -86,7 +86,7 @@ def _show(path: Path) -> RenderableType:
     if path.is_dir():
         files = [path / name for name in (CA_CERTIFICATE, SERVER_CERTIFICATE) if (path / name).is_file()]
         if not files:
-            raise FednnUNetError(f"{path} has no {CA_CERTIFICATE} and no {SERVER_CERTIFICATE}: name a file instead.")
+            raise FednnUNetError(f"{path} has no {CA_CERTIFICATE} and no {SERVER_CERTIFICATE}: give a file instead.")
     parts: list[RenderableType] = []
     for file in files:
         for summary in describe_certificates(file):

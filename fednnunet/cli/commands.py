@@ -1,4 +1,4 @@
-"""The commands: parse, check what can be checked at once, hand over, and turn errors into one sentence."""
+"""Entry points of all commands: parse, check, delegate, and turn errors into one sentence."""
 
 import argparse
 import io
@@ -56,20 +56,20 @@ class _ConsoleHandler(logging.Handler):
 
 
 def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
-    """Return what each command of the console script ``fednnunet`` is for, and what runs it."""
+    """Return summary and entry point of each command of the console script ``fednnunet``."""
     return {
         "server": ("the coordinator", server_main),
         "client": ("the node of one site", client_main),
         "run": ("a whole federation on one machine", run_main),
-        "report": ("write the report page of a run again, from its run folder", report_main),
-        "status": ("where a training is, from the coordinator's run folder", status_main),
-        "rollback": ("back to an older model of a training", rollback_main),
-        "certificates": ("make, and show, the coordinator's certificate", certificates_main),
-        "keys": ("make a site's key pair", keys_main),
-        "policy": ("what may leave a site: write the rules, answer what waits", policy_main),
-        "audit": ("what has left a site: show and verify its log", audit_main),
+        "report": ("rewrite the report page of a run, from its run folder", report_main),
+        "status": ("show the state of a training, from the coordinator's run folder", status_main),
+        "rollback": ("return to an earlier round of a training", rollback_main),
+        "certificates": ("create and show the coordinator's certificate", certificates_main),
+        "keys": ("create a site's key pair", keys_main),
+        "policy": ("write and check a site's policy, and approve waiting messages", policy_main),
+        "audit": ("show and verify a site's audit log", audit_main),
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
-        "demo": ("three made-up hospitals, from raw images to predictions", demo_main),
+        "demo": ("three synthetic hospitals, from raw images to predictions", demo_main),
     }
 
 
@@ -106,7 +106,7 @@ def status_main(argv: Sequence[str] | None = None) -> int:
     """Show where a training is and return the exit status."""
 
     def parse(words: Sequence[str]) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(prog="fednnunet status", description="Where a training is.")
+        parser = argparse.ArgumentParser(prog="fednnunet status", description="Show the state of a training.")
         parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the coordinator's --run_dir")
         return parser.parse_args(words)
 
@@ -123,14 +123,14 @@ def report_main(argv: Sequence[str] | None = None) -> int:
     """Write the report page of a run folder again and return the exit status."""
     from fednnunet.cli import report
 
-    return _run_small("report", "The report page of a run.", report.add_arguments, report.run_report, argv)
+    return _run_small("report", "Rewrite the report page of a run.", report.add_arguments, report.run_report, argv)
 
 
 def rollback_main(argv: Sequence[str] | None = None) -> int:
     """Go back to an older model of a training and return the exit status."""
     from fednnunet.cli import rollback
 
-    return _run_small("rollback", "Back to an older model.", rollback.add_arguments, rollback.run_rollback, argv)
+    return _run_small("rollback", "Return to an earlier round.", rollback.add_arguments, rollback.run_rollback, argv)
 
 
 def certificates_main(argv: Sequence[str] | None = None) -> int:
@@ -154,17 +154,18 @@ def keys_main(argv: Sequence[str] | None = None) -> int:
 
 
 def policy_main(argv: Sequence[str] | None = None) -> int:
-    """Write a policy, or answer what waits for approval, and return the exit status."""
+    """Write or check a policy, or approve messages, and return the exit status."""
     from fednnunet.cli import policy
 
-    return _run_small("policy", "What may leave a site.", policy.add_arguments, policy.run_policy, argv)
+    description = "Write and check a site's policy, and approve waiting messages."
+    return _run_small("policy", description, policy.add_arguments, policy.run_policy, argv)
 
 
 def audit_main(argv: Sequence[str] | None = None) -> int:
     """Show or verify an audit log and return the exit status."""
     from fednnunet.cli import audit
 
-    return _run_small("audit", "What has left a site.", audit.add_arguments, audit.run_audit, argv)
+    return _run_small("audit", "Show and verify a site's audit log.", audit.add_arguments, audit.run_audit, argv)
 
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
@@ -184,7 +185,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_anything() -> None:
-    """Let no command end because a console cannot show a character; whatever may stand in names and help texts."""
+    """Replace characters that a console cannot show, so that no command fails for them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -312,7 +313,7 @@ def _take_part(command: ClientCommand) -> int:
     if client.failure is not None:
         raise FednnUNetError(client.failure)
     if client.farewell is not None and client.farewell.error is not None:
-        raise FednnUNetError(f"The coordinator has let this node go: {client.farewell.error}")
+        raise FednnUNetError(f"The coordinator disconnected this node: {client.farewell.error}")
     return 0
 
 

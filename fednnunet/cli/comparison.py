@@ -64,14 +64,14 @@ def compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", metavar="DATASET_IDS", help='the datasets of all sites, in quotes: "511 512 513"')
     parser.add_argument("configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres …")
     parser.add_argument("fold", metavar="FOLD", help=f"{FOLDS_HELP}; several folds predict together")
-    parser.add_argument("--external", default="", help='datasets that only test the models, in quotes: "514 515"')
+    parser.add_argument("--external", default="", help='datasets for tests only, in quotes: "514 515"')
     parser.add_argument(
         "--methods",
         nargs="+",
         default=[],
         metavar="METHOD",
-        help=f"what is compared: {', '.join([*METHODS, PERSONAL])}, or one of them with flags of its training, in "
-        "quotes, and a name if you want: 'FedBN=ffe --keep_local norm' (default: local asym ffe centralized, and "
+        help=f"methods: {', '.join([*METHODS, PERSONAL])}, or one of them with flags of its training, in "
+        "quotes, optionally named: 'FedBN=ffe --keep_local norm' (default: local asym ffe centralized, and "
         "personal with --personalize)",
     )
     parser.add_argument(
@@ -79,31 +79,31 @@ def compare_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="N",
-        help="train each method once with each of these seeds, and tell means (default: once, without a seed)",
+        help="train each method once per seed, and report means (default: once, without a seed)",
     )
     parser.add_argument(
         "--in_process",
         action="store_true",
-        help="train each federation in one process, site after site: the same weights, and faster where sites share a "
+        help="train each federation in one process, site after site: the same weights, faster if sites share a "
         "machine's cores or one GPU",
     )
     parser.add_argument(
         "--test",
         choices=("test", "validation"),
         default="test",
-        help="what each site tests with: its test cases in imagesTs and labelsTs (default), or the validation cases "
+        help="test cases of each site: those in imagesTs and labelsTs (default), or the validation cases "
         "of a single FOLD, which do not train",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=None,
-        help="folder for everything (default: fednnunet_runs/compare_IDS_CONFIGURATION_FOLD in nnUNet_results); the "
-        "same command continues what was interrupted there",
+        help="output folder (default: fednnunet_runs/compare_IDS_CONFIGURATION_FOLD in nnUNet_results); the "
+        "same command continues an interrupted comparison",
     )
-    parser.add_argument("--overwrite", action="store_true", help="remove what was done there, and begin anew")
+    parser.add_argument("--overwrite", action="store_true", help="remove the results there, and start over")
     parser.add_argument("--gpus", default=None, help='GPU of each site: "0 1 1" (default: round robin)')
-    parser.add_argument("--verbose", action="store_true", help="show what the commands say")
+    parser.add_argument("--verbose", action="store_true", help="show the output of the commands")
     add_flags(parser.add_argument_group("planning"), (*COMMON_PLANS_FLAGS, *PLANNING_FLAGS))
     add_flags(parser.add_argument_group("training"), ANY_TRAINING_FLAGS)
     federated = parser.add_argument_group("federated training")

@@ -1,4 +1,4 @@
-"""``fednnunet policy``: write the rules of a site, and answer what waits for a person's yes."""
+"""``fednnunet policy``: writes and checks a site's policy, and approves waiting messages."""
 
 import argparse
 from pathlib import Path
@@ -13,23 +13,23 @@ from fednnunet.errors import FednnUNetError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = commands.add_parser("create", help="write a policy to begin with, every rule explained")
+    create = commands.add_parser("create", help="write an initial policy, with every rule explained")
     create.add_argument("--out", type=Path, default=Path("policy.toml"), help="the file (default: %(default)s)")
-    check = commands.add_parser("check", help="read a policy, and say whether it is one")
+    check = commands.add_parser("check", help="check a policy file")
     check.add_argument("policy", type=Path, metavar="FILE", help="the policy")
-    approve = commands.add_parser("approve", help="look at what waits for a person's yes, and answer")
-    approve.add_argument("folder", type=Path, metavar="FOLDER", help="where the node has said that it waits")
+    approve = commands.add_parser("approve", help="show the messages that need approval, and answer")
+    approve.add_argument("folder", type=Path, metavar="FOLDER", help="folder that the node has printed")
 
 
 def run_policy(arguments: argparse.Namespace) -> int:
-    """Do what is asked for and return the exit status."""
+    """Run the subcommand and return the exit status."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if arguments.action == "create":
         _create(arguments.out)
-        console.print(f"{arguments.out} is written: read it, change it, and start the node with --policy.")
+        console.print(f"Wrote {arguments.out}: read it, edit it, and start the node with --policy.")
     elif arguments.action == "check":
         read_policy(arguments.policy)
-        console.print(f"{arguments.policy} is a policy.")
+        console.print(f"{arguments.policy} is valid.")
     else:
         _approve(arguments.folder, console)
     return 0
@@ -41,24 +41,24 @@ def _create(path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(RECOMMENDED)
     except FileExistsError as error:
-        raise FednnUNetError(f"{path} is there already: remove it, or name another one with --out.") from error
+        raise FednnUNetError(f"{path} already exists: remove it, or choose another file with --out.") from error
     except OSError as error:
-        raise FednnUNetError(f"{path} cannot be written ({error.strerror}): name another one with --out.") from error
+        raise FednnUNetError(f"{path} cannot be written ({error.strerror}): choose another file with --out.") from error
 
 
 def _approve(folder: Path, console: Console) -> None:
     requests = waiting(folder)
     if not requests:
-        console.print(f"Nothing waits in {folder}.")
+        console.print(f"No message waits in {folder}.")
     for request in requests:
         console.print(request.summary.read_text(encoding="utf-8"))
-        console.print(f"What would be sent: {request.payload}")
+        console.print(f"Bytes to be sent: {request.payload}")
         try:
             while (answer := as_decision(console.input("Send it? Type yes or no: "))) is None:
                 pass
         except EOFError:
-            raise FednnUNetError("Nobody has answered: run this in a terminal.") from None
+            raise FednnUNetError("No answer: run this command in a terminal.") from None
         if request.decide(answer):
             console.print("It will be sent." if answer else "It will not be sent.")
         else:
-            console.print("The node does not wait for this any more: look whether something else waits.")
+            console.print("The node no longer waits for this answer: run the command again to check for others.")

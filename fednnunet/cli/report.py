@@ -1,4 +1,4 @@
-"""``fednnunet report``: the report page of a run folder, written again."""
+"""``fednnunet report``: rewrites the report page of a run."""
 
 import argparse
 from pathlib import Path

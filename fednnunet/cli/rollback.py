@@ -1,4 +1,4 @@
-"""``fednnunet rollback``: back to an older model of a training."""
+"""``fednnunet rollback``: returns to an earlier round of a training."""
 
 import argparse
 from pathlib import Path
@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from fednnunet.settings.values import positive_int
 
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the coordinator's --run_dir")
-    parser.add_argument("--fold", default=None, help="the fold (default: the only one that is there)")
-    parser.add_argument("--to", metavar="ROUND", type=positive_int, required=True, help="the round to go back to")
+    parser.add_argument("--fold", default=None, help="the fold (default: the only one)")
+    parser.add_argument("--to", metavar="ROUND", type=positive_int, required=True, help="the round to return to")
 
 
 def run_rollback(arguments: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run_rollback(arguments: argparse.Namespace) -> int:
     folder = FoldFolder(run_dir / f"fold_{_fold(run_dir, arguments.fold)}")
     with alone_in(run_dir):
         aside = folder.roll_back(arguments.to)
-    text = f"Round {arguments.to} is the last one now; what came after it is in {aside}. Go on with --c."
+    text = f"Round {arguments.to} is now the latest; later ones are in {aside}. Continue with --c."
     Console().print(Text(text), soft_wrap=True)
     return 0
 
@@ -44,7 +44,7 @@ def _fold(run_dir: Path, wanted: str | None) -> str:
     if wanted is not None and wanted.removeprefix("fold_") in folds:
         return wanted.removeprefix("fold_")
     if not folds:
-        raise FednnUNetError(f"{run_dir} holds no training: name the coordinator's --run_dir.")
+        raise FednnUNetError(f"{run_dir} contains no training: give the coordinator's --run_dir.")
     if wanted is None and len(folds) == 1:
         return folds[0]
-    raise FednnUNetError(f"{run_dir} holds fold {', '.join(folds)}: choose one with --fold.")
+    raise FednnUNetError(f"{run_dir} contains fold {', '.join(folds)}: choose one with --fold.")

@@ -1,4 +1,4 @@
-"""The words of a command line that name datasets, CONFIGURATION and FOLD, in quotes, with commas, or one by one."""
+"""Parses datasets, CONFIGURATION and FOLD on a command line, with quotes, commas or spaces."""
 
 import argparse
 import re
@@ -36,10 +36,10 @@ def parse_with_sites(
         if rest and _are_ids(rest[0]):
             parser.error("the dataset is given twice, by position and with -d")
     if not ids or _CONFIGURATION.fullmatch(ids[0]):
-        parser.error("no dataset given: name its id, such as 511, before CONFIGURATION")
+        parser.error("no dataset given: write its id, such as 511, before CONFIGURATION")
     if len(rest) > 2:
         parser.error(
-            f"'{' '.join(rest[2:])}' is too much after CONFIGURATION {rest[0]} and FOLD {rest[1]}: give one FOLD, or "
+            f"'{' '.join(rest[2:])}' is unexpected after CONFIGURATION {rest[0]} and FOLD {rest[1]}: give one FOLD, or "
             "all, and put quotes around the values of a flag"
         )
     required = {action.dest for action in parser._actions if not action.option_strings and action.required}

@@ -1,4 +1,4 @@
-"""What the flags about trust mean: whom to let in, whom to connect to, what may leave."""
+"""Turns the security flags into what the channel needs: identities, endpoints, policy and audit log."""
 
 from pathlib import Path
 

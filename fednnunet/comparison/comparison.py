@@ -186,7 +186,7 @@ class _Comparison:
         self._do(f"{_training_title(method)}{which}", trainings, self.work.continued)
         if method.personal_epochs is not None:
             personal = [self.work.personal_training(method, training) for training in trainings]
-            title = f"{method.title}: each site trains on for {method.personal_epochs} epochs{which}"
+            title = f"{method.title}: each site trains {method.personal_epochs} more epochs{which}"
             self._do(title, personal, self.work.continued)
         models = self.work.models(method, seed)
         shares = self._shares if len(models) > 1 else [None] * len(models)
@@ -285,11 +285,11 @@ class _Comparison:
     def _check_sources(self) -> None:
         both = {source.name for source in self._sites} & {source.name for source in self._externals}
         if both:
-            raise FednnUNetError(f"{min(both)} is a site and external: a dataset that trains is no external one.")
+            raise FednnUNetError(f"{min(both)} is both a site and external: external datasets must not train.")
         check_alike([*self._sites, *self._externals])
         for source in self._sites:
             if not source.cases:
-                raise FednnUNetError(f"Site {source.name} has no training cases: put images into its imagesTr.")
+                raise FednnUNetError(f"Site {source.name} has no training cases: add images to its imagesTr.")
 
     def _splits_of(self, source: Source) -> Splits | None:
         folders = [source.dataset.raw]

@@ -43,7 +43,7 @@ def traffic_of(events: Path) -> tuple[int, int] | tuple[None, None]:
     try:
         rounds = [event for event in EventReader(events).new_events() if isinstance(event, RoundCompleted)]
     except (OSError, ValueError) as error:
-        logger.warning("%s does not tell how many bytes were moved: %s", events, error)
+        logger.warning("%s does not contain the number of bytes moved: %s", events, error)
         return None, None
     traffic = [of_site for event in rounds for of_site in event.traffic.values()]
     if not traffic:

@@ -64,7 +64,7 @@ class Memory:
         try:
             if not path.is_file():
                 if folder.is_dir() and any(folder.iterdir()):
-                    raise FednnUNetError(f"{folder} is not empty and holds no comparison: name another --out.")
+                    raise FednnUNetError(f"{folder} is not empty and contains no comparison: choose another --out.")
             elif overwrite:
                 for entry in folder.iterdir():  # the state goes last: without it, the rest would not be known as ours
                     if entry != path:
@@ -72,7 +72,7 @@ class Memory:
                 path.unlink()
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FednnUNetError(f"{error.filename} cannot be used ({error.strerror}): name another --out.") from error
+            raise FednnUNetError(f"{error.filename} is not usable ({error.strerror}): choose another --out.") from error
         if not path.is_file():
             memory = cls(folder, _State(settings=settings))
             memory._keep()
@@ -80,12 +80,12 @@ class Memory:
         try:
             state = _State.from_json(path.read_text(encoding="utf-8"))
         except (FednnUNetError, OSError, UnicodeDecodeError) as error:
-            raise FednnUNetError(f"{path} cannot be read ({error}): begin anew with --overwrite.") from error
+            raise FednnUNetError(f"{path} cannot be read ({error}): start over with --overwrite.") from error
         for name, before in state.settings.items():
             if settings.get(name) != before:
                 raise FednnUNetError(
-                    f"The comparison in {folder} was begun with {name} {_shown(before)}, not "
-                    f"{_shown(settings.get(name))}: give the same flags, another --out, or --overwrite to begin anew."
+                    f"The comparison in {folder} was started with {name} {_shown(before)}, not "
+                    f"{_shown(settings.get(name))}: give the same flags, another --out, or --overwrite to start over."
                 )
         return cls(folder, state)
 

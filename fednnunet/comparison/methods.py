@@ -108,14 +108,14 @@ def read_methods(words: Sequence[str], values: Mapping[str, Any]) -> list[Method
     unique = list({(method.name, method.key): method for method in methods}.values())
     for one, other in ((one, other) for position, one in enumerate(unique) for other in unique[:position]):
         if one.name == other.name or one.key == other.key:
-            raise FednnUNetError(f"--methods: {other.title} and {one.title} are the same, or are called the same.")
+            raise FednnUNetError(f"--methods: {other.title} and {one.title} are the same, or have the same name.")
         if one.training == other.training and None not in (one.personal_epochs, other.personal_epochs):
             raise FednnUNetError(
-                f"--methods: {other.title} and {one.title} take the same training on for different epochs: a "
+                f"--methods: {other.title} and {one.title} continue the same training for different epochs: a "
                 "site keeps one personal model of a training, so choose one of them."
             )
     if not unique:
-        raise FednnUNetError(f"--methods names no method, choose from {', '.join(METHODS)}.")
+        raise FednnUNetError(f"--methods is empty, choose from {', '.join(METHODS)}.")
     return sorted(unique, key=lambda method: list(METHODS).index(method.base))
 
 
@@ -125,7 +125,7 @@ def _named(name: str, values: Mapping[str, Any]) -> Method:
             raise FednnUNetError(f"--methods {PERSONAL} needs the number of epochs: give --personalize N.")
         return _variant(f"{PERSONAL}=ffe --personalize {epochs}", values)
     if name not in METHODS:
-        raise FednnUNetError(f"--methods: '{name}' is no method, choose from {', '.join([*METHODS, PERSONAL])}.")
+        raise FednnUNetError(f"--methods: '{name}' is not a method, choose from {', '.join([*METHODS, PERSONAL])}.")
     return METHODS[name]
 
 
@@ -137,7 +137,7 @@ def _variant(text: str, values: Mapping[str, Any]) -> Method:
     except ValueError as error:
         raise FednnUNetError(f"--methods: '{text}' cannot be read ({error}).") from error
     if base not in METHODS:
-        raise FednnUNetError(f"--methods: '{base}' in '{text}' is no method, choose from {', '.join(METHODS)}.")
+        raise FednnUNetError(f"--methods: '{base}' in '{text}' is not a method, choose from {', '.join(METHODS)}.")
     of = METHODS[base]
     flags = _flags(of)
     given = _Parser(text, flags).parse_args(words)

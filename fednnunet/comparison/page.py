@@ -64,7 +64,7 @@ def comparison_part(results: Results) -> Part:
         below.append(costs + Markup('<p class="note">{}</p>').format(tables.COST_MEANING))
     if results.seconds:
         times = [(name, duration(seconds)) for name, seconds in results.seconds.items()]
-        below.append(html_table(["step", "h:mm:ss"], times, caption="Time that each step took"))
+        below.append(html_table(["step", "h:mm:ss"], times, caption="Duration of each step"))
     html = [_table(results, metric) for metric in TABLE_METRICS]
     for metric in TABLE_METRICS:
         for title, columns, rows in tables.elsewhere_tables(results, metric):
@@ -85,7 +85,7 @@ def _table(results: Results, metric: Metric) -> Markup:
 def _differences_figure(results: Results, metric: Metric) -> Figure:
     """Return a picture of the differences in a metric."""
     good = "right" if metric.higher_is_better else "left"
-    caption = f"Difference to local training in {metric.title} with 95 % confidence interval; to the {good} is better"
+    caption = f"Difference to local training in {metric.title} with 95 % confidence interval; further {good} is better"
     plot = _dots(results, metric, "difference", results.compared, results.difference)
     zero = VSpan(x="x", line_color="#777777", line_dash="dashed", tags=[INK])
     plot.add_glyph(ColumnDataSource({"x": [0.0]}), zero)
@@ -95,8 +95,8 @@ def _differences_figure(results: Results, metric: Metric) -> Figure:
 def _values_figure(results: Results, metric: Metric) -> Figure:
     """Return a picture of what each method achieves in a metric."""
     caption = (
-        f"{metric.title} of each method with 95 % confidence interval, which holds what cases have in common, too: the "
-        "difference tells methods apart"
+        f"{metric.title} of each method with 95 % confidence interval, which includes variation shared by all "
+        "methods: use the differences to compare methods"
     )
     return escape(caption), _dots(results, metric, "value", results.methods, results.interval)
 

@@ -71,7 +71,7 @@ def find_sources(ids: Sequence[str]) -> list[Source]:
     for word in ids:
         dataset = find_dataset(word)
         if dataset.name in [source.name for source in sources]:
-            raise FednnUNetError(f"{dataset.name} is named twice: name each dataset once.")
+            raise FednnUNetError(f"{dataset.name} is listed twice: list each dataset once.")
         content = read_raw_dataset_json(dataset)
         sources.append(
             Source(dataset, content, case_files(dataset, content.cases, content.file_ending, len(content.channels)))
@@ -219,7 +219,7 @@ def _check_endings(cases: Sequence[CaseFiles], ending: str) -> None:
         for path in (*case.images, case.segmentation):
             if not path.lower().endswith(ending.lower()):
                 raise FednnUNetError(
-                    f"{path} is to be a test case, but does not end with the file_ending {ending} of {DATASET_JSON}: "
+                    f"{path} is a test case, but does not end with the file_ending {ending} of {DATASET_JSON}: "
                     "convert it, or test with imagesTs."
                 )
 

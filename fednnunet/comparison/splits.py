@@ -62,7 +62,7 @@ def check_numbers(splits: Mapping[str, Splits | None]) -> None:
     for site, number in numbers.items():
         if number != numbers[first]:
             raise FednnUNetError(
-                f"Site {site} has {number} folds, site {first} has {numbers[first]}: name one fold, or give the same "
+                f"Site {site} has {number} folds, site {first} has {numbers[first]}: choose one fold, or give the same "
                 f"number of folds to every {SPLITS}."
             )
 

@@ -25,12 +25,12 @@ MEANING = (
 )
 DIFFERENCES_TITLE = "Difference to local training: mean over cases, 95 % confidence interval, number of cases"
 DIFFERENCES_MEANING = (
-    "Paired by case; Student's t interval over the cases, which it takes for independent. Externals and other sites' "
-    "cases: the mean over the models of the sites, where each has its own."
+    "Paired by case; Student's t interval over cases, assumed independent. External and other sites' "
+    "cases: the mean over the sites' models, if each has its own."
 )
 _SEEDS_MEANING = (
-    "Means over the seeds {}. Differences are paired by case and seed; their interval holds for other cases and other "
-    "seeds, both of which it takes for random and independent (two-way analysis of variance, Satterthwaite's degrees "
+    "Means over the seeds {}. Differences are paired by case and seed; their interval covers other cases and other "
+    "seeds, both assumed random and independent (two-way analysis of variance, Satterthwaite's degrees "
     "of freedom)."
 )
 ELSEWHERE_TITLES: dict[Where, str] = {
@@ -39,7 +39,7 @@ ELSEWHERE_TITLES: dict[Where, str] = {
 }
 COST_TITLES = ("method", "training, h:mm:ss", "MB from sites", "MB to sites")
 COST_MEANING = (
-    "What a training has taken, with what was begun again; sites that train alone do so at the same time. Bytes are "
+    "Time of a training, including repeated attempts; sites that train alone do so at the same time. Bytes are "
     "those of all rounds and sites."
 )
 

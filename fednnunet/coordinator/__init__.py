@@ -1,1 +1,1 @@
-"""The program that aggregates: Flower strategies, and the checks before any work starts."""
+"""The program that aggregates: the stages of each task, and the checks before it starts."""

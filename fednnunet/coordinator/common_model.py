@@ -1,7 +1,7 @@
-"""How the network is built that all sites have in common: what one site says of it, checked against what all have said.
+"""Checks one site's description of the common network against the introductions of all sites.
 
-Names in it become names of folders, and its plans go to machines that have never taken part: nothing is believed that
-is not what nnU-Net writes, or on which the sites have not agreed.
+Names in the description become names of folders, and its plans go to machines outside the federation. It is therefore
+accepted only if nnU-Net could have written it, and if it matches what all sites agreed on.
 """
 
 import logging
@@ -47,7 +47,7 @@ class CommonModel(Message):
 
     @property
     def folder(self) -> str:
-        """What nnU-Net calls the folder of the model."""
+        """nnU-Net's name of the model's folder."""
         return f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
 
     def is_of(self, other: "CommonModel") -> bool:
@@ -69,14 +69,14 @@ def why_there_is_none(hellos: Sequence[Hello], groups: int, keep_local: str | No
         The coordinator's flag.
     """
     if hellos[0].method != "FFE" or groups > 1:
-        return "each has planned for itself"
+        return "each site planned for itself"
     if keep_local not in (None, NORM):
         return f"--keep_local '{keep_local}' leaves a part of it at each site"
     return None
 
 
 def ask_for_model(sites: Sequence[Site], hellos: Sequence[Hello], layout: Layout) -> CommonModel | None:
-    """Ask one site after the other how the network is built, until one tells; warn once if none does.
+    """Ask one site after the other for a description of the network; warn once if none provides it.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def ask_for_model(sites: Sequence[Site], hellos: Sequence[Hello], layout: Layout
         except FednnUNetError as error:
             reasons.append(f"site {site.name}: {getattr(error, 'reason', error)}")
     logger.warning(
-        "The coordinator will not write the model as nnU-Net does, for it has not learnt how it is built (%s).",
+        "The coordinator cannot export the model in nnU-Net's format, without a description of the network (%s).",
         "; ".join(reasons[:3]),
     )
     return None
@@ -166,7 +166,7 @@ def _check_plans(described: ModelDescription, facts: Hello) -> None:
 
 def _check(what: str, name: object, pattern: re.Pattern[str]) -> None:
     if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise FednnUNetError(f"its {what} is called {name!r}, which is no name for it")
+        raise FednnUNetError(f"its {what} has the invalid name {name!r}")
 
 
 def _check_entries(entries: Sequence[Listing | TensorSpec], layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""What the coordinator shows and writes while it runs, over whatever channel its nodes are reached."""
+"""Displays and files of a running coordinator, independent of the channel to its nodes."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ def coordinate(
     nodes_return: bool = True,
     more_sinks: Sequence[EventSink] = (),
 ) -> None:
-    """Run a federation, show it, and keep what has to be kept of it.
+    """Run a federation, display it, and store its events and receipts.
 
     Parameters
     ----------

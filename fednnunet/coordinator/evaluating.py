@@ -1,4 +1,4 @@
-"""Evaluation: every site tests its model on its own cases and tells aggregates."""
+"""Evaluation: every site tests its model on its own cases and reports aggregates."""
 
 import logging
 from pathlib import Path

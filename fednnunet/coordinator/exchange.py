@@ -103,7 +103,7 @@ class Exchange:
         """
         own = self.state
         if {name: array.shape for name, array in own.items()} != {name: array.shape for name, array in state.items()}:
-            raise FednnUNetError("the global model that was kept belongs to other networks or flags")
+            raise FednnUNetError("the saved global model belongs to other networks or flags")
         for name, array in own.items():
             array[:] = state[name]
 
@@ -118,7 +118,7 @@ class Exchange:
                     data = self._fetch(number, source, part, _WHOLE_MODEL)
                     weights = exact.decode(data, part.stop - part.start)
                     if np.abs(weights).max() > FAR**2:
-                        raise FednnUNetError(f"the model that it begins with has weights above {FAR**2:g}")
+                        raise FednnUNetError(f"its initial model has weights above {FAR**2:g}")
                     self._models[number].weights[part] = weights
 
     def send_model(self, site: Site, round_number: int) -> None:
@@ -261,7 +261,7 @@ class Exchange:
                 update = model.decode(data, part)
                 if model.largest(part, update) <= limit:
                     return update
-                problem = f"its weights are more than {FAR:g} times as large as those of the model"
+                problem = f"its weights are more than {FAR:g} times the largest of the model"
             except NotFiniteError as error:
                 problem = str(error)
         spoilt.setdefault(site.name, SiteFailure(site.name, problem))
@@ -305,7 +305,7 @@ class Exchange:
         answer = site.ask("share", sharing, Shared)
         layouts = [*(group.layout for group in mine), *([self._at_end] if at_end else [])]
         if answer.digests != [layout.digest for layout in layouts]:
-            raise FednnUNetError("its network is not the one that it has described")
+            raise FednnUNetError("its network differs from its description")
 
     def _fetch_from_all(self, number: int, sites: Sequence[Site], part: slice, round_number: int) -> list[bytes]:
         return for_all(sites, lambda site: self._fetch(number, site, part, round_number))

@@ -179,7 +179,7 @@ def _checked(site: Site, shared: SharedCases) -> tuple[np.ndarray, np.ndarray]:
     """Return spacings and shapes of a site's cases, if these can be true."""
     spacings, shapes = np.array(shared.spacings, np.float64), np.array(shared.shapes, np.int64)
     if len(shapes) != site.hello.cases:
-        raise SiteFailure(site.name, f"it tells of other than its {site.hello.cases} cases")
+        raise SiteFailure(site.name, f"it reports a number of cases other than its {site.hello.cases}")
     try:
         check_cases(spacings, shapes)
     except FednnUNetError as error:

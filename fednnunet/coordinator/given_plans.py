@@ -1,4 +1,4 @@
-"""Plans that a federation is given: those of a pretrained model, or on which its people have agreed."""
+"""Checks that sites can use the plans given with ``--plans``."""
 
 from typing import Any
 

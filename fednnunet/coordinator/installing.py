@@ -1,4 +1,4 @@
-"""Handing a common fingerprint and plans to all sites."""
+"""Distributes a common fingerprint and plans to all sites."""
 
 from fednnunet.channel.messages import CommonPlans, Installed
 from fednnunet.coordinator.asking import ask_all

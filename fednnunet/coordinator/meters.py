@@ -1,4 +1,4 @@
-"""Meters that run for as long as a training: what sites and the coordinator's own work have taken so far."""
+"""Measures seconds and bytes of sites and coordinator over a whole training."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ def now() -> float:
 
 
 class Stopwatch:
-    """Adds up the seconds of one kind of work; `seconds` is what it has taken so far."""
+    """Adds up the seconds of one kind of work in `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -29,7 +29,7 @@ class Stopwatch:
 
 @dataclass
 class SiteMeter:
-    """What one site has taken so far.
+    """Seconds and bytes of one site so far.
 
     Bytes are those of bodies and data of questions and answers, each time that they travel. What the channel wraps
     around them, pings, and reports of how far a site is are not counted.

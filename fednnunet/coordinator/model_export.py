@@ -1,8 +1,8 @@
-"""The global model as nnU-Net's own files: a results folder, and the archive that nnU-Net installs elsewhere.
+"""Exports the global model as nnU-Net's own files: a results folder, and an archive that nnU-Net can install.
 
-``RUN_DIR/nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`` is what ``nnUNetv2_train`` leaves, but for what only a
-site has (log, validation); ``RUN_DIR/DATASET.zip`` is what ``nnUNetv2_install_pretrained_model_from_zip`` takes. Either
-has all folds that are finished. Files are replaced as a whole, so that a reader never sees half of one.
+``RUN_DIR/nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`` is what ``nnUNetv2_train`` writes, except for files
+that only a site has (log, validation); ``RUN_DIR/DATASET.zip`` is for ``nnUNetv2_install_pretrained_model_from_zip``.
+Both contain all finished folds. Files are replaced as a whole, so that readers never see incomplete ones.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def export_model(
 def _write_model(
     folder: Path, fold: Fold, model: CommonModel, name: str, packed: tuple[np.ndarray, Layout], epochs: int
 ) -> None:
-    """Write what nnU-Net's predictor, and its ``-pretrained_weights``, read."""
+    """Write the files that nnU-Net's predictor and ``-pretrained_weights`` read."""
     import torch  # takes seconds
 
     from fednnunet.weights.packing import state_dict_of
@@ -117,7 +117,7 @@ def _finished(run_dir: Path, folder: Path, model: CommonModel) -> Iterator[str]:
 
 
 def _set_aside(folder: Path, folds: Sequence[str]) -> None:
-    """Rename folds that are not of this model, or are being trained anew: nnU-Net would predict with them, too."""
+    """Rename folds of other models, or in training: nnU-Net would predict with them, too."""
     for path in folder.glob("fold_*"):
         if path.name not in folds:
             path.rename(path.with_name(f"until_{time.strftime('%Y-%m-%d_%H-%M-%S')}_{path.name}"))

@@ -1,4 +1,4 @@
-"""Figures are of the labels with which a site has introduced itself: any other name is not taken into any report."""
+"""Restricts the figures of a site to the labels of its introduction."""
 
 import logging
 from typing import TypeVar
@@ -14,7 +14,7 @@ _LONGEST_SHOWN = 100
 
 
 def of_own_labels(report: Report, hello: Hello) -> Report:
-    """Return what a site tells of its labels, without what it tells of others.
+    """Return a report restricted to the site's own labels.
 
     Otherwise, it could fill tables, and the memory of whoever keeps them, with new names in every round.
     """
@@ -25,7 +25,7 @@ def of_own_labels(report: Report, hello: Hello) -> Report:
         return report
     other = next(name for name in figures if name not in hello.labels)
     logger.warning(
-        "Site %s tells figures of %s, which is not among the labels that it has introduced: they are left out.",
+        "Site %s reports figures of %s, which is not among the labels of its introduction: they are left out.",
         hello.site,
         cleaned(other, _LONGEST_SHOWN),
     )

@@ -1,4 +1,4 @@
-"""Models of the sites' own, which they train beside the federation's once that is done and can be lost no more."""
+"""Trains and compares the sites' own models, after the federated model has been saved."""
 
 import logging
 import threading
@@ -68,14 +68,14 @@ class OwnModels:
             )
             for site, trained in self._ask_all("train_own", asked, OwnTrained, f"{model} {epochs}").items():
                 if trained.epochs is None:
-                    logger.warning("Site %s could not train its %s model: its node's output says why.", site, model)
+                    logger.warning("Site %s could not train its %s model: see its node's output.", site, model)
         if self.description.fold == "all":
-            logger.info("With fold_all every case trains, so no validation case tells which model is better.")
+            logger.info("With fold_all every case trains, so there are no validation cases to compare models on.")
         elif models:
             self._compare(list(models))
 
     def _compare(self, models: list[OwnModel]) -> None:
-        """Tell what the federation gave each site."""
+        """Report each site's benefit from the federation."""
         fold, run = self.description.fold, self.description.run
         asked = GainRequest(fold=fold, run=run, models=models)
         told = self._ask_all("gain", asked, GainReport, f"gain {' '.join(models)}")
@@ -108,7 +108,7 @@ class OwnModels:
 def in_their_time(
     sites: Sequence[Site], ask: partial[AnyMessage], before: set[str], recovery: RecoveryFlags
 ) -> tuple[Mapping[str, AnyMessage], list[SiteFailure]]:
-    """Ask sites what takes as long as it takes.
+    """Ask sites a question without a time limit until the first answer.
 
     Once the first one is done, it waits for others: those that are needed get `--give_up_after` more, and once enough
     are done, the rest no more than a round's time.

@@ -130,8 +130,8 @@ class Participation:
             ] * (len(self._registry.sites) < needed)
             if not self._registry.nodes_return:
                 raise FednnUNetError(
-                    f"Without {', '.join(missing)} there are fewer sites than --min_clients: mend what has failed "
-                    "there, and go on with --c."
+                    f"Without {', '.join(missing)} there are fewer sites than --min_clients: fix the failures "
+                    "there, and continue with --c."
                 )
             if missing != told:
                 told = missing

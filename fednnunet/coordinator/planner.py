@@ -1,4 +1,4 @@
-"""Plans from a fingerprint alone: nnU-Net's own planner, run where there is no image."""
+"""Runs nnU-Net's planner on a fingerprint, without images."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What must be the same at every site, checked before any work starts."""
+"""Checks that all sites agree on data, versions and flags, before any work starts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -64,7 +64,7 @@ def check_agreement(first: Hello, other: Hello) -> None:
     same_flag = "give the same flag to both"
     _check("fold", first.fold, other.fold, first, other, same_flag)
     if first.fold == "all" and not is_evaluation:
-        fewer = "name one fold, or give the same number of folds to every splits_final.json"
+        fewer = "choose one fold, or give all sites the same number of folds in splits_final.json"
         _check("number of folds", first.folds, other.folds, first, other, fewer)
     _check_options(first.training, other.training, first, other, same_flag)
     _check_options(first.evaluation, other.evaluation, first, other, same_flag)
@@ -81,21 +81,21 @@ def _check_common_plans(first: Hello, other: Hello, same_flag: str) -> None:
         own = [hello.site for hello in (first, other) if hello.plans_are_own]
         if own:
             raise FednnUNetError(
-                f"The plans of site {other.site} are not those of site {first.site}, and those of site {own[0]} were "
-                "made by no federation: bring one file to all sites with plan_and_preprocess --plans FILE at the "
+                f"The plans of site {other.site} differ from those of site {first.site}, and no federation made those "
+                f"of site {own[0]}: distribute one file to all sites with plan_and_preprocess --plans FILE at the "
                 "coordinator, or let every site plan for itself with plan_and_preprocess --asym."
             )
         changed = [hello.site for hello in (first, other) if not hello.plans_are_as_made]
         why = f" (at site {changed[0]} they were changed after the federation made them)" if changed else ""
         raise FednnUNetError(
-            f"The plans of site {other.site} are not those of site {first.site}{why}: "
-            "run plan_and_preprocess with all sites together, which keeps a copy of changed plans, or bring one file "
-            "to all sites with plan_and_preprocess --plans FILE at the coordinator."
+            f"The plans of site {other.site} differ from those of site {first.site}{why}: "
+            "run plan_and_preprocess with all sites together, which keeps a copy of changed plans, or distribute one "
+            "file to all sites with plan_and_preprocess --plans FILE at the coordinator."
         )
 
 
 def check_federation(hellos: Sequence[Hello], *, has_plans: bool = False) -> list[str]:
-    """Refuse a federation that cannot work although its sites agree; return what its users should know.
+    """Refuse a federation that cannot work although its sites agree; return warnings for its users.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ def check_federation(hellos: Sequence[Hello], *, has_plans: bool = False) -> lis
     cases = sum(hello.cases for hello in hellos)
     if facts.method == "FFE" and not has_plans and cases < _FEWEST_CASES:
         raise FednnUNetError(
-            f"The federation has {cases} case{'' if cases == 1 else 's'}, its fingerprint would describe single ones: "
-            f"{_FEWEST_CASES} are the least."
+            f"The federation has {cases} case{'' if cases == 1 else 's'}, so its fingerprint would reveal single ones: "
+            f"at least {_FEWEST_CASES} are required."
         )
     return [
         f"Site {hello.site} has {hello.cases} case{'' if hello.cases == 1 else 's'}, too few for nnU-Net's five folds: "
@@ -155,9 +155,7 @@ def check_dimensions(two_dimensional: Mapping[str, bool]) -> None:
     flat = [site for site, is_flat in two_dimensional.items() if is_flat]
     volumes = [site for site, is_flat in two_dimensional.items() if not is_flat]
     if flat and volumes:
-        raise FednnUNetError(
-            f"Site {flat[0]} has 2D images, site {volumes[0]} has 3D images: one fingerprint describes either."
-        )
+        raise FednnUNetError(f"Site {flat[0]} has 2D images, site {volumes[0]} has 3D images: use only one kind.")
 
 
 def _check_options(one: Message | None, another: Message | None, first: Hello, other: Hello, same_flag: str) -> None:

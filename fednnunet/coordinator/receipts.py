@@ -1,4 +1,4 @@
-"""Receipts for what sites have sent: against them, a site's audit log can be shown to have lost nothing at its end."""
+"""Stores receipts for the sites' messages, which reveal an audit log with a missing end."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ class Receipts:
         self._kept: dict[str, tuple[int, str]] = {}
 
     def keep(self, sites: Sequence[Site]) -> None:
-        """Write down what is new; a full disk does not end a training for that."""
+        """Store new receipts; a full disk does not end the training."""
         news = {site.name: site.last_entry for site in sites if site.last_entry is not None}
         news = {name: entry for name, entry in news.items() if self._kept.get(name) != entry}
         if self._path is None or not news:
@@ -44,4 +44,4 @@ class Receipts:
                 file.writelines(lines if whole else ["\n", *lines])  # a coordinator was killed in the middle of a line
             self._kept.update(news)
         except OSError as error:
-            logger.warning("Receipts cannot be kept in %s (%s).", self._path, error.strerror)
+            logger.warning("Receipts cannot be saved in %s (%s).", self._path, error.strerror)

@@ -1,4 +1,4 @@
-"""Telling of nodes that were refused, without letting them fill a log by coming again and again."""
+"""Logs rejected nodes, at a limited rate."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ class Refusals:
         self._since: dict[str, tuple[float, int]] = {}
 
     def warn(self, reason: str) -> None:
-        """Take note that a node was refused."""
+        """Log a rejected node, at a limited rate."""
         now = self._clock()
         at, silent = self._since.get(reason, (None, 0))
         if at is not None and now - at < _QUIET_SECONDS:
@@ -33,8 +33,8 @@ class Refusals:
         if len(self._since) >= _REMEMBERED:
             self._since = {other: known for other, known in self._since.items() if now - known[0] < _QUIET_SECONDS}
         if len(self._since) >= _REMEMBERED:  # reasons that differ each time come from somebody who wants that
-            reason = "many nodes were refused, for many reasons"
+            reason = "many nodes, for many reasons"
             if reason in self._since and now - self._since[reason][0] < _QUIET_SECONDS:
                 return
         self._since[reason] = now, 0
-        logger.warning("Refused a node: %s%s", reason, f" (and {silent} times before)" if silent else "")
+        logger.warning("Rejected a node: %s%s", reason, f" (and {silent} times before)" if silent else "")

@@ -1,4 +1,4 @@
-"""Where the seconds and the bytes of a round go, however often the round has to be repeated."""
+"""Measures seconds and bytes of a round, including its repetitions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from fednnunet.events.events import RoundTiming, Traffic
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a site's meter shows."""
+    """Readings of a site's meter."""
 
     to_site: int = 0
     from_site: int = 0
@@ -26,7 +26,7 @@ class _Reading:
 
 
 class RoundCosts:
-    """The costs of the round that goes on, from the first attempt at it until `finish`.
+    """The costs of the current round, from its first attempt until `finish`.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class RoundCosts:
         self._aggregating = 0.0
 
     def attempt(self) -> None:
-        """Begin the round, or try it again: what was spent in vain counts too."""
+        """Start the round, or another attempt; the costs of failed attempts count, too."""
         if self.attempts == 0:
             self._began = meters.now()
             self._before = {site.name: _Reading.of(site.meter) for site in self._registry.sites}

@@ -1,4 +1,4 @@
-"""Which run folder a training has where none is named, and that it holds no other one."""
+"""Chooses the run folder of a training, and checks that it contains no other."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from fednnunet.folds import Fold
 
 _FOLD = re.compile(r"fold_(all|[0-9]+)")
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,120}")
-"""What a site says becomes part of a name only if it can be nothing else."""
+"""Text of a site that may become part of a folder's name."""
 
 
 def run_folder(root: Path, hellos: Sequence[Hello], *, may_be_fewer: bool) -> Path:
@@ -43,8 +43,8 @@ def run_folder(root: Path, hellos: Sequence[Hello], *, may_be_fewer: bool) -> Pa
     larger = [folder for folder in sorted(root.glob(f"{model}__*_sites_*")) if sites < _sites_of(folder)]
     if len(larger) > 1:
         raise FednnUNetError(
-            f"{' and '.join(folder.name for folder in larger)} in {root} hold trainings in which are these sites and "
-            "others: name one of them with --run_dir."
+            f"{' and '.join(folder.name for folder in larger)} in {root} contain trainings of these sites and "
+            "others: choose one of them with --run_dir."
         )
     return larger[0] if larger else exact
 
@@ -80,17 +80,17 @@ def check_run_folder(
         what = _what_differs(kept, hellos, may_be_fewer=resume)
         if what is not None:
             raise FednnUNetError(
-                f"{folder.path} holds a training {what}: give another --run_dir, one for each training."
+                f"{folder.path} contains a training {what}: give another --run_dir, one for each training."
             )
         if is_wanted and not resume:
             rounds = kept.schedule.rounds
             done = folder.last_complete()
             state = "is finished" if kept.finished else f"is not finished, with {done} of {rounds} rounds done"
-            remedy = "leave it as it is, and train what is not finished, with --c" if kept.finished else (
+            remedy = "keep it, and train unfinished folds, with --c" if kept.finished else (
                 "continue it with --c"
             )  # fmt: skip
             raise FednnUNetError(
-                f"{folder.path} holds a training that {state}: {remedy}, or give --overwrite, or another --run_dir."
+                f"{folder.path} contains a training that {state}: {remedy}, or give --overwrite, or another --run_dir."
             )
 
 
@@ -112,13 +112,13 @@ def check_sites_let_go(
         for hello in hellos:
             if str(fold) in hello.finished:
                 raise FednnUNetError(
-                    f"Site {hello.site} has a training of fold {fold} of {hello.model} that is finished, and is "
+                    f"Site {hello.site} has a finished training of fold {fold} of {hello.model}, which is "
                     f"not the one in {run_dir}: train other folds, or give that site's node --overwrite."
                 )
 
 
 def _what_differs(kept: RunDescription, hellos: Sequence[Hello], *, may_be_fewer: bool) -> str | None:
-    """Return in what a training that is kept is another one than that of these sites."""
+    """Return how an existing training differs from that of these sites."""
     sites = {hello.site for hello in hellos}
     models = {hello.model for hello in hellos}
     if kept.models and not models <= set(kept.models):

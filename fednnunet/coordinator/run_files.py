@@ -1,4 +1,4 @@
-"""What the coordinator writes of a run, in a folder that may be known only once the sites are there."""
+"""Files that the coordinator writes about a run, in a folder that may be known only when all sites have connected."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from fednnunet.settings.coordinator import CoordinatorSettings
 
 
 def runs_folder() -> Path | None:
-    """Return the folder of all run folders that nobody has named, ``None`` without nnU-Net's results folder."""
+    """Return the folder of all unnamed run folders, ``None`` without nnU-Net's results folder."""
     results = os.environ.get("nnUNet_results")
     return Path(results).absolute() / "fednnunet_runs" if results else None
 

@@ -1,9 +1,9 @@
-"""What the coordinator keeps of a training on disk: enough to go on after any process has died at any moment.
+"""The coordinator's state of a training on disk, sufficient to continue after the failure of any process.
 
-``RUN_DIR/fold_X`` holds ``run.json`` (what was agreed at the beginning), ``model.json`` (how the network is built),
-``history.jsonl`` (one line per complete round) and ``model_NNNNNN.npz`` (the global model and the state of the server
-optimizer after a round) of the last two rounds that were kept, and of a few older ones, to which `FoldFolder.roll_back`
-can go back. Each file replaces the one before as a whole, and zip's checksums tell a damaged model.
+``RUN_DIR/fold_X`` holds ``run.json`` (the settings agreed at the start), ``model.json`` (the description of the
+network), ``history.jsonl`` (one line per completed round) and ``model_NNNNNN.npz`` (the global model and the state of
+the server optimizer after a round) of the last two saved rounds, and of a few earlier ones, to which
+`FoldFolder.roll_back` can return. Each file is replaced as a whole, and zip's checksums reveal a damaged model.
 """
 
 import contextlib
@@ -57,10 +57,10 @@ def _told() -> Iterator[None]:
 
 
 def cannot_be_written(error: Exception) -> RunFolderError:
-    """Return what is told of an error in writing to the run folder."""
+    """Return the message about an error in writing to the run folder."""
     reason = getattr(error, "strerror", None) or error
     return RunFolderError(
-        f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): mend "
+        f"The run folder cannot be written ({reason}, {getattr(error, 'filename', None) or 'a file in it'}): fix "
         "that, and start the coordinator again with --c."
     )
 
@@ -73,7 +73,7 @@ class SharedTensors(Message):
 
 
 class RunDescription(Message):
-    """What was agreed when a fold's training began.
+    """Settings agreed when a fold's training started.
 
     `averaging` and what else the coordinator's flags say cannot change when the training is continued.
     """
@@ -95,7 +95,7 @@ class RunDescription(Message):
 
     @property
     def groups(self) -> list[Group]:
-        """What is shared among whom."""
+        """The shared tensors, by group of sites."""
         return [Group(tuple(part.sites), Layout(tuple(part.tensors))) for part in self.shared]
 
     @property
@@ -126,7 +126,7 @@ def alone_in(run_dir: Path) -> AbstractContextManager[None]:
         On entering, if there is another one.
     """
     return alone(
-        run_dir / "coordinator.lock", f"A coordinator is at work in {run_dir}: end it, or name another folder."
+        run_dir / "coordinator.lock", f"Another coordinator is running in {run_dir}: stop it, or choose another folder."
     )
 
 
@@ -154,14 +154,14 @@ class FoldFolder:
         return cls(run_dir / f"fold_{fold}")
 
     def description(self) -> RunDescription | None:
-        """Return what was agreed when the training that is kept here began; ``None`` if there is none.
+        """Return the settings of the existing training; ``None`` if there is none.
 
         Raises
         ------
         FednnUNetError
             If the file is damaged.
         """
-        problem = "it is not there"
+        problem = "it does not exist"
         for path in (self.path / DESCRIPTION, self.path / _COPY):
             try:
                 description = RunDescription.from_json(path.read_text(encoding="utf-8"))
@@ -171,18 +171,18 @@ class FoldFolder:
                 problem = str(error)
                 continue
             if path.name == _COPY:
-                logger.warning("%s cannot be read (%s), taking the copy.", self.path / DESCRIPTION, problem)
+                logger.warning("%s cannot be read (%s), using the copy.", self.path / DESCRIPTION, problem)
             return description
         if self.models() or (self.path / DESCRIPTION).is_file():
             kept = ", ".join(map(str, self.models())) or "none"
             raise FednnUNetError(
                 f"{self.path / DESCRIPTION} cannot be read ({problem}). The models beside it are intact (of rounds "
-                f"{kept}): bring the file back from a backup, or move the folder away to begin anew."
+                f"{kept}): restore the file from a backup, or move the folder away to start over."
             )
         return None
 
     def begin(self, description: RunDescription, model: Mapping[str, np.ndarray] | None = None) -> None:
-        """Keep what was agreed, and the first global model, in place of whatever was kept before.
+        """Store settings and the first global model, and replace any previous training.
 
         The model comes first: a training that is described can be continued.
         """
@@ -195,7 +195,7 @@ class FoldFolder:
 
     @when_files_can_be_opened
     def describe(self, description: RunDescription) -> None:
-        """Replace what was agreed."""
+        """Replace the settings."""
         for name in (_COPY, DESCRIPTION):
             with _told(), replacing(self.path / name) as temporary:
                 temporary.write_text(description.to_json(), encoding="utf-8")
@@ -245,10 +245,10 @@ class FoldFolder:
             try:
                 return number, self._read(number)
             except FednnUNetError as error:
-                logger.warning("Taking the model before: %s", error)
+                logger.warning("Using the previous model: %s", error)
         raise FednnUNetError(
-            f"There is no global model in {self.path} that can be read: begin anew in another --run_dir. The nodes' "
-            "checkpoints are as they were, and one can be given to a new training with -pretrained_weights."
+            f"{self.path} has no readable global model: start over in another --run_dir. The nodes' "
+            "checkpoints are unchanged, and one can start a new training with -pretrained_weights."
         )
 
     def last_complete(self) -> int:
@@ -260,7 +260,7 @@ class FoldFolder:
         by_history, by_models = history[-1].round if history else 0, max(models[-1] - 1, 0) if models else 0
         if by_models > by_history:
             logger.warning(
-                "%s lacks rounds %d to %d, of which there are models: going on from these.",
+                "%s lacks rounds %d to %d, but their models exist: continuing from these.",
                 self.path / HISTORY,
                 by_history + 1,
                 by_models,
@@ -290,7 +290,7 @@ class FoldFolder:
         self._remove([number for number in self.models() if number > rounds])
 
     def roll_back(self, round_number: int) -> Path:
-        """Go back to an older round; what came after it is set aside, in a folder within this one, which is returned.
+        """Return to an earlier round; move later ones into a subfolder, which is returned.
 
         Raises
         ------
@@ -301,7 +301,7 @@ class FoldFolder:
         kept = [number for number in self.models() if number]
         if description is None or round_number not in kept:
             raise FednnUNetError(
-                f"{self.path} holds no model of round {round_number}, but of {', '.join(map(str, kept)) or 'none'}: "
+                f"{self.path} has no model of round {round_number}, but of {', '.join(map(str, kept)) or 'none'}: "
                 "choose one of these with --to."
             )
         self._read(round_number)

@@ -328,13 +328,13 @@ class Site(ClientProxy):
         """Take the time since `began` off what a site has left for its answer; raise `SiteLate` if that is nothing."""
         allowance.spend(began)
         if allowance.is_used_up or allowance is not self._allowance:
-            raise SiteLate(self.name, f"it has not done its work within {allowance.seconds or 0:.4g} s")
+            raise SiteLate(self.name, f"it did not finish within {allowance.seconds or 0:.4g} s")
 
     @contextmanager
     def _turn(self, seconds: float) -> Iterator[None]:
         """Have the connection for one question; a ping that goes on before it is waited for no longer than this."""
         if not self._line.acquire(timeout=seconds):
-            raise TimeoutError(f"another question has had no answer for {seconds:g} s")
+            raise TimeoutError(f"an earlier question is unanswered after {seconds:g} s")
         try:
             yield
         finally:

@@ -181,9 +181,9 @@ class FederatedAveraging(RoundStrategy):
         if ratios and len(present) - len(ratios) < recovery.min_clients:
             names = ", ".join(ratios)
             raise CanGoOnError(
-                f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times as large as "
-                "those of others, and without it fewer sites are left than --min_clients: look at its training log, "
-                "and go on with --c and other numbers."
+                f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times the "
+                "median of the others, and without it there are fewer sites than --min_clients: check its training "
+                "log, and continue with --c and other values."
             )
         return [
             SiteOutlier(site, f"its update is {ratio:.0f} times as large as is usual, more than --max_update_norm")
@@ -197,10 +197,10 @@ class FederatedAveraging(RoundStrategy):
         how = (
             f"go back with 'fednnunet rollback {run_dir} --fold {fold} --to {kept[-1]}', and on with --c"
             if kept
-            else "begin anew, with a smaller learning rate"
+            else "start over, with a smaller learning rate"
         )
         return CanGoOnError(
-            f"The updates of most sites in round {number} cannot be used ({names}: {spoilt.reason}), so the model of "
+            f"The updates of most sites in round {number} are unusable ({names}: {spoilt.reason}), so the model of "
             f"round {number - 1} is spoilt, or the training diverges: {how}."
         )
 

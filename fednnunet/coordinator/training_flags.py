@@ -1,4 +1,4 @@
-"""The coordinator's flags for a training."""
+"""Settings of a training, from the coordinator's flags and the sites' offers."""
 
 import math
 from dataclasses import dataclass
@@ -68,13 +68,13 @@ class ScheduleFlags:
             given, begun = getattr(self, name), getattr(schedule, name)
             if given is not None and given != begun:
                 raise FednnUNetError(
-                    f"The training was begun with --{name} {begun}, not {given}: continue it with the same."
+                    f"The training was started with --{name} {begun}, not {given}: continue it with the same value."
                 )
 
 
 @dataclass(frozen=True)
 class AveragingFlags:
-    """The coordinator's flags for what is averaged, and how."""
+    """The coordinator's flags for aggregation."""
 
     averaging: Averaging
     weighting: Literal["cases", "uniform"] = "cases"
@@ -113,7 +113,7 @@ class OwnModelFlags:
 
 @dataclass(frozen=True)
 class RecoveryFlags:
-    """The coordinator's flags for what is kept, and for sites that are not there.
+    """The coordinator's flags for recovery and absent sites.
 
     Attributes
     ----------

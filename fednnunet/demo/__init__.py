@@ -1,1 +1,1 @@
-"""Hospitals made up for trying the program out."""
+"""Synthetic hospitals for trying the program out."""

@@ -1,7 +1,7 @@
-"""``fednnunet demo``: three made-up hospitals, from raw images to predictions.
+"""``fednnunet demo``: three synthetic hospitals, from raw images to predictions.
 
-It runs the commands that a consortium would run, compares the federated model with the model that each hospital
-would have trained alone, and leaves ordinary nnU-Net folders behind.
+It runs the commands of a real federation, compares the federated model with each hospital's model trained alone, and
+leaves ordinary nnU-Net folders.
 """
 
 import os
@@ -41,7 +41,7 @@ LENGTH_3D = _Length(rounds=10, iterations_per_epoch=20)
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the demo keeps what; all below one folder.
+    """Folders of the demo, all below one.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Folders:
 
     @property
     def logs(self) -> Path:
-        """What the commands said."""
+        """Output of the commands."""
         return self.out / "logs"
 
     def make(self) -> None:
@@ -101,16 +101,16 @@ class Folders:
         """
         try:
             if self.out.is_dir() and any(self.out.iterdir()):
-                raise FednnUNetError(f"{self.out} is not empty: remove it, or name another folder with --out.")
+                raise FednnUNetError(f"{self.out} is not empty: remove it, or choose another folder with --out.")
             for folder in (self.raw, self.preprocessed, self.federated, self.own, self.logs, self.pictures):
                 folder.mkdir(parents=True)
         except OSError as error:
             raise FednnUNetError(
-                f"The folder {error.filename} cannot be made ({error.strerror}): name another one with --out."
+                f"The folder {error.filename} cannot be created ({error.strerror}): choose another with --out."
             ) from error
 
     def environment(self, results: Path) -> dict[str, str]:
-        """Return the variables that tell nnU-Net where its folders are."""
+        """Return nnU-Net's environment variables for its folders."""
         return {
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
@@ -173,7 +173,7 @@ def run_demo(settings: DemoSettings) -> int:
         step.run(demo.planning())
     with steps.step("They train one model together") as step:
         step.run(demo.training())
-    with steps.step("For comparison, each trains a model of its own, as long as that") as step:
+    with steps.step("For comparison, each trains its own model for as long") as step:
         step.run(*demo.own_trainings())
     with steps.step("Both models predict the test cases"):
         scores = demo.evaluate()
@@ -190,7 +190,7 @@ def run_demo(settings: DemoSettings) -> int:
 
 
 class _Demo:
-    """What each step does."""
+    """Commands of each step."""
 
     def __init__(self, settings: DemoSettings) -> None:
         length = LENGTH_3D if settings.three_dimensional else LENGTH_2D
@@ -311,7 +311,7 @@ class _Demo:
         pictures = [(name, self.folders.pictures / f"{name}.png") for name in names]
         result = html_table(evaluation.COLUMNS, rows[:-1], caption=evaluation.TITLE, foot=rows[-1:])
         parts = [Part("result", "Result", result), pictures_part(pictures), *parts_of(events)]
-        write_page(self.folders.report, "FednnU-Net demo", parts, "three made-up hospitals train one model together")
+        write_page(self.folders.report, "FednnU-Net demo", parts, "three synthetic hospitals train one model together")
 
     def _all_ids(self) -> str:
         return " ".join(str(dataset.dataset_id) for dataset in self.datasets)
@@ -322,7 +322,7 @@ class _Demo:
 
 
 def _device(wanted: str | None) -> str:
-    """Return the device to train on; a GPU that is wanted but not there is told before any work is done."""
+    """Return the device to train on; a missing GPU is reported before any work starts."""
     if wanted not in (None, "cuda"):
         return wanted
     import torch  # takes seconds
@@ -356,11 +356,11 @@ def _say_where(console: Console, demo: _Demo, folders: Folders) -> None:
 
 
 def _say_what_to_set(console: Console, folders: Folders) -> None:
-    for line in (f"Data  {folders.raw}", "To work on them by hand:", f"  {_export(folders)}"):
+    for line in (f"Data  {folders.raw}", "To work with them yourself:", f"  {_export(folders)}"):
         console.print(Text(line), soft_wrap=True)
 
 
 def _export(folders: Folders) -> str:
-    """Return the line for a shell that tells nnU-Net where the folders are."""
+    """Return the shell command that sets nnU-Net's folders."""
     variables = folders.environment(folders.federated).items()
     return "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables)

@@ -1,4 +1,4 @@
-"""How good the demo's models are: predictions of the test cases, and their Dice."""
+"""Evaluates the demo's models on the test cases."""
 
 import csv
 import statistics
@@ -43,7 +43,7 @@ class SiteScore:
 
     @property
     def difference(self) -> float:
-        """What the federation gains."""
+        """The benefit of the federation."""
         return self.federated - self.own
 
 

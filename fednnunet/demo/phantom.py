@@ -1,8 +1,7 @@
-"""Made-up patients and the scanners that image them, in two or three dimensions.
+"""Synthetic patients and the scanners that image them, in two or three dimensions.
 
-A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on whatever grid it has.
-So the same patient would look different at each hospital, as in life. All chance comes from the generator that is
-passed in.
+A patient is a set of outlines in millimetres, without pixels; a scanner turns it into an image on its own grid, so the
+same patient looks different at each hospital. All randomness comes from the generator passed in.
 """
 
 from collections.abc import Sequence
@@ -83,7 +82,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Tissue:
-    """A blob and the signal of what fills it."""
+    """A blob and its signal."""
 
     blob: Blob
     signal: float
@@ -106,7 +105,7 @@ class Patient:
     """
 
     ORGAN_RADII: ClassVar = {2: (17.0, 26.0), 3: (21.0, 30.0)}
-    """In mm, by dimensions; volumes have coarser voxels, so what is to be found in them is larger."""
+    """In mm, by dimensions; volumes have coarser voxels, so their structures are larger."""
     LESION_RADII: ClassVar = {2: (0.4, 0.62), 3: (0.5, 0.7)}
     """In fractions of the organ's smallest radius, by dimensions."""
 

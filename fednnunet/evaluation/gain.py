@@ -10,7 +10,7 @@ from fednnunet.evaluation.paired import Difference, confidence
 
 ModelName = Literal["federated", "personal", "alone"]
 TITLES: dict[ModelName, str] = {
-    "federated": "the federation's model",
+    "federated": "the federated model",
     "personal": "the personal model",
     "alone": "the model trained alone",
 }
@@ -114,14 +114,14 @@ def advise(gain: Gain) -> Advice | None:
     reasons = [f"Use {TITLES[ours]}"]
     is_certain = personal is None or ours == "personal" or _is_below(personal)
     if personal is not None and ours == "personal":
-        reasons.append(f"it is {_text(personal)} above the federation's")
+        reasons.append(f"it is {_text(personal)} above the federated one")
     elif personal is not None:
         chance = "" if _is_below(personal) else ", which may be chance"
         reasons.append(f"the personal one differs from it by {_text(personal)}{chance}")
     if to_alone is not None:
         is_certain = is_certain and _is_above(to_alone)
-        chance = "" if _is_above(to_alone) else f", which {cases} cannot tell from chance"
-        reasons.append(f"against training alone the federation gave this site {_text(to_alone)}{chance}")
+        chance = "" if _is_above(to_alone) else f", not distinguishable from chance with {cases}"
+        reasons.append(f"the difference to training alone is {_text(to_alone)}{chance}")
     return Advice(ours, is_certain, f"{reasons[0]}: {'; '.join([*reasons[1:], told])}.")
 
 

@@ -58,7 +58,9 @@ class EventFile:
             if not self._has_complained:
                 self._has_complained = True
                 logger.warning(
-                    "Events cannot be written to %s (%s); the run goes on without.", self._path, error.strerror or error
+                    "Events cannot be written to %s (%s); the run continues.",
+                    self._path,
+                    error.strerror or error,
                 )
 
     def clear(self) -> None:
@@ -67,7 +69,7 @@ class EventFile:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("%s cannot be begun anew (%s).", self._path, error.strerror or error)
+            logger.warning("%s cannot be replaced (%s).", self._path, error.strerror or error)
 
     def close(self) -> None:
         """Close the file; the next event opens it again."""
@@ -234,7 +236,7 @@ class EventReader:
                 try:
                     event = ANY_EVENT.validate_json(line)
                 except ValidationError as error:
-                    logger.debug("A line of %s is no event: %s", self._path, error)
+                    logger.debug("A line of %s is not an event: %s", self._path, error)
                     continue
                 yield event
 

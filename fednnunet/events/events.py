@@ -149,9 +149,9 @@ class UpdateOutOfLine(Message):
     def finding(self) -> str:
         """What is said of the update."""
         if self.ratio is None:
-            return "changes the model, those of most others do not"
+            return "changes the model, while those of most others do not"
         times = f"{self.ratio:.0f}" if self.ratio < _MANY else f"{self.ratio:.0e}"
-        return f"is {times} times as large as is usual among the others"
+        return f"is {times} times the median of the others"
 
 
 class SitesAwaited(Message):

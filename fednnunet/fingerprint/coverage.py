@@ -1,4 +1,4 @@
-"""Which of nnU-Net's classes the exact fingerprint is exact for; tests compare each with the pooled data."""
+"""Lists nnU-Net's classes for which the exact fingerprint is exact; tests compare each with pooled data."""
 
 EXTRACTOR = "DatasetFingerprintExtractor"
 

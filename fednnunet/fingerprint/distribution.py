@@ -1,4 +1,4 @@
-"""A multiset of numbers, and counting in it."""
+"""A multiset of numbers with fast counts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which questions are due: what a node answers, and what it refuses a coordinator that does not follow the protocol.
+"""Decides which questions a node answers, and refuses a coordinator that does not follow the protocol.
 
 Such a coordinator could ask for any digits, again and again, and so find out number by number what a site has. Which
 digits are due depends on sums over sites. A node must not know them, for they tell about the other sites, and could not
@@ -178,6 +178,6 @@ def _refusal(question: MomentsQuestion | DigitsQuestion) -> FednnUNetError:
     else:
         what = f"digits of {', '.join(sorted({name for name, _ in _quantities(question)}))}"
     return FednnUNetError(
-        f"the coordinator asks for {what}, which the protocol does not ask now: "
-        "see that it runs the same version of FednnU-Net as this site, and that you trust who runs it"
+        f"the coordinator asks for {what}, which the protocol does not allow now: "
+        "check that it runs the same version of FednnU-Net as this site, and that you trust its operator"
     )

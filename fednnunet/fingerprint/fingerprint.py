@@ -14,7 +14,7 @@ INTENSITY_FIELDS = ("mean", "median", "std", "min", "max", "percentile_99_5", "p
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What nnU-Net's planner reads (``DatasetFingerprintExtractor.run``).
+    """The fields that nnU-Net's planner reads (``DatasetFingerprintExtractor.run``).
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Fingerprint:
             if actual != shape:
                 raise FednnUNetError(f"A fingerprint is malformed: {name} has shape {actual} instead of {shape}.")
         if cases == 0:
-            raise FednnUNetError("A fingerprint without cases is no fingerprint.")
+            raise FednnUNetError("A fingerprint needs at least one case.")
 
     @property
     def cases(self) -> int:

@@ -1,4 +1,4 @@
-"""Plans that a federation is given: those of a pretrained model, or on which its people have agreed."""
+"""Reads and checks the plans given with ``--plans``."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +23,7 @@ def read_plans(path: Path) -> dict[str, Any]:
     try:
         check_plans(plans, trusted=preprocessors(plans))  # which a site trusts, its own flag says
     except NotOfAPlannerError as error:
-        raise FednnUNetError(f"{path} holds {error.finding}; {_REMEDY}.") from error
+        raise FednnUNetError(f"{path} contains {error.finding}; {_REMEDY}.") from error
     return plans
 
 

@@ -1,4 +1,4 @@
-"""Numbers as unsigned integers in the same order, so that order statistics can be found digit by digit.
+"""Maps numbers to unsigned integers of the same order, so that order statistics can be found digit by digit.
 
 An IEEE 754 number, read as an integer, is in order among the positive numbers and in reverse order among the negative
 ones; flipping the sign bit of the former and all bits of the latter puts all of them in order.
@@ -13,7 +13,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.uint64),
     "uint32": np.dtype(np.uint32),
 }
-"""What has keys: dtype of the numbers -> dtype of their keys."""
+"""Supported types: dtype of the numbers -> dtype of their keys."""
 
 
 def key_bits(dtype: str) -> int:

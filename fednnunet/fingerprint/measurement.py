@@ -1,4 +1,4 @@
-"""What a site measures on its cases, and what it answers. Nothing of this module's numbers leaves as it is."""
+"""A site's measurements of its cases, and its answers; the measurements themselves never leave the site."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from fednnunet.fingerprint.sampling import generator, sample_counts
 
 @dataclass(frozen=True, eq=False)
 class CaseMeasurement:
-    """What nnU-Net's extractor looks at in one case (``DatasetFingerprintExtractor.analyze_case``).
+    """The measurements of one case by nnU-Net's extractor (``DatasetFingerprintExtractor.analyze_case``).
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ def _sample(foreground: Iterable[np.ndarray], samples: int) -> Iterable[Distribu
 
 @dataclass(frozen=True, eq=False)
 class SiteMeasurement:
-    """What a site has measured on all of its cases.
+    """A site's measurements of all of its cases.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class SiteMeasurement:
 
     @property
     def is_two_dimensional(self) -> bool:
-        """Whether every case is a single slice: what nnU-Net plans for in 2D only."""
+        """Whether every case is a single slice, for which nnU-Net plans in 2D only."""
         return bool((self.shapes[:, 0] == 1).all())
 
     def answer(self, question: MomentsQuestion | DigitsQuestion) -> np.ndarray:

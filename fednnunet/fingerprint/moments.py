@@ -1,4 +1,4 @@
-"""Number, sum and sum of squares as exact integers, so that they do not depend on order or partition.
+"""Number, sum and sum of squares as exact integers, independent of order and partition.
 
 A float32 is an integer of at most 24 bits times a power of two not below 2**-149. All sums are therefore integers in
 units of 2**-149 (sums) and 2**-298 (sums of squares), however the data are spread over sites.

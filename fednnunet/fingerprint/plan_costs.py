@@ -1,9 +1,9 @@
-"""What plans would cost a site, estimated before anything is allocated for them.
+"""Estimates the cost of plans at a site, before anything is allocated for them.
 
-Whoever sends plans chooses sizes of patches, networks and resampled images. Those that planners choose fit into a GPU;
-well-formed ones may ask for more than any machine has. The estimates follow the networks of
-``dynamic_network_architectures`` stage by stage (`PlainConvUNet`, `ResidualEncoderUNet`, `Primus`) and nnU-Net's
-``compute_new_shape``; the bounds are far above what today's largest GPUs hold, and finite.
+The sender of plans chooses the sizes of patches, networks and resampled images. Those chosen by planners fit into a
+GPU; other valid plans may exceed any machine. The estimates follow the networks of ``dynamic_network_architectures``
+stage by stage (`PlainConvUNet`, `ResidualEncoderUNet`, `Primus`) and nnU-Net's ``compute_new_shape``; the limits are
+far above the memory of today's largest GPUs, and finite.
 """
 
 import math
@@ -48,7 +48,7 @@ def network_finding(configuration: Mapping[str, Any]) -> str | None:
     for name, value in arguments.items():
         most = _MOST_OF_LAYER if isinstance(value, dict) else _MOST_ARGUMENT
         if name not in _SIZES_OF_UNET and (found := [number for number in _numbers(value) if number > most]):
-            return f"{where}{name} has {found[0]:g}, where more than {most} is not believed"
+            return f"{where}{name} has {found[0]:g}, above the limit of {most}"
     return _unet_finding(arguments, configuration, where) or _transformer_finding(arguments, configuration, where)
 
 
@@ -58,7 +58,7 @@ def threads_finding(configuration: Mapping[str, Any]) -> str | None:
         key = f"resampling_fn_{what}_kwargs"
         for name, value in configuration[key].items():
             if found := [number for number in _numbers(value) if number > _MOST_THREADS]:
-                return f"{key}.{name} is {found[0]:g}, where more than {_MOST_THREADS} is not believed"
+                return f"{key}.{name} is {found[0]:g}, above the limit of {_MOST_THREADS}"
     return None
 
 
@@ -89,13 +89,13 @@ def resampling_finding(
     if voxels <= most:
         return None
     return (
-        f"spacing {configuration['spacing']} makes an image of {voxels:.1e} voxels of this site's cases, where more "
-        f"than {most:.1e} are not believed"
+        f"spacing {configuration['spacing']} makes an image of {voxels:.1e} voxels of this site's cases, above "
+        f"the limit of {most:.1e}"
     )
 
 
 def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any], where: str) -> str | None:
-    """Return what makes a U-Net too large, judged by its convolutions."""
+    """Return the reason why a U-Net is too large, estimated from its convolutions."""
     stages = int(arguments.get("n_stages", 1))
     features = _per_stage(arguments.get("features_per_stage"), stages)
     kernels = _per_stage(arguments.get("kernel_sizes"), stages, len(configuration["patch_size"]))
@@ -110,7 +110,7 @@ def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any]
         )
     ]
     if sum(layers) > _MOST_LAYERS:
-        total = f"{sum(layers):g} layers in all, where more than {_MOST_LAYERS} are not believed"
+        total = f"{sum(layers):g} layers in all, above the limit of {_MOST_LAYERS}"
         return f"{where}{name} and {where}n_conv_per_stage_decoder make {total}"
     parameters, activations, voxels = 0.0, 0.0, float(math.prod(configuration["patch_size"]))
     for stage, (feature, kernel, stride, layer) in enumerate(zip(features, kernels, strides, layers, strict=True)):
@@ -124,40 +124,40 @@ def _unet_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any]
         )
         if parameters > MOST_PARAMETERS:
             return (
-                f"{where}kernel_sizes of {kernel:g} {sizes} make a network of {parameters:.1e} parameters, where more "
-                f"than {MOST_PARAMETERS:.1e} are not believed"
+                f"{where}kernel_sizes of {kernel:g} {sizes} make a network of {parameters:.1e} parameters, above "
+                f"the limit of {MOST_PARAMETERS:.1e}"
             )
         if activations > MOST_ACTIVATIONS:
             return (
                 f"patch_size {configuration['patch_size']} with batch_size {configuration['batch_size']} {sizes} makes "
-                f"layers of {activations:.1e} numbers, where more than {MOST_ACTIVATIONS:.1e} are not believed"
+                f"layers of {activations:.1e} numbers, above the limit of {MOST_ACTIVATIONS:.1e}"
             )
     return None
 
 
 def _transformer_finding(arguments: Mapping[str, Any], configuration: Mapping[str, Any], where: str) -> str | None:
-    """Return what makes a transformer too large, judged by its attention and its perceptrons."""
+    """Return the reason why a transformer is too large, estimated from attention and perceptrons."""
     defaults = {"embed_dim": 1, "eva_depth": 24, "mlp_ratio": 8 / 3}
     width, depth, ratio = (max([1.0, *_numbers(arguments.get(name, default))]) for name, default in defaults.items())
     parameters = depth * width**2 * (4 + 3 * ratio)
     if "embed_dim" in arguments and parameters > MOST_PARAMETERS:
         return (
             f"{where}embed_dim {width:g} with {where}eva_depth {depth:g} makes a network of {parameters:.1e} "
-            f"parameters, where more than {MOST_PARAMETERS:.1e} are not believed"
+            f"parameters, above the limit of {MOST_PARAMETERS:.1e}"
         )
     tokens = math.prod(configuration["patch_size"]) / max(1.0, math.prod(_numbers(arguments.get("patch_embed_size"))))
     activations = tokens * width * depth * configuration["batch_size"]
     if "embed_dim" in arguments and activations > MOST_ACTIVATIONS:
         return (
             f"patch_size {configuration['patch_size']} with batch_size {configuration['batch_size']}, {where}embed_dim "
-            f"{width:g} and {where}eva_depth {depth:g} makes layers of {activations:.1e} numbers, where more than "
-            f"{MOST_ACTIVATIONS:.1e} are not believed"
+            f"{width:g} and {where}eva_depth {depth:g} makes layers of {activations:.1e} numbers, above the "
+            f"limit of {MOST_ACTIVATIONS:.1e}"
         )
     return None
 
 
 def _former(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what plans before nnU-Net 2.3 say of the network, under the names of today."""
+    """Return the network of plans before nnU-Net 2.3, with today's names."""
     stages = max(1, len(configuration["conv_kernel_sizes"]))
     base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
     return {
@@ -171,7 +171,7 @@ def _former(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _per_stage(value: Any, stages: int, axes: int = 1) -> list[float]:
-    """Return one number for each stage, of what may be one for all: of several axes, their product; 1 where missing."""
+    """Return one number per stage: the product over axes; one value may apply to all stages; 1 if missing."""
     if not isinstance(value, list):
         value = [value] * stages
     sizes = []

@@ -1,4 +1,4 @@
-"""What makes two plans the same, and which plans may be installed.
+"""Compares plans, and decides which plans may be installed.
 
 nnU-Net takes what stands in plans for names of files and folders (``data_identifier``, whose folder it empties,
 ``plans_name``, ``previous_stage``, ``next_stage``) and for names of code: it imports and calls ``network_class_name``
@@ -37,7 +37,7 @@ _CODE = {
 """How names of code end or begin, so that among all names in the modules that nnU-Net searches none other is found."""
 
 _RESERVED = frozenset({"dataset", "dataset_fingerprint", "splits_final", "federation", "gt_segmentations"})
-"""What else stands in nnU-Net's preprocessed folder of a dataset."""
+"""Names of other files and folders in nnU-Net's preprocessed folder of a dataset."""
 
 _SHAPES_DATA = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
 _SHAPES_DATA_OF_ONE = (
@@ -60,7 +60,7 @@ def plans_digest(plans: Mapping[str, Any]) -> str:
 
 
 def resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration of plans with what it inherits, as nnU-Net's ``PlansManager`` does.
+    """Return a configuration of plans with inherited values, like nnU-Net's ``PlansManager``.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
 
 
 class NotOfAPlannerError(FednnUNetError):
-    """Plans, or a fingerprint, that nnU-Net's planners do not make; `finding` says what is wrong with them."""
+    """Plans, or a fingerprint, that nnU-Net's planners do not make; `finding` gives the reason."""
 
     def __init__(self, what: str, reason: str) -> None:
         self.finding = f"{what} that nnU-Net's planners do not make: {reason}"
@@ -182,7 +182,7 @@ def check_fingerprint(fingerprint: Mapping[str, Any]) -> None:
 
 
 class _Schema(BaseModel):
-    """What stands in plans as it stands there: nothing is converted."""
+    """A model of plans that converts no values."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -252,7 +252,7 @@ _Resampling = Annotated[str, _code("resampling_fn")]
 
 
 class _Architecture(_Schema):
-    """What `get_network_from_plans` takes."""
+    """Arguments of `get_network_from_plans`."""
 
     network_class_name: str
     arch_kwargs: _Arguments
@@ -276,7 +276,7 @@ class _Architecture(_Schema):
 
 
 class _FormerArchitecture(_Schema):
-    """What plans of nnU-Net before 2.3 have in place of an architecture (`ConfigurationManager`)."""
+    """Fields of plans before nnU-Net 2.3, instead of an architecture (`ConfigurationManager`)."""
 
     UNet_class_name: Literal["PlainConvUNet", "ResidualEncoderUNet"]
     UNet_base_num_features: _Size
@@ -289,7 +289,7 @@ class _FormerArchitecture(_Schema):
 
 
 class _Configuration(_Schema):
-    """One configuration, with what it inherits, but for its architecture."""
+    """One configuration with inherited values, without its architecture."""
 
     data_identifier: _FileName
     preprocessor_name: Annotated[str, _code("preprocessor_name")]
@@ -311,7 +311,7 @@ class _Configuration(_Schema):
 
 
 class _Stage(_Schema):
-    """What a configuration says of others."""
+    """A configuration's references to others."""
 
     inherits_from: Name = ""
     previous_stage: Name | None = None

@@ -1,4 +1,4 @@
-"""A plans file of nnU-Net, read and checked for what every use of it takes for granted."""
+"""Reads a plans file of nnU-Net, and checks the keys that every use needs."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def read_plans_file(path: Path, remedy: str) -> dict[str, Any]:
         if not isinstance(configuration, dict):
             raise FednnUNetError(f'{path} has {configuration!r:.40} as configuration "{name}": {remedy}.')
         if not isinstance(configuration.get("inherits_from") or "", str):
-            raise FednnUNetError(f'{path}: "inherits_from" of "{name}" is no name of a configuration: correct it.')
+            raise FednnUNetError(f'{path}: "inherits_from" of "{name}" is not the name of a configuration: correct it.')
     for key in ("plans_name", "dataset_name"):
         if not isinstance(plans.get(key), str) or not plans[key]:
             raise FednnUNetError(f'{path} has no "{key}", as plans of nnU-Net have: {remedy}.')

@@ -1,8 +1,8 @@
-"""Whether what one site answers can be true of its cases, before it is added to what the others answer.
+"""Checks whether a site's answer is possible for its cases, before it is added to the other answers.
 
-Once answers are added nobody can tell whose was wrong. So each site's are held against what it has said before: there
-are no more sampled voxels than its cases have, what it counts below a prefix is what it has counted for that prefix,
-and nothing is counted that is no finite number, or no spacing or shape of an image.
+In a sum, nobody can identify a wrong answer. So each answer is checked against the site's earlier ones: it has no more
+sampled voxels than its cases allow, counts below a prefix add up to the count of that prefix, and only finite numbers
+and possible spacings and shapes are counted.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ _Prefix = tuple[Quantity, int, int]
 
 
 class AnswersOfSite:
-    """What one site has answered so far, against which its next answer is checked.
+    """The answers of one site so far, against which its next one is checked.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class AnswersOfSite:
         self._counted: dict[_Prefix, int] = {}
 
     def check(self, question: MomentsQuestion | DigitsQuestion, answer: np.ndarray) -> None:
-        """Return if an answer can be true; take note of it.
+        """Check that an answer is possible, and record it.
 
         Parameters
         ----------
@@ -75,9 +75,9 @@ class AnswersOfSite:
             return
         lengths = [len(follow.prefixes) << DIGIT_BITS for follow in question.follow]
         if answer.shape != (sum(lengths),):
-            raise FednnUNetError("its answer has another length than was asked for: see that all have one version")
+            raise FednnUNetError("its answer has the wrong length: check that all sites have the same version")
         if answer.min() < 0:
-            raise FednnUNetError("its answer counts fewer than none")
+            raise FednnUNetError("its answer contains negative counts")
         counted: dict[_Prefix, int] = {}
         for follow, part in zip(question.follow, np.split(answer, np.cumsum(lengths)[:-1]), strict=True):
             self._check_counts(follow, part.reshape(-1, 1 << DIGIT_BITS), counted)
@@ -85,7 +85,7 @@ class AnswersOfSite:
 
     def _check_moments(self, answer: np.ndarray) -> None:
         if answer.shape != (self._channels * VECTOR_LENGTH,):
-            raise FednnUNetError(f"it does not answer for {self._channels} channels: see that all images have them")
+            raise FednnUNetError(f"its answer is not for {self._channels} channels: check that all images have them")
         self._sampled = []
         for vector in answer.reshape(self._channels, VECTOR_LENGTH):
             moments = Moments.from_vector(vector)
@@ -107,11 +107,11 @@ class AnswersOfSite:
             for digit, count in enumerate(row):
                 key = (prefix << DIGIT_BITS) + digit
                 if count and not (key << shift <= most and least < (key + 1) << shift):
-                    raise FednnUNetError(f"it counts values of {quantity.name} that no image has")
+                    raise FednnUNetError(f"it counts impossible values of {quantity.name}")
                 counted[quantity, follow.bits + DIGIT_BITS, key] = count
 
     def _expected(self, quantity: Quantity, bits: int, prefix: int) -> int:
-        """Return how many numbers the site has that begin so, by what it has said before."""
+        """Return the site's count of numbers with this prefix, according to its earlier answers."""
         if bits:
             return self._counted.get((quantity, bits, prefix), 0)
         return self._sampled[quantity.component] if quantity.name == "intensity" else self._cases
@@ -128,4 +128,4 @@ def check_cases(spacings: np.ndarray, shapes: np.ndarray) -> None:
     for name, values in (("spacing", spacings), ("shape", shapes)):
         least, most = _BETWEEN[name]  # type: ignore[index]
         if not ((values >= least) & (values <= most)).all():
-            raise FednnUNetError(f"it tells of a {name} that no image has")
+            raise FednnUNetError(f"it reports an impossible {name}")

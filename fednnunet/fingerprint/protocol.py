@@ -1,11 +1,11 @@
 """FFE, federated fingerprint extraction: the fingerprint of the pooled data, from sums of integers over sites.
 
-Each protocol is a generator: it yields questions, takes for each the sum over sites of their answers, and returns the
-fingerprint. Who carries questions and answers is none of its business.
+Each protocol is a generator: it yields questions, receives for each the sum of the sites' answers, and returns the
+fingerprint. It is independent of the transport.
 
-Skorupko et al. 2025 introduced FFE with means over sites of each site's statistics; here the statistics are those that
-nnU-Net's ``DatasetFingerprintExtractor`` finds on the pooled data, to the last bit, but for mean and standard
-deviation, which nnU-Net sums in float32 and which are exact here.
+Skorupko et al. 2025 introduced FFE with means over sites of each site's statistics. Here the statistics equal those of
+nnU-Net's ``DatasetFingerprintExtractor`` on the pooled data, to the last bit, except for mean and standard deviation,
+which nnU-Net sums in float32 and which are exact here.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -40,7 +40,7 @@ GEOMETRY = (*SPACINGS, *SHAPES, RELATIVE_SIZE)
 
 
 def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: TargetSpacing) -> Protocol:
-    """Find a fingerprint for which nnU-Net's stock planners plan as for the pooled data; no site tells about a case.
+    """Find a fingerprint for which nnU-Net's stock planners plan as for the pooled data, without data of single cases.
 
     Its spacings and shapes are those of `pseudo_cases`. With `target_spacing` the planner is asked what it would make
     of a fingerprint: first whether it looks at the 10th percentile of an axis at all, which is only then asked for.
@@ -99,7 +99,7 @@ def exact_fingerprint(cases: int, channels: int, samples: int, target_spacing: T
 
 
 def shared_cases_fingerprint(spacings: np.ndarray, shapes: np.ndarray, channels: int, samples: int) -> Protocol:
-    """Find the pooled fingerprint where every site has told spacing and shape of each of its cases.
+    """Find the pooled fingerprint when every site has sent spacing and shape of each of its cases.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def sum_of_answers(answers: Sequence[np.ndarray]) -> np.ndarray:
         If the answers have different lengths.
     """
     if len({answer.shape for answer in answers}) > 1:
-        raise FednnUNetError("The sites' answers differ in length: see that all sites have the same channels.")
+        raise FednnUNetError("The sites' answers differ in length: check that all sites have the same channels.")
     total: np.ndarray = np.stack(answers).sum(axis=0, dtype=np.int64)
     return total
 
@@ -180,7 +180,7 @@ def low_ranks(cases: int) -> frozenset[int]:
 def _moments(channels: int) -> Generator[MomentsQuestion, np.ndarray, list[Moments]]:
     vector = yield MomentsQuestion()
     if vector.shape != (channels * VECTOR_LENGTH,):
-        raise FednnUNetError(f"The sites do not answer for {channels} channels: see that all images have them.")
+        raise FednnUNetError(f"The sites' answers are not for {channels} channels: check that all images have them.")
     moments = [Moments.from_vector(part) for part in vector.reshape(channels, VECTOR_LENGTH)]
     if any(of_channel.number < 1 for of_channel in moments):
         raise FednnUNetError("No site has any foreground voxel: check labelsTr at the sites.")
@@ -234,6 +234,6 @@ def _middle(by_rank: dict[int, np.ndarray]) -> tuple[float, float]:
 
 
 def _middle_voxels(by_rank: dict[int, np.ndarray]) -> tuple[int, int]:
-    """Return what `_middle` does, as integers."""
+    """Return the result of `_middle` as integers."""
     lower, upper = _middle(by_rank)
     return int(lower), int(upper)

@@ -1,8 +1,8 @@
-"""A few cases that nobody has, but that nnU-Net's planner cannot tell from the federation's.
+"""Constructs artificial cases that nnU-Net's planner cannot distinguish from the federation's.
 
-The stock planner reads of spacings and shapes, per axis: the median spacing, the median shape, the median of the shapes
-resampled to the target spacing and, of one anisotropic axis, the 10th percentile of the spacings. The cases made here
-have exactly these. Their values lie beyond the medians on purpose, and say nothing about anybody's image.
+Of spacings and shapes, the stock planner reads per axis: the median spacing, the median shape, the median of the shapes
+resampled to the target spacing and, for one anisotropic axis, the 10th percentile of the spacings. The pseudo-cases
+have exactly these. Their values lie beyond the medians on purpose, and reveal nothing about real images.
 """
 
 import math
@@ -18,7 +18,7 @@ PSEUDO_CASES = 22
 
 @dataclass(frozen=True)
 class Axis:
-    """What the planner reads of one axis; pairs are the two middle values, equal if the number of cases is odd.
+    """The planner's input for one axis; pairs are the two middle values, equal for an odd number of cases.
 
     Attributes
     ----------
@@ -86,4 +86,4 @@ def _check(axis: Axis, spacings: np.ndarray, shapes: np.ndarray) -> None:
         and tuple(resampled[middle]) == axis.resampled
     )
     if not fits:
-        raise FednnUNetError("No images can have the spacings and shapes that the sites count: a site answers wrongly.")
+        raise FednnUNetError("The sites' counts of spacings and shapes are impossible: a site has answered wrongly.")

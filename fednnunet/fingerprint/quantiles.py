@@ -1,4 +1,4 @@
-"""Percentiles from order statistics, as ``numpy.percentile`` (method ``linear``) gives them, to the last bit."""
+"""Computes percentiles from order statistics, equal to ``numpy.percentile`` (method ``linear``) to the last bit."""
 
 import math
 from collections.abc import Mapping

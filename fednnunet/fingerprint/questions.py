@@ -1,6 +1,6 @@
-"""What the coordinator asks to find the common fingerprint; every answer is one vector of integers.
+"""The coordinator's questions for the common fingerprint; every answer is one vector of integers.
 
-The answers of sites are only ever added: nothing but the sum over sites enters the fingerprint.
+Answers are only added: the fingerprint depends only on their sum over sites.
 """
 
 from typing import Annotated, Literal, NamedTuple

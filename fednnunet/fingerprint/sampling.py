@@ -1,4 +1,4 @@
-"""The foreground voxels that nnU-Net samples (``DatasetFingerprintExtractor.collect_foreground_intensities``)."""
+"""Samples the same foreground voxels as nnU-Net (``DatasetFingerprintExtractor.collect_foreground_intensities``)."""
 
 import numpy as np
 

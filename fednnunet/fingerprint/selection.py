@@ -1,7 +1,7 @@
-"""Order statistics of the union of all sites' numbers, by radix selection on sums of counts.
+"""Finds order statistics of the union of all sites' numbers, by radix selection on sums of counts.
 
-Each question extends what is known of an order statistic's key by one digit; how many numbers lie below it, at which
-site, is never asked.
+Each question extends the known part of an order statistic's key by one digit; the number of smaller values at a single
+site is never asked.
 """
 
 from collections.abc import Generator, Mapping
@@ -50,7 +50,7 @@ def select(
         counts = yield DigitsQuestion(follow=follow, target_spacing=target_spacing)
         ends = np.cumsum([len(entry.prefixes) * 2**DIGIT_BITS for entry in follow])
         if counts.shape != (ends[-1],) or counts.min() < 0:
-            raise FednnUNetError("The answers of the sites are no counts of what was asked: see that versions agree.")
+            raise FednnUNetError("The sites' answers are not counts for this question: check that versions agree.")
         for search, part in zip(open_searches, np.split(counts, ends[:-1]), strict=True):
             search.take(part.reshape(-1, 2**DIGIT_BITS))
     return {quantity: search.result() for quantity, search in searches.items()}
@@ -95,6 +95,6 @@ def _descend(cumulative: np.ndarray, prefix: int, rank: int) -> tuple[int, int]:
     """Return `prefix` with its next digit, and the rank among the numbers that begin so."""
     digit = int(np.searchsorted(cumulative, rank, side="right"))
     if digit == len(cumulative):
-        raise FednnUNetError("The counts of the sites contradict those of the question before: a site answers wrongly.")
+        raise FednnUNetError("The sites' counts contradict their previous ones: a site has answered wrongly.")
     below = int(cumulative[digit - 1]) if digit else 0
     return (prefix << DIGIT_BITS) + digit, rank - below

@@ -97,7 +97,7 @@ def _chosen_gpu(visible: Sequence[str], choice: str) -> str:
     listed = (
         "" if all(name.isdecimal() and int(name) < len(visible) for name in visible) else f" ({', '.join(visible)})"
     )
-    raise FednnUNetError(f"--gpus: there is no GPU {choice}; the visible ones are counted {there}{listed}.")
+    raise FednnUNetError(f"--gpus: invalid GPU {choice}; the visible ones are {there}{listed}.")
 
 
 def training_shares(

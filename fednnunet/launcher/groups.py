@@ -119,7 +119,7 @@ class Watchdog:
         try:
             self._process.stdin.write(line.encode())
         except OSError as error:
-            _log.debug("The watchdog is gone, the run goes on without it: %s", error)
+            _log.debug("The watchdog has failed; the run continues without it: %s", error)
 
 
 def _watch() -> None:

@@ -89,11 +89,11 @@ def _trainings(settings: SimulationSettings) -> list[TrainingSettings]:
     for name, value in without_sense.items():
         if value is not None:
             raise FednnUNetError(
-                f"--{name} has no sense with --in_process, where sites take turns and need no network: leave it out."
+                f"--{name} does not apply with --in_process, where sites take turns and need no network: leave it out."
             )
     if os.environ.get("nnUNet_wandb_enabled", "0").lower() in {"1", "true"}:
         raise FednnUNetError(
-            "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb tells of "
+            "nnUNet_wandb_enabled needs a process for each site: unset it, or leave --in_process out; --wandb covers "
             "all sites."
         )
     return nodes
@@ -151,7 +151,7 @@ class _Sites:
             except FednnUNetError as error:
                 if not settings.resume:  # a training begins with all of its sites
                     raise
-                logger.warning("Going on without site %s: %s", name, error)
+                logger.warning("Continuing without site %s: %s", name, error)
                 continue
             client = TrainingClient(settings, dataset, hello, Turns(self._worker, hello.site, log), places)
             self._clients.append(client)

@@ -178,7 +178,7 @@ class Process:
                     except OSError as error:
                         # a full disk must not stop a training: keep reading, or the process blocks on its output
                         writes = False
-                        _log.warning("The log file %s is no longer written: %s", self.log_path, error)
+                        _log.warning("Stopped writing the log file %s: %s", self.log_path, error)
                 self._tell(splitter.feed(chunk), happenings)
             self._tell(splitter.finish(), happenings)
 
@@ -232,7 +232,7 @@ def stop_all(processes: Iterable[Process], happenings: Happenings, grace: float 
         elif isinstance(happening, Exited):
             living.discard(happening.process)
         elif killed and happening is None:
-            _log.warning("Still running although killed: %s.", ", ".join(process.name for process in living))
+            _log.warning("Still running after SIGKILL: %s.", ", ".join(process.name for process in living))
             break
         elif not killed:  # out of time, or interrupted
             killed = True

@@ -160,7 +160,7 @@ def site_names(datasets: Sequence[str]) -> list[str]:
     names = [find_dataset(dataset).name for dataset in datasets]
     for position, name in enumerate(names):
         if name in names[:position]:
-            raise FednnUNetError(f"{name} is named twice: every site of the federation needs a dataset of its own.")
+            raise FednnUNetError(f"{name} is listed twice: every site of the federation needs its own dataset.")
     return names
 
 
@@ -232,7 +232,7 @@ def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str])
                 attempt += 1
     except OSError as error:
         raise FednnUNetError(
-            f"The log folder {error.filename} cannot be made ({error.strerror}): name another one with --log_dir."
+            f"The log folder {error.filename} cannot be created ({error.strerror}): choose another with --log_dir."
         ) from error
 
 
@@ -277,4 +277,4 @@ def _refuse_settings_without_effect(settings: SimulationSettings) -> None:
         try:
             float(value)
         except ValueError:
-            raise FednnUNetError(f"--gpu_memory_target: '{value}' is no number of gigabytes.") from None
+            raise FednnUNetError(f"--gpu_memory_target: '{value}' is not a number of gigabytes.") from None

@@ -170,7 +170,7 @@ class _Run:
                 if isinstance(happening, Interrupted):
                     self._interrupted = happening
                     name = signal.Signals(happening.signum).name
-                    self._say(f"{name}: stopping {len(self._processes)} processes (once more kills them at once) …")
+                    self._say(f"{name}: stopping {len(self._processes)} processes (press again to kill them) …")
                     return
                 if isinstance(happening, Exited):
                     self._exits.append(happening)
@@ -188,7 +188,7 @@ class _Run:
         left = len(self._processes) - len(self._exits)
         if exited.status != 0:
             if self._can_do_without():
-                self._say(f"{exited.process.name}: {describe_status(exited.status)}; the others go on …")
+                self._say(f"{exited.process.name}: {describe_status(exited.status)}; the others continue …")
                 return None
             if left:
                 self._say(f"{exited.process.name}: {describe_status(exited.status)}; the run ends …")
@@ -257,8 +257,7 @@ class _Run:
         if not failed:
             for process in self._late:
                 self._say(
-                    f"{process.name}: did not end by itself although the others were done, and was stopped, "
-                    f"see {process.log_path}",
+                    f"{process.name}: still running after the others had finished, and stopped, see {process.log_path}",
                     style="bold red",
                 )
         return 1

@@ -1,1 +1,1 @@
-"""The program at a site: Flower clients that wrap nnU-Net."""
+"""The program at a site, which runs nnU-Net."""

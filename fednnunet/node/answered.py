@@ -1,4 +1,4 @@
-"""About which cases a site has told a fingerprint: two that differ by a few patients tell of these few."""
+"""Records the cases of each answered fingerprint: two answers that differ by a few patients reveal these few."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from fednnunet.files import read_json_object, write_json
 from fednnunet.node.dataset import CaseFiles
 
 ANSWERED_CASES = "federated_answered.json"
-"""Stands beside the kept measurement, and is never sent."""
+"""File beside the stored measurement; it is never sent."""
 
 _KEPT = 50
-_REMEDY = "restore it; only if it is lost, move it away, and know that nobody holds new cases against old ones then"
+_REMEDY = "restore it; only if it is lost, move it away, which disables the comparison of new cases with old ones"
 
 
 class AnsweredCases:
-    """The sets of cases that were told of before.
+    """The sets of cases of earlier answers.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class AnsweredCases:
         return min((len(self._cases ^ set(before)) for before in self._before()), default=None)
 
     def remember(self) -> None:
-        """Keep that the cases of now are told of."""
+        """Record that the current cases are part of an answer."""
         before = self._before()
         if not any(self._cases == set(cases) for cases in before):
             write_json({"answered": [*before, sorted(self._cases)][-_KEPT:]}, self._path)
@@ -51,7 +51,7 @@ class AnsweredCases:
             return []
         content = read_json_object(self._path, _REMEDY).get("answered")
         if not isinstance(content, list) or not all(isinstance(cases, list) for cases in content):
-            raise FednnUNetError(f"{self._path} does not tell about which cases was answered before: {_REMEDY}.")
+            raise FednnUNetError(f"{self._path} does not contain the cases of earlier answers: {_REMEDY}.")
         return content
 
 

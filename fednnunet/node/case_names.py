@@ -1,6 +1,6 @@
-"""Taking the names of a site's cases out of a sentence that leaves it, whoever has put them there.
+"""Removes the names of a site's cases from outgoing sentences, whatever their source.
 
-Errors that are about one case say so (`CaseError`); this holds for all others, of nnU-Net and its extensions too.
+Errors about one case are `CaseError`; this covers all others, including those of nnU-Net and its extensions.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _A_CASE = "a case of this site"
 _RAW = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _ENDING = re.compile(r"(?:\.nii)?\.[^.]*$")
 _PART = re.compile(r"_(?:\d{4}|seg)$")
-"""What nnU-Net writes behind the name of a case: the number of a channel, or that it is the segmentation."""
+"""nnU-Net's suffixes of case names: the number of a channel, or of the segmentation."""
 
 
 def without_cases(text: str, dataset: SiteDataset) -> str:
@@ -35,7 +35,7 @@ def without_cases(text: str, dataset: SiteDataset) -> str:
 
 
 def _names(dataset: SiteDataset) -> Iterator[str]:
-    """Give the names, some of them more than once; what cannot be read has none."""
+    """Yield the names, possibly repeated; unreadable folders have none."""
     for folder in _folders(dataset):
         with contextlib.suppress(OSError):
             for file in os.listdir(folder):

@@ -1,6 +1,6 @@
-"""Reading a case with nnU-Net's readers: what is wrong with a file is told in one sentence, which names it.
+"""Reads a case with nnU-Net's readers, and reports a faulty file by name.
 
-Worker processes import this module, so it leaves out whatever needs torch.
+Worker processes import this module, so it does not import torch.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 _MOST_NAMED = 8
 _WORDS_OF_A_KIND = 5
 _remarks: set[str] = set()
-"""The beginnings of what readers have said in this process."""
+"""Beginnings of the readers' messages in this process."""
 
 
 class Volume(NamedTuple):
-    """What nnU-Net reads.
+    """An image or segmentation as nnU-Net reads it.
 
     Attributes
     ----------
@@ -132,14 +132,14 @@ def check_segmentation(case: CaseFiles, segmentation: npt.NDArray[Any], allowed:
     told = ", ".join(f"{value:g}" for value in values[:_MOST_NAMED]) + (", …" if len(values) > _MOST_NAMED else "")
     raise CaseError(
         case.case,
-        f"has values in its segmentation that are none of the labels {', '.join(map(str, sorted(allowed)))}",
+        f"has values in its segmentation that are not among the labels {', '.join(map(str, sorted(allowed)))}",
         "correct the segmentation, or the labels in dataset.json",
         f"{told} in {case.segmentation}",
     )
 
 
 def _read(read: Callable[[tuple[str, ...]], tuple[Any, Any]], paths: tuple[str, ...]) -> Volume:
-    """Read, and say what the reader says once for all cases to which it says the same."""
+    """Read a case, and log each message of the reader only once."""
     remarks = io.StringIO()
     with contextlib.redirect_stdout(remarks):
         array, properties = read(paths)
@@ -171,7 +171,7 @@ def _fault(
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             return CaseError(case.case, "has an empty file", "restore or remove it", path)
         if is_cut(path):
-            return CaseError(case.case, "has a file that has been cut off", "restore or remove it", path)
+            return CaseError(case.case, "has a truncated file", "restore or remove it", path)
     damaged = next((path for path in paths if len(paths) == 1 or not _is_readable(read, path)), None)
     if damaged is None:
         problem = f"has images of different shapes or voxel sizes ({type(error).__name__})"

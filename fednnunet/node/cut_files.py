@@ -1,4 +1,4 @@
-"""Finding NIfTI files that end too early, as after an interrupted copy."""
+"""Detects truncated NIfTI files, as after an interrupted copy."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ _NIFTI2 = _HEADER.to_bytes(4, "little")
 
 
 def is_cut(path: str) -> bool:
-    """Return whether the end of a NIfTI file is missing, which ITK does not tell: it leaves the rest blank.
+    """Return whether the end of a NIfTI file is missing; ITK does not report that and leaves the rest blank.
 
     The last four bytes of a ``.nii.gz`` tell the size of its content. If it is not the one that the header promises,
     as in files of several members, all is read.

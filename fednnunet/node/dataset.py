@@ -1,4 +1,4 @@
-"""A site's dataset: where nnU-Net keeps it, and what is in it."""
+"""A site's dataset: its folders and its cases."""
 
 import difflib
 import os
@@ -61,7 +61,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     """
     folders = {name: Path(os.environ[name]) for name in _FOLDERS_OF_DATASETS if os.environ.get(name)}
     if not folders:
-        raise FednnUNetError("Neither nnUNet_raw nor nnUNet_preprocessed is set: tell nnU-Net where its folders are.")
+        raise FednnUNetError("Neither nnUNet_raw nor nnUNet_preprocessed is set: export nnU-Net's folders.")
     where = " or ".join(f"{name}={folder}" for name, folder in folders.items())
     if id_or_name.isdecimal():
         names = [str(name) for name in find_candidate_datasets(int(id_or_name))]
@@ -69,8 +69,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
             raise FednnUNetError(f"Dataset id {id_or_name} is ambiguous ({', '.join(names)}): rename all but one.")
         if not names:
             raise FednnUNetError(
-                f"There is no dataset with id {id_or_name} in {where}: "
-                "check the id and nnU-Net's environment variables."
+                f"No dataset with id {id_or_name} in {where}: check the id and nnU-Net's environment variables."
             )
         return SiteDataset(names[0])
     known = sorted({path.name for folder in folders.values() for path in folder.glob("Dataset[0-9]*_*")})
@@ -79,7 +78,7 @@ def find_dataset(id_or_name: str) -> SiteDataset:
     meant = Path(id_or_name).name.casefold()
     alike = [name for name in known if name.casefold() == meant] or difflib.get_close_matches(id_or_name, known, n=1)
     hint = f"did you mean {alike[0]}?" if alike else "give its id, such as 511, or its name, Dataset511_NAME."
-    raise FednnUNetError(f"There is no dataset '{id_or_name}' in {where}: {hint}")
+    raise FednnUNetError(f"No dataset '{id_or_name}' in {where}: {hint}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class CaseFiles:
         return tuple(dict.fromkeys((*self.images, self.segmentation, *self.spacing_files, *self.companions)))
 
     def stems(self, ending: str) -> tuple[list[tuple[str, str]], str]:
-        """Return what the names of files that belong to a case begin with, before a dot.
+        """Return the stems of a case's files, before a dot.
 
         Returns
         -------
@@ -195,7 +194,7 @@ def check_channels(cases: Sequence[CaseFiles], channels: int) -> None:
 
 
 def _with_companions(cases: Sequence[CaseFiles], ending: str) -> list[CaseFiles]:
-    """Return the cases with what stands beside their files; of two cases, ``a`` and ``a.b``, ``a.b.json`` is b's."""
+    """Return the cases with accompanying files; of two cases, ``a`` and ``a.b``, ``a.b.json`` belongs to b."""
     own = {path for case in cases for path in (*case.images, case.segmentation)}
     stems = [_stems(case, ending) for case in cases]
     found: dict[str, list[str]] = {stem: [] for of_case in stems for stem in of_case}
@@ -221,7 +220,7 @@ def _stems(case: CaseFiles, ending: str) -> list[str]:
 
 
 def _beginnings(path: str) -> Iterable[str]:
-    """Give what stands before each dot of a file's name, the longest first."""
+    """Yield the part of a file's name before each dot, the longest first."""
     stem, dot, _ = path.rpartition(".")
     while dot and os.path.dirname(path) == os.path.dirname(stem):
         yield stem

@@ -1,4 +1,4 @@
-"""``dataset.json``, read once and checked for all that nnU-Net, and a federation, take from it."""
+"""Reads ``dataset.json``, and checks everything that nnU-Net and a federation need from it."""
 
 import contextlib
 import difflib
@@ -15,13 +15,13 @@ from fednnunet.node.dataset import SiteDataset
 
 DATASET_JSON = "dataset.json"
 
-_ADVICE = "write it as nnU-Net's documentation of the dataset format describes"
+_ADVICE = "follow nnU-Net's documentation of the dataset format"
 _OVERWRITE_READER = "overwrite_image_reader_writer"
 
 
 @dataclass(frozen=True)
 class DatasetJson:
-    """What a ``dataset.json`` says.
+    """Contents of a ``dataset.json``.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class DatasetJson:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """In what two datasets must be the same if one network is to know both."""
+        """Properties that two datasets must share for one network."""
         return {
             "labels": self.labels.to_json(),
             "regions_class_order": self.labels.regions_class_order and list(self.labels.regions_class_order),
@@ -201,7 +201,7 @@ def _check_cases(content: Mapping[str, Any]) -> None:
     cases = content["dataset"]
     form = '{"case": {"images": ["FILE"], "label": "FILE"}}'
     if not isinstance(cases, dict):
-        raise FednnUNetError(f'has no object as "dataset": list the cases as in {form}, or leave it out')
+        raise FednnUNetError(f'has a "dataset" that is not an object: list the cases as in {form}, or leave it out')
     for case, files in cases.items():
         if not case or "/" in case or "\\" in case or case.startswith("."):
             raise FednnUNetError(f'calls a case "{case}" in "dataset": give it a name that a file can have')

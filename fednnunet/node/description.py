@@ -1,4 +1,4 @@
-"""How a site's network is built, so that the coordinator can write the global model as nnU-Net does."""
+"""Describes a site's network, so that the coordinator can export the global model in nnU-Net's format."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fednnunet.weights.packing import listing_of
 
 _FINGERPRINT = "dataset_fingerprint.json"
 _NO_DATASET = "Federation"
-"""Stands in plans in place of the name of the site's dataset."""
+"""Placeholder in plans for the name of the site's dataset."""
 
 
 def describe(trainer: Any, dataset: SiteDataset, plans_name: str) -> ModelDescription:

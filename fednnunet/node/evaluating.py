@@ -57,9 +57,7 @@ class EvaluationClient(SiteClient):
     def _test(self, work: Work) -> Answer:
         request = work.read(EvaluationRequest)
         if self._request not in (None, request):
-            raise FednnUNetError(
-                "the coordinator asks for another evaluation than before: start the node again for another one"
-            )
+            raise FednnUNetError("the coordinator asks for a different evaluation: restart the node for another one")
         self._request = request
         cases = self._evaluate(request.nsd_tolerance, work.tracker)
         if not cases:

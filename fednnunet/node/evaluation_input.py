@@ -1,4 +1,4 @@
-"""What a node evaluates: which model, on which cases, and where the results go."""
+"""Selects and checks the model, cases and output folder of an evaluation."""
 
 import os
 from pathlib import Path

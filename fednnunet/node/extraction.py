@@ -1,6 +1,6 @@
-"""Reading a site's images, each once, and keeping what was measured.
+"""Reads each of a site's images once, and stores the measurements.
 
-Worker processes import this module, so it leaves out whatever needs torch.
+Worker processes import this module, so it does not import torch.
 """
 
 import collections
@@ -29,7 +29,7 @@ from fednnunet.node.case_reading import check_segmentation, read_images, read_se
 from fednnunet.node.dataset import CaseFiles
 
 KEPT_MEASUREMENT = "federated_measurement.npz"
-"""What a site has measured, beside its plans; never sent. Without it the next task would read all images again."""
+"""A site's stored measurement, beside its plans; never sent. Without it, all images are read again."""
 
 _FORMAT = 1
 _CHECK_SECONDS = 0.5
@@ -37,7 +37,7 @@ _CHECK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Extraction:
-    """What determines a measurement, apart from the content of the files.
+    """Inputs that determine a measurement, except for the content of the files.
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ def save_measurement(measurement: SiteMeasurement, path: Path, identity: str) ->
 
 
 def load_measurement(path: Path, identity: str) -> SiteMeasurement | None:
-    """Return the measurement that was kept, ``None`` if there is none, or it is of other files, or damaged."""
+    """Return the stored measurement; ``None`` if it is missing, damaged, or of other files."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays["identity"]) != identity:

@@ -1,4 +1,4 @@
-"""What the federation gave this site: told here by case, and to the coordinator in means over cases."""
+"""Reports a site's benefit from the federation: by case at the site, as means to the coordinator."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def tell_gain(settings: TrainingSettings, dataset: SiteDataset, asked: GainReque
         for own in asked.models:
             models[own] = _dice_of(fold_folder(settings, dataset, asked.fold, own), labels)
     except FednnUNetError as error:  # a trainer of one's own may write no summary: that is no reason to end
-        logger.warning("What the federation gave this site cannot be told: %s", error)
+        logger.warning("The site's benefit from the federation cannot be computed: %s", error)
         return GainReport()
     by_label = {label: gain_of_label(models, label) for label in labels.foreground}
     overall = gain_overall(models, list(labels.foreground))
@@ -73,7 +73,7 @@ def tell_gain(settings: TrainingSettings, dataset: SiteDataset, asked: GainReque
 
 
 def _dice_of(folder: Path, labels: Labels) -> Dice:
-    """Return what nnU-Net's full validation has found of a model."""
+    """Return the results of nnU-Net's full validation of a model."""
     path = folder / "validation" / "summary.json"
     summary = read_json_object(path, "run the validation again with --val")
     found = {}
@@ -91,7 +91,7 @@ def _write(
     overall: Gain,
     advice: Advice | None,
 ) -> None:
-    """Write what stays here: everything."""
+    """Write the complete report, which stays at the site."""
     content: dict[str, Any] = {
         "advice": None if advice is None else advice.model,
         "reason": None if advice is None else advice.reason,
@@ -121,7 +121,7 @@ def _as_json(gain: Gain) -> dict[str, Any]:
 
 def _markdown(by_label: Mapping[str, Gain], overall: Gain, advice: Advice | None) -> str:
     titles = [*overall.dice, *(f"{one} - {other}" for one, other in overall.differences)]
-    lines = ["# What the federation gave this site", ""]
+    lines = ["# Benefit of this site from the federation", ""]
     lines += [advice.reason if advice is not None else "There are no cases to compare models on.", ""]
     lines += ["Mean Dice over validation cases, and differences by case with their 95 % confidence interval:", ""]
     lines += [markdown_row(["label", "cases", *titles]), "|---" + "|--:" * (len(titles) + 1) + "|"]
@@ -130,7 +130,7 @@ def _markdown(by_label: Mapping[str, Gain], overall: Gain, advice: Advice | None
         differences = [_cell(gain.differences.get(pair)) for pair in overall.differences]
         lines.append(markdown_row([label, str(gain.cases), *dice, *differences]))
     named = "; ".join(f"{name}: {title}" for name, title in TITLES.items() if name in overall.dice)
-    stay = f"The figures of each case stand in {FILE}.json, and stay at the site."
+    stay = f"{FILE}.json contains the figures of each case; it stays at the site."
     return "\n".join([*lines, "", f"{named}. {stay}", ""])
 
 

@@ -1,4 +1,4 @@
-"""Whether nnU-Net's folders are there, and can be written."""
+"""Checks that nnU-Net's folders exist and are writable."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ _WRITTEN: dict[Task, tuple[str, ...]] = {
 
 
 def check_folders(task: Task) -> None:
-    """Check that the folders are there that a task reads, and that those can be written, or be made, that it writes.
+    """Check that a task's input folders exist, and that its output folders are writable or can be created.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def check_folders(task: Task) -> None:
 
 
 def check_readable(variable: str) -> None:
-    """Check that a folder of nnU-Net's is there.
+    """Check that a folder of nnU-Net exists.
 
     Raises
     ------
@@ -39,20 +39,18 @@ def check_readable(variable: str) -> None:
     """
     folder = nnunet_folder(variable)
     if not folder.is_dir():
-        raise FednnUNetError(f"{variable} names {folder}, which is no folder: correct it.")
+        raise FednnUNetError(f"{variable} names {folder}, which is not a folder: correct it.")
 
 
 def _check_writable(variable: str) -> None:
     folder = nnunet_folder(variable).absolute()
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not Path(there).is_dir():
-        raise FednnUNetError(f"{variable} names {folder}, but {there} is no folder: correct it.")
+        raise FednnUNetError(f"{variable} names {folder}, but {there} is not a folder: correct it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)  # permissions do not tell all: nobody can make one in /proc
         is_writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError:
         is_writable = False
     if not is_writable:
-        raise FednnUNetError(
-            f"{variable} names {folder}, but nothing can be written into {there}: see who may do that."
-        )
+        raise FednnUNetError(f"{variable} names {folder}, but {there} is not writable: check its permissions.")

@@ -1,4 +1,4 @@
-"""How a site introduces itself, and the checks before it does, which need no coordinator."""
+"""Checks a site before it connects, and creates its introduction."""
 
 import logging
 import uuid
@@ -57,7 +57,7 @@ def planning_hello(settings: PlanningSettings) -> tuple[SiteDataset, Hello]:
     cases = case_files(dataset, content.cases, content.file_ending, len(content.channels))
     if not cases:
         raise FednnUNetError(
-            f"Site {dataset.name} has no training cases: put images into {dataset.raw / 'imagesTr'}, named "
+            f"Site {dataset.name} has no training cases: add images to {dataset.raw / 'imagesTr'}, named "
             f"CASE_0000{content.file_ending}, CASE_0001{content.file_ending} …"
         )
     content.check_number_of_cases(len(cases))
@@ -167,7 +167,7 @@ def evaluation_hello(settings: EvaluationSettings) -> tuple[SiteDataset, Hello]:
         check_trainer(settings.trainer)  # nnU-Net looks for it to predict
     site = settings.site or dataset.name
     if unlabelled:
-        logger.info("Site %s leaves out %d test cases that have no labels.", site, unlabelled)
+        logger.info("Site %s leaves out %d test cases without labels.", site, unlabelled)
     if not cases:
         logger.warning("Site %s has no test cases with labels: it takes no part in the evaluation.", site)
     elif len(cases) < settings.min_cases:
@@ -243,7 +243,7 @@ def check_device_name(device: str) -> None:
     if device not in {"cuda", "cpu", "mps"}:
         number = device.removeprefix("cuda:")
         which = f", and name the GPU with CUDA_VISIBLE_DEVICES={number}" if number.isdecimal() else ""
-        raise FednnUNetError(f"'{device}' is no device: give -device cuda, cpu or mps{which}.")
+        raise FednnUNetError(f"'{device}' is not a device: give -device cuda, cpu or mps{which}.")
 
 
 def check_device(device: str) -> None:
@@ -260,6 +260,6 @@ def check_device(device: str) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise FednnUNetError("No CUDA GPU can be used here: give -device cpu, or check driver and torch.")
+        raise FednnUNetError("No CUDA GPU is available: give -device cpu, or check driver and torch.")
     if device == "mps" and not torch.backends.mps.is_available():
         raise FednnUNetError("This machine has no MPS device: give -device cpu.")

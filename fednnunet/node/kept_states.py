@@ -1,8 +1,8 @@
-"""What a node keeps of a training on disk, so that a new process can go on from where the last round ended.
+"""A node's state of a training on disk, so that a new process can continue after the last round.
 
-The states of the last two rounds that were kept stand in the folder ``federated`` beside nnU-Net's checkpoints, in
-nnU-Net's own format, and are removed at the end. A state is what the trainer is when it has validated the round's
-global model and has not ended the epoch yet; the JSON file comes last and makes it valid.
+The states of the last two saved rounds are in the folder ``federated`` beside nnU-Net's checkpoints, in nnU-Net's own
+format, and are removed at the end. A state is the trainer after validating the round's global model and before ending
+the epoch; the JSON file is written last and makes it valid.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class KeptStates:
         self._trained = output_folder / _TRAINED
 
     def all(self) -> list[KeptState]:
-        """Return what there is, oldest first."""
+        """Return the stored states, oldest first."""
         return sorted(self._valid(), key=lambda state: state.round)
 
     def is_begun(self, run: str) -> bool:
@@ -70,11 +70,11 @@ class KeptStates:
         return self._marker.is_file() and self._marker.read_text(encoding="utf-8") == run
 
     def is_final(self, run: str) -> bool:
-        """Return whether the final checkpoint of this training is there."""
+        """Return whether this training has a final checkpoint."""
         return self.is_begun(run) and self._final.is_file()
 
     def begin(self, run: str, overwrite: bool) -> None:
-        """Refuse to write over what another training has left, stock nnU-Net's too, and remember which one this is.
+        """Refuse to overwrite another training, including stock nnU-Net's, and record this one.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class KeptStates:
         begun = self._marker.read_text(encoding="utf-8") if self._marker.is_file() else None
         if begun != run and self._final.is_file() and not overwrite:
             raise FednnUNetError(
-                "this site has a training of this fold that is finished: continue with --c and the --run_dir of that "
+                "this site has a finished training of this fold: continue with --c and the --run_dir of that "
                 "training at the coordinator, or give this node --overwrite"
             )
         others = [state for state in self.all() if state.run != run]
@@ -120,7 +120,7 @@ class KeptStates:
             write_json({"run": run, "cases": sorted(trained.union(training))}, self._trained)
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
-        """Write what is large: nnU-Net's checkpoint, and the rounding error if there is any.
+        """Write the large files: nnU-Net's checkpoint, and the rounding error, if any.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class KeptStates:
             self._remove(state)
 
     def restore(self, run: str, round_number: int, trainer: nnUNetTrainer) -> tuple[bool, np.ndarray | None]:
-        """Bring a trainer to where it was when the state of a round was kept; later ones are of no use any more.
+        """Restore a trainer to the state of a round, and remove later states.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class KeptStates:
             rounding_error = np.load(error, allow_pickle=False) if error.exists() else None
             trainer.load_checkpoint(str(self._path(round_number, "pth")))
         except Exception as error:  # torch raises whatever a damaged file makes it stumble over
-            logger.warning("What was kept of round %d cannot be read, going on without: %s", round_number, error)
+            logger.warning("The state of round %d cannot be read, continuing without it: %s", round_number, error)
             return False, None
         trainer.logger.load_checkpoint(content["log"])
         trainer.current_epoch -= 1  # checkpoints name the epoch that comes next, but this one has not been ended
@@ -186,7 +186,7 @@ class KeptStates:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 yield KeptState(str(content["run"]), int(content["round"]))
             except (OSError, ValueError, KeyError) as error:
-                logger.warning("%s cannot be read, going on without it: %s", path, error)
+                logger.warning("%s cannot be read, continuing without it: %s", path, error)
 
     def _path(self, round_number: int, suffix: str) -> Path:
         return self._folder / f"round_{round_number:06d}.{suffix}"

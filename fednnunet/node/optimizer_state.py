@@ -1,6 +1,6 @@
-"""What an optimizer remembers of the gradients: tensors that can be averaged among sites, as the weights are.
+"""The optimizer's momentum as tensors that can be averaged among sites, like weights.
 
-A site that keeps its momentum goes on in its own direction after every averaging. Yu et al., *On the Linear Speedup
+A site that keeps its momentum continues in its own direction after every averaging. Yu et al., *On the Linear Speedup
 Analysis of Communication Efficient Momentum SGD for Distributed Non-Convex Optimization*, ICML 2019, average it with
 the weights (algorithm 2).
 """
@@ -16,7 +16,7 @@ from fednnunet.weights.packing import bare
 logger = logging.getLogger(__name__)
 
 _FIRST_MOMENTS = ("momentum_buffer", "exp_avg")
-"""What torch's optimizers call the mean of past gradients; means of their squares only scale the steps."""
+"""Names of the mean of past gradients in torch's optimizers; means of squares only scale the steps."""
 
 
 class OptimizerState:
@@ -54,7 +54,7 @@ class OptimizerState:
         }
 
     def forget(self) -> None:
-        """Make the optimizer what it was before the first step."""
+        """Reset the optimizer to its state before the first step."""
         self._optimizer.state.clear()
 
     def set_steps(self, steps: int) -> None:
@@ -65,7 +65,7 @@ class OptimizerState:
                 state["step"].fill_(steps)
 
     def _begin(self) -> None:
-        """Give each parameter what the optimizer would give it at its first step."""
+        """Create each parameter's state as in the optimizer's first step."""
         for _, parameter, kept in self._parameters:
             state = self._optimizer.state[parameter]
             for key, value in kept.items():
@@ -77,7 +77,7 @@ _PROBE = torch.Size((2, 3))
 
 
 def _kept_by(optimizer: torch.optim.Optimizer, group: dict[str, object]) -> dict[str, torch.Tensor]:
-    """Return what an optimizer of this kind keeps of a parameter of shape `_PROBE`, as it is before the first step."""
+    """Return an optimizer's initial state of a parameter of shape `_PROBE`."""
     kind = type(optimizer)
     settings = {name: value for name, value in group.items() if name in inspect.signature(kind).parameters}
     settings.pop("params", None)
@@ -87,7 +87,7 @@ def _kept_by(optimizer: torch.optim.Optimizer, group: dict[str, object]) -> dict
         probe = kind([parameter], **settings)  # type: ignore[arg-type]
         probe.step()
     except Exception as error:  # an optimizer of somebody's own may need anything
-        logger.warning("What the optimizer %s remembers stays at this site (%s).", kind.__name__, error)
+        logger.warning("The state of the optimizer %s stays at this site (%s).", kind.__name__, error)
         return {}
     return {
         key: torch.zeros_like(value) for key, value in probe.state[parameter].items() if isinstance(value, torch.Tensor)

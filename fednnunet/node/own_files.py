@@ -1,4 +1,4 @@
-"""What may be a user's own work among the files of a dataset: planning anew keeps a copy of it beside."""
+"""Keeps a copy of a user's own files in a dataset before new plans replace them."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -50,4 +50,4 @@ def _keep_unless(replaceable: Collection[str], path: Path, digest: Callable[[Map
     except FednnUNetError:  # damaged, which is for the user to look at
         content = None
     if not isinstance(content, dict) or digest(content) not in replaceable:
-        logger.warning("%s is not what a federation has made: it is replaced, and kept as %s.", path, keep_copy(path))
+        logger.warning("%s was not written by a federation: replacing it, and keeping it as %s.", path, keep_copy(path))

@@ -1,7 +1,7 @@
-"""Models of a site's own, which it trains after the federation: a personal one, and one that has learned here alone.
+"""Trains a site's own models after the federation: a personal one, and one trained alone.
 
-Each is trained as a federation of one site would, round by round with nothing exchanged, so that the hooks of any
-trainer, its log, its checkpoints and a new start after a kill are those of `FederatedRounds`. Nothing of it leaves.
+Each is trained like a federation of one site, round by round without any exchange, so that the hooks of any trainer,
+its log, its checkpoints and recovery work as in `FederatedRounds`. No part of these models leaves the site.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def train_own_model(
     settings: TrainingSettings, dataset: SiteDataset, asked: OwnTraining, tracker: Tracker
 ) -> OwnTrained:
-    """Train one of a site's own models, and validate it; go on with one that was begun, and leave one that is done.
+    """Train and validate one of a site's own models; continue an unfinished one, and keep a finished one.
 
     Parameters
     ----------
@@ -45,12 +45,12 @@ def train_own_model(
     states, epochs = KeptStates(trainer.folder), asked.schedule.epochs
     if not KeptStates(fold_folder(settings, dataset, asked.fold)).is_final(asked.run):
         raise FednnUNetError(
-            f"the coordinator asks for a model beside that of a training of fold {asked.fold} which this site has not "
-            "finished, or of which it was told to keep nothing (--disable_checkpointing)"
+            f"the coordinator asks for an additional model of a training of fold {asked.fold} which this site has not "
+            "finished, or of which it has no checkpoint (--disable_checkpointing)"
         )
     name = trainer.name
     if states.is_final(name) and not states.all():
-        logger.info("The %s model of fold %s is there already.", asked.model, asked.fold)
+        logger.info("The %s model of fold %s already exists.", asked.model, asked.fold)
         return OwnTrained(epochs=epochs)
     if not states.is_begun(name):
         trainer.set_aside()

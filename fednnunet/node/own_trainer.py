@@ -1,8 +1,8 @@
-"""The trainer of a model of a site's own, beside that of the federation: an ordinary one, in another results folder.
+"""The trainer of a site's own model: an ordinary one, in a separate results folder.
 
-nnU-Net's folders are called ``TRAINER__PLANS__CONFIGURATION``, and its predictor reads the plans in them. So the same
-plans under another name make a folder with which ``nnUNetv2_predict -p PLANS_personal`` works as with any other, while
-trainer class and preprocessed cases are those of the federation's model.
+nnU-Net's folders are called ``TRAINER__PLANS__CONFIGURATION``, and its predictor reads the plans in them. A copy of the
+plans under another name therefore makes a folder that works with ``nnUNetv2_predict -p PLANS_personal``, while trainer
+class and preprocessed cases are those of the federated model.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def fold_folder(settings: TrainingSettings, dataset: SiteDataset, fold: Fold, mo
 
 @dataclass(frozen=True)
 class OwnTrainer:
-    """What there is to know of the training of one of a site's own models.
+    """Settings and state of the training of one of a site's own models.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class OwnTrainer:
 
     @property
     def name(self) -> str:
-        """What tells this training from any other: a model that is finished is not trained again.
+        """Identifies this training: a finished model is not trained again.
 
         A personal model is one of a federated training. One that was trained alone is the same whatever the
         federation did, as long as plans, cases and schedule are.
@@ -129,8 +129,8 @@ class OwnTrainer:
             weights: Mapping[str, Any] = checkpoint["network_weights"]
         except Exception as error:  # torch raises whatever a damaged file makes it stumble over
             raise FednnUNetError(
-                f"the federation's model cannot be read from {path} ({type(error).__name__}): a personal one begins "
-                "with it"
+                f"the federated model, from which the personal one starts, cannot be read from {path} "
+                f"({type(error).__name__})"
             ) from error
         return weights
 

@@ -111,22 +111,22 @@ class PlanningClient(SiteClient):
     @property
     def _measured(self) -> _Fingerprinting:
         if self._fingerprinting is None:
-            raise FednnUNetError("the coordinator asks about cases that it has not let the node measure")
+            raise FednnUNetError("the coordinator asks about cases before the node has measured them")
         return self._fingerprinting
 
     def _measure(self, work: Work) -> Answer:
         cases, mode = work.read(Measure).cases, self.hello.fingerprint
         if mode is None:
-            raise FednnUNetError("the coordinator asks for a common fingerprint, but this site plans alone")
+            raise FednnUNetError("the coordinator asks for a common fingerprint, but this site plans for itself")
         if self._fingerprinting is not None and self._fingerprinting.due.has_begun:
             raise FednnUNetError(
-                "the coordinator begins anew, which would let it ask more than one fingerprint takes: "
-                "start the node again for another fingerprint"
+                "the coordinator restarts the protocol, to ask more than one fingerprint needs: "
+                "restart the node for another fingerprint"
             )
         if cases < self.hello.cases:
             raise FednnUNetError(
                 f"the coordinator says that the federation has {cases} cases, but this site alone has "
-                f"{self.hello.cases}: see that you trust who runs it"
+                f"{self.hello.cases}: check that you trust its operator"
             )
         measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), work.tracker)
         self._answered = _answered_cases(self.dataset)
@@ -329,7 +329,7 @@ def check_common(common: CommonPlans, hello: Hello) -> None:
         Says what is wrong; nothing has been written.
     """
     if hello.method != "FFE":
-        raise FednnUNetError("the coordinator sends a common fingerprint, but this site plans alone: give --asym to it")
+        raise FednnUNetError("the coordinator sends a common fingerprint, but this site has --asym: start both alike")
     if common.fingerprint is not None:
         check_fingerprint(common.fingerprint)
     if common.plans is None or common.record is None:
@@ -340,7 +340,7 @@ def check_common(common: CommonPlans, hello: Hello) -> None:
         raise FednnUNetError("the coordinator sends plans, but this site was started for the fingerprint only")
     check_plans(common.plans, hello.planner.plans_name, {hello.planner.preprocessor})
     if plans_digest(common.plans) != common.record.plans_digest:
-        raise FednnUNetError("the common plans did not arrive as they were sent: start the task again")
+        raise FednnUNetError("the common plans were altered in transit: start the task again")
 
 
 def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
@@ -358,7 +358,7 @@ def install_plans(plans: dict[str, object], dataset: SiteDataset) -> None:
         wanted, kept = (read_json(path, "move it away") for path in (brought, used))
         # folds may have been added to the one that is used
         if not isinstance(wanted, list) or not isinstance(kept, list) or wanted != kept[: len(wanted)]:
-            raise FednnUNetError(f"{brought} and {used} name different folds: move the one that is out of date away.")
+            raise FednnUNetError(f"{brought} and {used} define different folds: move the outdated one away.")
     elif brought.is_file():
         used.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(brought, used)

@@ -1,4 +1,4 @@
-"""The preprocessed cases of a site, held against what a training will ask of them."""
+"""Checks a site's preprocessed cases against the needs of a training."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def has_own_splits(dataset: SiteDataset) -> bool:
 def check_cases(
     dataset: SiteDataset, folder: Path, fold: str, ending: str, preprocess: str, *, reads_splits: bool = True
 ) -> int | None:
-    """Check that the cases of the folds that are asked for are there, and return how many folds the split has.
+    """Check that the cases of the requested folds exist, and return the number of folds of the split.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing of a site's cases, with a count of what is done."""
+"""Runs nnU-Net's preprocessing on a site's cases, and counts finished ones."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""FedProx: a pull towards the global model during local training.
+"""FedProx: attracts local training to the global model.
 
 Li et al., *Federated Optimization in Heterogeneous Networks*, MLSys 2020, equation 2: the local objective has the term
 ``mu / 2 * ||w - w_global||**2``, whose gradient is ``mu * (w - w_global)``.
@@ -31,7 +31,7 @@ class ProximalTerm:
         self._global = [parameter.detach().clone() for parameter in self._parameters]
 
     def forget(self) -> None:
-        """Free the memory of what `remember` took note of, which must be called again before the next step."""
+        """Free the memory of `remember`, which must be called again before the next step."""
         self._global = []
 
     @torch.no_grad()

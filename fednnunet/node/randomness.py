@@ -12,7 +12,7 @@ import torch
 
 
 def seed_all(*about: object) -> None:
-    """Seed all generators from what `about` says, such as a number, a site and a round."""
+    """Seed all generators from `about`, such as a number, a site and a round."""
     digest = hashlib.sha256("\n".join(map(str, about)).encode()).digest()
     random.seed(digest)
     np.random.seed(np.frombuffer(digest, np.uint32))
@@ -28,7 +28,7 @@ class OwnRandomness:
 
     @contextlib.contextmanager
     def drawn(self) -> Iterator[None]:
-        """Let the generators go on where they were at the end of the last such block."""
+        """Continue the generators from the end of the last such block."""
         _restore(self._state)
         try:
             yield

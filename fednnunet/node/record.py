@@ -1,4 +1,4 @@
-"""``federation.json``: how the plans beside it came about, by the name of the plans."""
+"""``federation.json``: records the origin of plans, by name of the plans."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def read_record(dataset: SiteDataset, plans_name: str) -> FederationRecord | Non
 
 
 def write_record(dataset: SiteDataset, plans_name: str, record: FederationRecord) -> None:
-    """Keep how plans came about, beside what is known of other plans of the dataset.
+    """Record the origin of plans, beside that of other plans of the dataset.
 
     Plans may share preprocessed data: what others have known of data that are now those of this record is over.
     """
@@ -37,7 +37,7 @@ def write_record(dataset: SiteDataset, plans_name: str, record: FederationRecord
 
 
 def preprocessed_with(dataset: SiteDataset, data_identifier: str) -> str | None:
-    """Return the digest of what has shaped the preprocessed data in a folder, ``None`` if no federation did that."""
+    """Return the digest of the settings of preprocessed data in a folder, ``None`` if no federation made them."""
     return next((record.data[data_identifier] for record in _read(dataset).values() if data_identifier in record.data),
                 None)  # fmt: skip
 
@@ -59,6 +59,6 @@ def _read(dataset: SiteDataset) -> dict[str, FederationRecord]:
         return _RECORDS.validate_json(path.read_bytes())
     except ValidationError as error:
         raise FednnUNetError(
-            f"{path} is damaged: restore it, or move it away; plans count then as made by no federation, which train "
-            "where all sites have the same."
+            f"{path} is damaged: restore it, or move it away; its plans then count as custom plans, which train "
+            "if all sites have the same."
         ) from error

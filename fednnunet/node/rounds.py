@@ -107,7 +107,7 @@ class FederatedRounds:
         """Whether the network is as it was built: nothing that this site has learned is in its weights."""
 
     def offer(self) -> TrainingOffer:
-        """Return what the trainer would do if nobody told it otherwise."""
+        """Return the trainer's default schedule."""
         return TrainingOffer(
             epochs=self._trainer.num_epochs,
             iterations_per_epoch=self._trainer.num_iterations_per_epoch,
@@ -275,14 +275,14 @@ class FederatedRounds:
                     self._states.keep_log(self._run, round_number, log.get_checkpoint())
                 else:
                     logger.warning(
-                        "Trainer %s saves no checkpoint, so round %d cannot be gone on from.",
+                        "Trainer %s saves no checkpoint, so round %d cannot be resumed.",
                         *(type(self._trainer).__name__, round_number),
                     )
             except Exception as error:  # also what a trainer's own ``save_checkpoint`` raises
                 reason = disk_problem(error) or getattr(error, "strerror", None) or type(error).__name__
-                logger.error("The state of the training cannot be kept: %s", error)
+                logger.error("The state of the training cannot be saved: %s", error)
                 raise FednnUNetError(
-                    f"the state of its training cannot be written ({reason}): mend that, and start the node with --c"
+                    f"the state of its training cannot be written ({reason}): fix that, and start the node with --c"
                 ) from error
         return RoundReport(
             train_loss=_number(log.get_value("train_losses", step=-1)),
@@ -329,7 +329,7 @@ class FederatedRounds:
         if overriding_class(type(trainer), "perform_actual_validation") is not None and (
             not path.is_file() or path.stat().st_mtime_ns == before
         ):
-            logger.warning("Trainer %s has written no %s: there are no figures.", type(trainer).__name__, path)
+            logger.warning("Trainer %s has not written %s: there are no figures.", type(trainer).__name__, path)
             return ValidationReport(mean_dice=None, dice=dict.fromkeys(self._labels.foreground))
         summary = read_json_object(path, "run the validation again with --val")
         dice = {key: metrics["Dice"] for key, metrics in summary["mean"].items()}
@@ -367,7 +367,7 @@ class FederatedRounds:
             self._parked = None
 
     def close(self) -> None:
-        """Free the memory of network and optimizer, and end what nnU-Net's own logger has begun."""
+        """Free the memory of network and optimizer, and close nnU-Net's own logger."""
         _finish_wandb()
         del self._trainer
         gc.collect()
@@ -396,7 +396,7 @@ class FederatedRounds:
         self._is_validated = True
 
     def _catch_up(self, epochs: int) -> None:
-        """Make `epochs` the number of epochs that are over: forget what comes after, leave blank what is missing."""
+        """Set the number of finished epochs to `epochs`: remove later ones, leave missing ones blank."""
         trainer = self._trainer
         labels = len(self._labels.outputs)
         log = {}
@@ -416,7 +416,7 @@ class FederatedRounds:
 
 
 def _finish_wandb() -> None:
-    """End the run of Weights & Biases that nnU-Net has begun, if it has (``nnUNet_wandb_enabled``).
+    """End nnU-Net's run of Weights & Biases, if any (``nnUNet_wandb_enabled``).
 
     nnU-Net trains one fold in a process, and leaves that to its end. Here, the next fold's run would be this one.
     """

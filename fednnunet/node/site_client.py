@@ -181,10 +181,10 @@ class SiteClient(NumPyClient):
         full = disk_problem(error)
         if full is not None:
             which = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-            what = f"cannot be written: {full}. Mend that, and start the node again"
+            what = f"cannot be written: {full}. Fix that, and restart the node"
             return f"A file{which} {what}.", f"a file {what}"
         if isinstance(error, FileNotFoundError) and error.filename:
-            what = "is not there any more. Bring it back, and start the node again"
+            what = "no longer exists. Restore it, and restart the node"
             return f"A file ({error.filename}) {what}.", f"a file {what}"
         if self.failure is None:
             logger.exception("This site failed")

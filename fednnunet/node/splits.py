@@ -1,4 +1,4 @@
-"""``splits_final.json``: which cases train and which validate, read once and held against the cases that there are."""
+"""``splits_final.json``: reads the folds, and checks them against the existing cases."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SPLITS = "splits_final.json"
 Splits: TypeAlias = list[dict[str, list[str]]]
 """One entry for each fold: the cases in ``train`` and in ``val``."""
 
-_REMEDY = "delete it, so that nnU-Net makes new folds, and train all of them anew"
+_REMEDY = "delete it, so that nnU-Net creates new folds, and train all of them again"
 
 
 def read_splits(path: Path, cases: Collection[str]) -> Splits:
@@ -34,8 +34,8 @@ def read_splits(path: Path, cases: Collection[str]) -> Splits:
     content = read_json(path, _REMEDY)
     form = f"it should be a list of folds, each with the cases in train and val: correct it, or {_REMEDY}"
     if not isinstance(content, list) or not content:
-        raise FednnUNetError(f"{path} is no split, {form}.")
-    splits = [_fold(fold, f"{path} is no split (fold {number}), {form}.") for number, fold in enumerate(content)]
+        raise FednnUNetError(f"{path} is not a valid split, {form}.")
+    splits = [_fold(fold, f"{path} is not a valid split (fold {i}), {form}.") for i, fold in enumerate(content)]
     there = set(cases)
     for number, fold in enumerate(splits):
         for part, named in fold.items():
@@ -46,7 +46,7 @@ def read_splits(path: Path, cases: Collection[str]) -> Splits:
             if gone:
                 raise FednnUNetError(
                     f"{path} names the case {gone[0]} in fold {number}{_and_others(gone)}, which is not among the "
-                    f"{len(there)} cases that there are: bring it back, correct the file, or {_REMEDY}."
+                    f"{len(there)} existing cases: restore it, correct the file, or {_REMEDY}."
                 )
     return splits
 
@@ -70,13 +70,13 @@ def check_covered(path: Path, splits: Splits, cases: Collection[str]) -> str | N
     told = f"{path} has no fold with the case {missing[0]}{_and_others(missing)}"
     if splits == split_of_nnunet(sorted(set(cases) - set(missing))):
         raise FednnUNetError(
-            f"{told}: nnU-Net made it before there were {len(set(cases))} cases; {_REMEDY}, or add the cases to it."
+            f"{told}: nnU-Net created it for fewer than {len(set(cases))} cases; {_REMEDY}, or add the cases to it."
         )
-    return f"{told}: they neither train nor validate. If that is not meant to be so, add them to the file."
+    return f"{told}: they neither train nor validate. If that is not intended, add them to the file."
 
 
 def split_of_nnunet(cases: Sequence[str]) -> Splits | None:
-    """Return the folds that nnU-Net makes where there is no file; ``None`` for fewer cases than it needs.
+    """Return the folds that nnU-Net creates without a file; ``None`` for fewer cases than it needs.
 
     Parameters
     ----------

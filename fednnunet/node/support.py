@@ -1,4 +1,4 @@
-"""How many cases of a site are behind a figure."""
+"""Counts the cases of a site behind a figure."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""What of a trainer of the user's own a federation honours, and what it must refuse.
+"""Checks which overrides of a custom trainer a federation can honour.
 
-Of the methods that stock nnU-Net calls in a training, federated rounds call all but ``run_training``, the loop over the
-epochs: they are that loop. Whatever else a trainer overrides takes effect.
+Federated rounds call all methods that stock nnU-Net calls in a training except ``run_training``, the loop over the
+epochs, which they replace. All other overrides take effect.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def find_trainer(name: str) -> "type[nnUNetTrainer]":
 
 
 def check_hooks(trainer: "type[nnUNetTrainer]", attributes: Collection[str] = ()) -> None:
-    """Refuse a trainer that overrides what federated rounds never call: it would train otherwise than its user thinks.
+    """Refuse a trainer that overrides methods that federated rounds never call.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def check_hooks(trainer: "type[nnUNetTrainer]", attributes: Collection[str] = ()
             where = "in __init__" if owner is None else f"{owner.__name__} in {_file(owner, method)}"
             raise FednnUNetError(
                 f"Trainer {trainer.__name__} overrides {method} ({where}), which a federation never calls, because "
-                "its rounds are that loop: move what it does into hooks that are called, such as on_train_start, "
-                "train_step or on_epoch_end, and give the coordinator the length with --rounds, or name another "
+                "its rounds replace that loop: move its work into hooks that are called, such as on_train_start, "
+                "train_step or on_epoch_end, and give the coordinator the length with --rounds, or choose another "
                 "trainer with -tr."
             )
 
@@ -95,7 +95,7 @@ def check_split(trainer: "type[nnUNetTrainer]") -> None:
 
 
 def reads_splits(name: str) -> bool:
-    """Return whether a trainer takes its folds from ``splits_final.json``, as far as can be told without training.
+    """Return whether a trainer takes its folds from ``splits_final.json``, as far as known without training.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def check_schedule(trainer: "nnUNetTrainer", schedule: Schedule) -> None:
             )
     if trainer.current_epoch != 0:
         raise FednnUNetError(
-            f"trainer {type(trainer).__name__} would begin with epoch {trainer.current_epoch}, but a federation begins "
+            f"trainer {type(trainer).__name__} would start with epoch {trainer.current_epoch}, but a federation starts "
             "with epoch 0: leave current_epoch alone, and give the coordinator fewer --rounds"
         )
 

@@ -1,7 +1,7 @@
-"""Whether nnU-Net finds a trainer, and if not, what is to blame.
+"""Looks up a trainer like nnU-Net, and explains a failure.
 
-nnU-Net looks for a trainer by importing its own modules one after the other, and then those in ``nnUNet_extTrainer``:
-one that cannot be imported ends the search, whatever it has to do with the trainer.
+nnU-Net looks for a trainer by importing its own modules one after the other, and then those in ``nnUNet_extTrainer``: a
+module that cannot be imported ends the search, even if it is unrelated to the trainer.
 """
 
 import difflib
@@ -41,25 +41,25 @@ def check_trainer(name: str) -> None:
             raise FednnUNetError(_complaint(name, error, places)) from error
         if isinstance(error, AssertionError):
             raise FednnUNetError(
-                f"{name} is no trainer, it does not derive from {DEFAULT_TRAINER}: correct -tr."
+                f"{name} is not a trainer: it does not derive from {DEFAULT_TRAINER}; correct -tr."
             ) from None
         raise FednnUNetError(_unknown(name)) from None
 
 
 def _unknown(name: str) -> str:
-    """Return that there is no such trainer, and which there are of a similar name."""
+    """Return the message about an unknown trainer, with similar names."""
     external = os.environ.get(_EXTERNAL)
     missing = [folder for folder in _external_folders() if not folder.is_dir()]
     if missing:
-        where = f", and {_EXTERNAL} names {missing[0]}, which is no folder"
+        where = f", and {_EXTERNAL} names {missing[0]}, which is not a folder"
     else:
-        where = f" and {external}" if external else f" ({_EXTERNAL}, where those of your own are, is not set)"
+        where = f" and {external}" if external else f" ({_EXTERNAL}, for custom trainers, is not set)"
     folders = [Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer", *_external_folders()]
     files = [path for folder in folders for path in folder.rglob("*.py")]
     names = {found for path in files for found in _TRAINER_CLASS.findall(path.read_text("utf-8", errors="replace"))}
     alike = difflib.get_close_matches(name, sorted({DEFAULT_TRAINER, *names}), n=3)
     hint = f", did you mean {' or '.join(alike)}?" if alike else "."
-    return f"There is no trainer '{name}' in nnU-Net{where}: correct -tr{hint}"
+    return f"No trainer '{name}' in nnU-Net{where}: correct -tr{hint}"
 
 
 def _external_folders() -> list[Path]:
@@ -84,7 +84,7 @@ def _complaint(name: str, error: BaseException, places: list[tuple[Path, int]]) 
     package = packages[0] if packages else "one of them"
     return (
         f"nnU-Net looks for {name} by importing all of its own trainers, for which {package} cannot be imported "
-        f"({reason}): mend the installation."
+        f"({reason}): repair the installation."
     )
 
 

@@ -152,7 +152,7 @@ class TrainingClient(SiteClient):
         number = work.read(RoundRequest).round
         shared = self._model
         if self._held_round != number:
-            raise FednnUNetError(f"the coordinator asks how good round {number} is, which this node has not trained")
+            raise FednnUNetError(f"the coordinator asks for figures of round {number}, which this node has not trained")
         if self._report is not None:
             return Answer.of(self._report)
         shared.accept()
@@ -181,7 +181,7 @@ class TrainingClient(SiteClient):
     @property
     def _model(self) -> SiteModel:
         if self._shared is None:
-            raise FednnUNetError("the coordinator has not said yet what is shared")
+            raise FednnUNetError("the coordinator has not announced yet which tensors are shared")
         return self._shared
 
     def _seed(self, fold: Fold, round_number: int) -> None:
@@ -271,7 +271,7 @@ class TrainingClient(SiteClient):
         """Send a part of what has stayed here in all rounds, after the last one; no mean of it ever comes back."""
         part, kept, started = work.read(ModelPart), self._at_end, self._started
         if kept is None or started is None:
-            raise FednnUNetError("the coordinator asks for weights of which it has said that they stay here")
+            raise FednnUNetError("the coordinator asks for weights that it has declared local")
         if self._rounds.is_untrained or not part.round == self._global_round == started.schedule.rounds:
             raise FednnUNetError("the coordinator asks for weights of the last round, which this node has not trained")
         if not self._holds_kept:  # the full validation may load another checkpoint into the network

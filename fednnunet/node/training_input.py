@@ -1,4 +1,4 @@
-"""What a node trains: with which plans, on which preprocessed cases, and whether all is there that it takes."""
+"""Checks plans, preprocessed cases and flags of a training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from fednnunet.settings.node import TrainingSettings
 
 
 class TrainingInput(NamedTuple):
-    """What a site trains with.
+    """Inputs of a site's training.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ def read_training(settings: TrainingSettings) -> TrainingInput:
 
 
 def _read_plans(dataset: SiteDataset, name: str) -> dict[str, Any]:
-    """Return the plans of this name, which must be this dataset's: nnU-Net goes by the names that stand in them."""
+    """Return the plans of this name, which must be this dataset's: nnU-Net uses the names in them."""
     path = dataset.preprocessed / f"{name}.json"
     if not path.is_file():
         raise FednnUNetError(
@@ -164,7 +164,7 @@ def _check_data(dataset: SiteDataset, plans: dict[str, Any], plans_name: str, co
 
 
 def _preprocess(dataset: SiteDataset, plans_name: str, configuration: str) -> str:
-    """Return what to do about data that are missing, which destroys nothing."""
+    """Return the remedy for missing data, which destroys nothing."""
     return (
         f"preprocess with nnUNetv2_preprocess -d {dataset.id} -plans_name {plans_name} -c {configuration}, which "
         "leaves the plans as they are"
@@ -172,7 +172,7 @@ def _preprocess(dataset: SiteDataset, plans_name: str, configuration: str) -> st
 
 
 def _is_preprocessed(record: FederationRecord, plans: dict[str, Any], identifier: str, preprocessed_at: float) -> bool:
-    """Return whether data of which a record does not tell are those of its plans."""
+    """Return whether preprocessed data without a recorded digest are those of the plans."""
     if record.made is not None:
         return preprocessed_at >= record.made
     # written before there was a time in it

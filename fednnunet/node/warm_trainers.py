@@ -1,4 +1,4 @@
-"""Trainers of several sites on one device: those whose turn it is not wait in the machine's main memory."""
+"""Shares one device among the trainers of several sites: those not at work wait in main memory."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,10 +10,10 @@ _MAIN_MEMORY = torch.device("cpu")
 
 
 class Parkable(Protocol):
-    """What takes memory of a device while it is warm."""
+    """An object that occupies memory of a device while it is warm."""
 
     def park(self) -> None:
-        """Leave the device, if it is there."""
+        """Leave the device, if present."""
 
     def wake(self) -> None:
         """Come back to the device, if it has left it."""

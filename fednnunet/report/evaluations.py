@@ -77,7 +77,7 @@ def write_evaluation(run_dir: Path, event: SitesEvaluated, nsd_tolerance: float 
                 temporary.write_text(content, encoding="utf-8")
     except OSError as error:
         raise FednnUNetError(
-            f"The results cannot be written to {run_dir} ({error.strerror}): mend that, or name another --run_dir."
+            f"The results cannot be written to {run_dir} ({error.strerror}): fix that, or choose another --run_dir."
         ) from error
     return path.with_name(path.name + ".md")
 

@@ -12,7 +12,7 @@ from fednnunet.report.formats import MISSING, number, own_name, printable
 OVERALL = "all labels"
 NOTE = (
     "Mean Dice over the validation cases of each site on which all models have one, and differences by case with their "
-    "95 % confidence interval. The federation's model is advised unless another is better by more than chance."
+    "95 % confidence interval. The federated model is recommended unless another is better by more than chance."
 )
 HEADINGS = (
     "cases",
@@ -54,7 +54,7 @@ def advice(report: GainReport) -> str:
 
 def gain_table(event: GainTold) -> Table:
     """Return the table of a fold, one row for each site, for a terminal."""
-    table = Table(title=Text(f"What the federation gave, fold {event.fold}: Dice"), title_justify="left")
+    table = Table(title=Text(f"Benefit of the federation, fold {event.fold}: Dice"), title_justify="left")
     table.add_column("site", overflow="fold")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == HEADINGS[-1] else "right")

@@ -110,7 +110,7 @@ class PageFile:
         except FednnUNetError as error:
             self._tell(str(error))
         except Exception as error:  # whatever it is, a training that lasts a week does not end for it
-            self._tell(f"The report page cannot be made ({type(error).__name__}: {error}).")
+            self._tell(f"The report page cannot be written ({type(error).__name__}: {error}).")
 
     def _tell(self, problem: str) -> None:
         if problem != self._told:

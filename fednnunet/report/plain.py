@@ -87,15 +87,11 @@ class PlainProgress:
                 where = f"round {event.round}" if event.round else "preparing"
                 self._line(f"{where} · without site {event.site}: {event.reason}")
             case SiteTakenIn():
-                self._line(f"site {event.site} takes part again, from round {event.round + 1}")
+                self._line(f"site {event.site} rejoins, from round {event.round + 1}")
             case UpdateOutOfLine():
                 self._line(f"round {event.round} · the update of site {event.site} {event.finding}")
             case ApprovalAwaited():
-                waits = (
-                    "waits until a person there agrees to what would be sent"
-                    if event.waits
-                    else "need not wait for a person any more"
-                )
+                waits = "waits for a person's approval of a message" if event.waits else "no longer waits for approval"
                 self._line(f"site {event.site} {waits}")
             case SitesAwaited():
                 if event.sites:
@@ -107,7 +103,7 @@ class PlainProgress:
             case ModelExported():
                 self._line(f"model of {_folds(event)} written to {event.folder} and {event.archive}")
                 if event.caution is not None:
-                    self._line(f"CAREFUL: {event.caution}")
+                    self._line(f"WARNING: {event.caution}")
             case SitesEvaluated():
                 self._table(evaluation_table(event))
                 for site, why in event.left_out.items():

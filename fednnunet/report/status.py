@@ -151,7 +151,7 @@ def read_status(run_dir: Path) -> Status:
     """
     path = run_dir / STATUS
     if not path.is_file():
-        raise FednnUNetError(f"{run_dir} is no run folder, it has no {STATUS}: name the coordinator's --run_dir.")
+        raise FednnUNetError(f"{run_dir} is not a run folder: it has no {STATUS}; give the coordinator's --run_dir.")
     return Status.from_json(path.read_text(encoding="utf-8"))
 
 
@@ -184,7 +184,7 @@ def status_screen(status: Status, now: float) -> RenderableType:
         lines.append(printable(f"Waiting for {', '.join(status.awaited)}"))
     asked = [site for site, contact in status.sites.items() if contact.waits_for_approval]
     if asked and status.ended is None:
-        lines.append(printable(f"Waiting for a person's yes at {', '.join(asked)}"))
+        lines.append(printable(f"Waiting for approval at {', '.join(asked)}"))
     table = Table()
     for column in ("site", "connected", "last contact", "last pseudo Dice"):
         table.add_column(column, justify="left" if column == "site" else "right")
@@ -197,7 +197,7 @@ def status_screen(status: Status, now: float) -> RenderableType:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))
         lines.append(printable(f"  {when} · round {failure.round} · {failure.site}: {failure.reason}"))
     if status.number_out_of_line:
-        lines.append(Text(f"Updates far out of line with the others so far: {status.number_out_of_line}"))
+        lines.append(Text(f"Outlier updates so far: {status.number_out_of_line}"))
     for event in status.out_of_line[-_SHOWN_OUT_OF_LINE:]:
         lines.append(printable(f"  round {event.round} · {event.site}: its update {event.finding}"))
     return Group(*lines)

@@ -45,7 +45,7 @@ EVALUATE_FLAGS = (
 )  # fmt: skip
 """Those of ``nnUNetv2_predict`` that shape a prediction."""
 
-_DATASET = _value("-d", "dataset id, nnU-Net's spelling of the positional one", nargs="+", type=int, default=None)
+_DATASET = _value("-d", "dataset id, as in nnU-Net instead of by position", nargs="+", type=int, default=None)
 _EXTRACTOR = _value("-fpe", "fingerprint extractor class (default: %(default)s)", type=str,
                     default="DatasetFingerprintExtractor", dest="extractor")  # fmt: skip
 _VERIFY = _switch("--verify_dataset_integrity", "check the dataset first; recommended once per dataset")
@@ -69,7 +69,7 @@ PLANNER_FLAGS = (
     _value("-gpu_memory_target", "GPU memory that the plans may use, in GB", default=None, type=float),
     _value("-preprocessor_name", "preprocessor class (default: %(default)s)", default="DefaultPreprocessor", type=str),
     _value("-overwrite_target_spacing", "target spacing of 3d_fullres, three numbers in mm", default=None, nargs="+"),
-    _value("-overwrite_plans_name", "name of the plans, where the default is not wanted", default=None),
+    _value("-overwrite_plans_name", "name of the plans, instead of the default", default=None),
 )
 """The flags that shape the plans: they must be the same at every site."""
 

@@ -1,6 +1,6 @@
-"""Models, or differences of models, as bytes: exact, or smaller.
+"""Encodes models, or differences of models, as bytes: exact, or smaller.
 
-Nothing here trusts the bytes: lengths are checked before memory is taken, and what is not finite is refused.
+Received bytes are not trusted: lengths are checked before memory is allocated, and non-finite numbers are rejected.
 """
 
 from typing import Literal, Protocol
@@ -72,7 +72,7 @@ class Float32:
 
 
 class Float16:
-    """Two bytes per number, little-endian; what is too large for float16 becomes its largest number."""
+    """Two bytes per number, little-endian; larger numbers become float16's largest."""
 
     name: EncodingName = "float16"
     is_exact = False

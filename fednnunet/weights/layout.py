@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from fednnunet.message import printable_line
 
 MOST_ELEMENTS = 1 << 34
-"""More than any network has; who claims more is not believed."""
+"""Upper bound; larger claims are rejected."""
 
 _MOST_AXES = 16
 _OF_OPTIMIZER = "@"
@@ -31,7 +31,7 @@ TensorName = Annotated[str, Field(max_length=500), AfterValidator(printable_line
 
 
 def state_name(weight: str, key: str) -> str:
-    """Return the name of what an optimizer remembers of a weight under `key`: a name that no weight has."""
+    """Return the name of the optimizer's tensor `key` of a weight: a name that no weight has."""
     return f"{weight}{_OF_OPTIMIZER}{key}"
 
 
@@ -57,7 +57,7 @@ class TensorSpec:
 
     @property
     def is_of_optimizer(self) -> bool:
-        """Whether it is what an optimizer remembers of a weight, and no weight."""
+        """Whether this is a tensor of the optimizer instead of a weight."""
         return _OF_OPTIMIZER in self.name
 
     @property
@@ -82,7 +82,7 @@ class Layout:
 
     @property
     def is_of_optimizer(self) -> bool:
-        """Whether these are what an optimizer remembers, and no weights; in one group there are not both."""
+        """Whether these are tensors of the optimizer instead of weights; a group never has both."""
         return bool(self.tensors) and self.tensors[0].is_of_optimizer
 
     @property

@@ -1,9 +1,8 @@
-"""How large the sites' updates are, and which of them are far out of line with the others.
+"""Computes the norms of the sites' updates, and finds outliers.
 
-One site can move a mean as far as it likes (Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant
-Gradient Descent*, NeurIPS 2017, lemma 1), and has to send a large update to do so: Sun et al., *Can You Really Backdoor
-Federated Learning?*, 2019, limit the norms of updates for that reason. Here norms are looked at and told; nothing is
-changed.
+One site can move a mean arbitrarily far (Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant
+Gradient Descent*, NeurIPS 2017, lemma 1), and needs a large update for that: Sun et al., *Can You Really Backdoor
+Federated Learning?*, 2019, limit the norms of updates for that reason. This module only reports norms.
 """
 
 import math
@@ -41,7 +40,7 @@ class Norms:
     optimizer: dict[str, float]
 
     def out_of_line(self, factor: float = FACTOR) -> dict[str, float]:
-        """Return what `out_of_line` finds in either."""
+        """Return the findings of `out_of_line` in either."""
         found = out_of_line(self.weights, factor)
         for site, ratio in out_of_line(self.optimizer, factor).items():
             found[site] = max(ratio, found.get(site, 0.0))
@@ -53,7 +52,7 @@ _CHUNK = 1 << 13
 
 
 def squared_norm(values: np.ndarray, known: np.ndarray | None = None) -> float:
-    """Return the squared L2 norm of `values`, or of their difference to what is `known`.
+    """Return the squared L2 norm of `values`, or of their difference to `known`.
 
     The sum runs in float64, which holds the square of any float32.
 

@@ -1,4 +1,4 @@
-"""Between live models and flat buffers.
+"""Copies weights between live models and flat buffers.
 
 A state dict lists one storage under several names (``encoder.*`` again as ``decoder.encoder.*``, ``all_modules``):
 a layout has each storage once, under the first of its names.
@@ -22,7 +22,7 @@ _NORMALIZATION = (
 _NAMED_AS_NORMALIZATION = re.compile(r"[Nn]orm([123][dD])?$")
 
 _WRAPPER_PREFIXES = ("_orig_mod.", "module.")
-"""What ``torch.compile`` and DistributedDataParallel put before each name."""
+"""Prefixes of names added by ``torch.compile`` and DistributedDataParallel."""
 
 
 def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
@@ -135,7 +135,7 @@ def load_state(source: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
     if {bare(name): tensor.shape for name, tensor in state.items()} != {
         name: tensor.shape for name, tensor in given.items()
     }:
-        raise FednnUNetError("the weights that were kept are those of another network")
+        raise FednnUNetError("the saved weights belong to another network")
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(given[bare(name)])
@@ -179,7 +179,7 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 
 def bare(name: str) -> str:
-    """Return the name of a tensor without what wrappers put before it."""
+    """Return the name of a tensor without prefixes of wrappers."""
     while name.startswith(_WRAPPER_PREFIXES):
         name = name.partition(".")[2]
     return name

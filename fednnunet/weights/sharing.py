@@ -1,4 +1,4 @@
-"""Which tensors are averaged among which sites.
+"""Decides which tensors are averaged among which sites.
 
 AsymFedAvg (Skorupko et al. 2025): sites that planned for themselves have different networks; a tensor is averaged among
 sites where its name, shape and dtype agree, and stays local elsewhere. For equal networks this is federated averaging.
@@ -31,7 +31,7 @@ def share(
     keep_local: str | None = None,
     normalization: Mapping[str, Collection[str]] | None = None,
 ) -> list[Group]:
-    """Find what sites have in common.
+    """Group the tensors that sites have in common.
 
     Parameters
     ----------
@@ -75,19 +75,19 @@ def share(
 
 
 def _local(keep_local: str | None, normalization: Mapping[str, Collection[str]]) -> Callable[[str], bool]:
-    """Return what tells of the name of a tensor whether it stays at the site."""
+    """Return a function that decides by name whether a tensor stays at the site."""
     if keep_local is None:
         return lambda name: False
     if keep_local == NORM:
         names = frozenset(name for of_site in normalization.values() for name in of_site)
         if not names:
             raise FednnUNetError(
-                "The sites' networks have no layers of normalization with weights, so --keep_local norm would keep "
-                "nothing: leave it out, or name the tensors with a regular expression."
+                "The sites' networks have no normalization layers with weights, so --keep_local norm has no "
+                "effect: leave it out, or select tensors with a regular expression."
             )
         return names.__contains__
     try:
         expression = re.compile(keep_local)
     except re.error as error:
-        raise FednnUNetError(f"--keep_local '{keep_local}' is no regular expression: {error}.") from error
+        raise FednnUNetError(f"--keep_local '{keep_local}' is not a regular expression: {error}.") from error
     return lambda name: expression.search(name) is not None

@@ -1,4 +1,4 @@
-"""A site's copy of the weights that it shares: the global model, its own update, and the way from one to the other."""
+"""A site's copy of the shared weights: the global model, its own update, and the conversion between them."""
 
 import zlib
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class SiteModel:
 
     @property
     def rounding_error(self) -> np.ndarray | None:
-        """What rounding has left out of all updates so far, for the next one; none if all are exact.
+        """The accumulated rounding error of all updates, for the next one; none for exact encodings.
 
         Float32 of shape ``(n,)``, over the groups that are rounded.
         """
@@ -48,7 +48,7 @@ class SiteModel:
         return np.concatenate(errors) if errors else None
 
     def restore_rounding_error(self, error: np.ndarray) -> None:
-        """Go on from a `rounding_error` that was kept.
+        """Continue from a stored `rounding_error`.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class SiteModel:
         """
         own = [sender.error for sender in self._senders if sender.error is not None]
         if not own or error.shape != (sum(map(len, own)),):
-            raise FednnUNetError("the rounding errors that were kept belong to another model")
+            raise FednnUNetError("the saved rounding errors belong to another model")
         for part, kept in zip(own, np.split(error, np.cumsum([len(part) for part in own])[:-1]), strict=True):
             part[:] = kept
 
@@ -103,6 +103,6 @@ class SiteModel:
 
     def _part(self, group: int, start: int, stop: int) -> slice:
         if not (0 <= group < len(self._sizes) and 0 <= start < stop <= self._sizes[group]):
-            raise FednnUNetError(f"the coordinator names a part {start}:{stop} of group {group} that there is not")
+            raise FednnUNetError(f"the coordinator names a part {start}:{stop} of group {group}, which does not exist")
         offset = sum(self._sizes[:group])
         return slice(offset + start, offset + stop)

@@ -349,17 +349,17 @@ def test_a_log_whose_end_was_written_anew_is_found_with_a_receipt_only(path: Pat
         for _ in range(4):
             log.append("out", "update", [b"something else"])
     assert verify(path).entries == 7
-    with pytest.raises(FednnUNetError, match=r"Entry 5 of .* is not the one that the coordinator has a receipt of"):
+    with pytest.raises(FednnUNetError, match=r"Entry 5 of .* does not match the coordinator's receipt"):
         verify(path, head)
 
 
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([1, 2, 3, 4], r"Line 1 of .* is entry 2, where entry 1 belongs: lines are missing"),
-        ([0, 1, 4], r"Line 3 of .* is entry 5, where entry 3 belongs: lines are missing"),
-        ([0, 1, 1, 2], r"Line 3 of .* is entry 2 once more"),
-        ([0, 2, 1], r"Line 2 of .* is entry 3, where entry 2 belongs"),
+        ([1, 2, 3, 4], r"Line 1 of .* is entry 2 instead of 1: lines are missing"),
+        ([0, 1, 4], r"Line 3 of .* is entry 5 instead of 3: lines are missing"),
+        ([0, 1, 1, 2], r"Line 3 of .* repeats entry 2"),
+        ([0, 2, 1], r"Line 2 of .* is entry 3 instead of 2"),
     ],
 )
 def test_the_first_line_that_is_out_of_order_is_named(path: Path, order: Sequence[int], message: str) -> None:
@@ -375,11 +375,11 @@ def test_the_first_line_that_is_out_of_order_is_named(path: Path, order: Sequenc
     [
         (1, b'"round":0', b'"round":9', r"Line 1 of \S+ was changed"),
         (3, b'"bytes":2', b'"bytes":3', r"Line 3 of \S+ was changed"),
-        (3, b'"previous":"', b'"previous":"0', r"Line 3 of \S+ is no entry"),
-        (3, b'"round":2', b'"round": 2', r"Line 3 of \S+ is no entry"),
+        (3, b'"previous":"', b'"previous":"0', r"Line 3 of \S+ is not an audit log entry"),
+        (3, b'"round":2', b'"round": 2', r"Line 3 of \S+ is not an audit log entry"),
         (3, b'"number":3', b'"number":8', r"Line 3 of \S+ was changed"),
-        (5, b'"round":4', b'"round": 4', r"Line 5 of \S+ is no entry"),
-        (4, b'"bytes":3', b'"bytes":4', r"Lines 4 to 5 of \S+ do not fit together: one of them was changed"),
+        (5, b'"round":4', b'"round": 4', r"Line 5 of \S+ is not an audit log entry"),
+        (4, b'"bytes":3', b'"bytes":4', r"Lines 4 to 5 of \S+ do not match: one of them was changed"),
     ],
 )
 def test_the_line_that_was_changed_is_named(path: Path, line: int, old: bytes, new: bytes, message: str) -> None:
@@ -491,7 +491,7 @@ def test_a_log_that_was_moved_away_meanwhile_stops_the_node(path: Path) -> None:
         with pytest.raises(FednnUNetError, match="No such file"):
             log.append("out", "update", [b"x"])
         path.write_bytes(b"")
-        with pytest.raises(FednnUNetError, match="another file has taken its place"):
+        with pytest.raises(FednnUNetError, match="another file replaced it"):
             log.append("out", "update", [b"x"])
     assert path.read_bytes() == b""
 
@@ -571,7 +571,8 @@ def test_a_full_disk_is_told_and_the_chain_goes_on_when_there_is_room_again(path
         head = log.head
         disk.fill(0.5)
         with pytest.raises(
-            FednnUNetError, match=r"cannot be written \(No space left on device\): .*, nothing is sent without it\."
+            FednnUNetError,
+            match=r"cannot be written \(No space left on device\): .*; nothing is sent without the log\.",
         ):
             log.append("out", "update", [b"second"])
         assert log.head == head
@@ -707,7 +708,7 @@ def test_threads_that_write_at_the_same_time_make_one_chain(path: Path) -> None:
 
 def test_a_log_has_one_writer_only(path: Path) -> None:
     log = _log(path)
-    with pytest.raises(FednnUNetError, match=r"Another node writes the audit log .*: stop that one"):
+    with pytest.raises(FednnUNetError, match=r"Another node is writing the audit log .*: stop it"):
         _log(path)
     log.append("out", "update", [b"x"])
     log.close()
@@ -786,7 +787,7 @@ def test_receipts_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_a_line_that_is_no_receipt_is_named(tmp_path: Path) -> None:
     path = tmp_path / "receipts.jsonl"
     path.write_text(_receipt(1, "a" * 64).to_json() + "\n{}\n")
-    with pytest.raises(FednnUNetError, match=r"Line 2 of \S+ is no receipt"):
+    with pytest.raises(FednnUNetError, match=r"Line 2 of \S+ is not a receipt"):
         read_receipts(path)
     with pytest.raises(FednnUNetError, match=r"cannot be read \(No such file"):
         read_receipts(tmp_path / "other")
@@ -841,7 +842,7 @@ def test_show_tells_of_lines_that_are_no_entries(path: Path, capsys: pytest.Capt
     path.write_bytes(b"\x1b[2J[red]\n" + path.read_bytes())
     assert _run("show", path) == 0
     text = capsys.readouterr().out
-    assert text.splitlines()[-1].startswith("1 line is no entry: 'fednnunet audit verify' tells")
+    assert text.splitlines()[-1].startswith("1 line is invalid: check the log with 'fednnunet audit verify'")
     assert "\x1b" not in text
 
 
@@ -851,11 +852,13 @@ def test_verify_says_in_one_sentence_what_was_verified(shown_log: Path, capsys: 
     receipts.write_text(_receipt(*head).to_json() + "\n" + _receipt(99, "c" * 64, site="B").to_json() + "\n")
     assert _run("verify", shown_log, "--receipts", receipts) == 0
     assert capsys.readouterr().out == (
-        "audit.jsonl is whole: 4 entries, 4.1 kB out, 2 B in, 1 message withheld, from 2023-11-14 22:13:20 to "
+        "audit.jsonl is intact: 4 entries, 4.1 kB out, 2 B in, 1 message withheld, from 2023-11-14 22:13:20 to "
         "2023-11-14 22:13:20 UTC; its last receipt at the coordinator is entry 4.\n"
     )
     assert _run("verify", shown_log) == 0
-    assert "nobody can tell whether its end was cut off" in capsys.readouterr().out
+    assert (
+        "only the coordinator's receipts (--receipts) could show whether its end was cut off" in capsys.readouterr().out
+    )
 
 
 def test_verify_does_not_pretend_to_have_compared_receipts_that_there_are_not(shown_log: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_second_call_is_refused_and_changes_nothing(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["server.pem", "server.key"])
 def test_one_half_of_a_pair_is_not_overwritten_unasked(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert "has a server certificate or key already" in _refused(create_certificates, HOSTS, folder)
+    assert "already has a server certificate or key" in _refused(create_certificates, HOSTS, folder)
     create_certificates(HOSTS, folder, overwrite=True)
     _handshake(folder, NAME, folder / "ca.pem")
 
@@ -360,27 +360,27 @@ def test_addresses_are_written_as_addresses_and_each_host_once(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("host", "complaint"),
     [
-        ("*.example.org", "stands for more than one host"),
-        ("", "is no valid host name"),
+        ("*.example.org", "matches more than one host"),
+        ("", "is not a valid host name"),
         ("host:8080", "without a port"),
-        ("https://host.example", "is no valid host name"),
-        ("[::1]:8080", "is no valid host name"),
-        ("[127.0.0.1]", "is no valid host name"),
-        ("256.0.0.1", "is no valid host name"),
-        ("10.0.1", "is no valid host name"),
-        ("2001:db8::g", "is no valid host name"),
-        ("two words", "is no valid host name"),
-        ("line\nbreak", "is no valid host name"),
-        ("my_host", "is no valid host name"),
-        ("-host", "is no valid host name"),
-        ("a..b", "is no valid host name"),
-        ("ü..b", "is no valid host name"),
-        ("xn--\N{LATIN SMALL LETTER U WITH DIAERESIS}", "is no valid host name"),
-        ("xn--0.example", "is no valid host name"),
-        ("a" * 64 + ".de", "is no valid host name"),
-        (".".join(["a" * 60] * 5), "is no valid host name"),
-        ("0.0.0.0", "no address that nodes could connect to"),
-        ("[::]", "no address that nodes could connect to"),
+        ("https://host.example", "is not a valid host name"),
+        ("[::1]:8080", "is not a valid host name"),
+        ("[127.0.0.1]", "is not a valid host name"),
+        ("256.0.0.1", "is not a valid host name"),
+        ("10.0.1", "is not a valid host name"),
+        ("2001:db8::g", "is not a valid host name"),
+        ("two words", "is not a valid host name"),
+        ("line\nbreak", "is not a valid host name"),
+        ("my_host", "is not a valid host name"),
+        ("-host", "is not a valid host name"),
+        ("a..b", "is not a valid host name"),
+        ("ü..b", "is not a valid host name"),
+        ("xn--\N{LATIN SMALL LETTER U WITH DIAERESIS}", "is not a valid host name"),
+        ("xn--0.example", "is not a valid host name"),
+        ("a" * 64 + ".de", "is not a valid host name"),
+        (".".join(["a" * 60] * 5), "is not a valid host name"),
+        ("0.0.0.0", "not an address that nodes can connect to"),
+        ("[::]", "not an address that nodes can connect to"),
         ("fe80::1%eth0", "leave out '%eth0'"),
     ],
 )
@@ -488,22 +488,22 @@ def test_what_is_no_certificate_is_refused(folder: Path, content: bytes) -> None
         _refused(describe_certificates, path),
         _refused(check_server_certificate, path, folder / "server.key"),
     ):
-        assert f"{path} holds no valid certificate in PEM format" in sentence
+        assert f"{path} contains no valid certificate in PEM format" in sentence
 
 
 def test_a_missing_certificate_a_key_and_a_folder_are_told_apart(folder: Path) -> None:
     missing = folder / "none.pem"
-    assert f"There is no certificate {missing}" in _refused(describe_certificates, missing)
+    assert f"The certificate {missing} does not exist" in _refused(describe_certificates, missing)
     assert "no valid certificate" in _refused(describe_certificates, folder / "server.key")
     assert f"{folder} cannot be read (Is a directory)" in _refused(describe_certificates, folder)
 
 
 def test_a_missing_key_and_what_is_no_key_are_told_apart(folder: Path) -> None:
     certificate, key = folder / "server.pem", folder / "odd.key"
-    assert f"There is no key {key}" in _refused(check_server_certificate, certificate, key)
+    assert f"The key {key} does not exist" in _refused(check_server_certificate, certificate, key)
     key.touch(mode=0o600)
     key.write_bytes(certificate.read_bytes())
-    assert f"{key} is no private key in PEM format" in _refused(check_server_certificate, certificate, key)
+    assert f"{key} is not a private key in PEM format" in _refused(check_server_certificate, certificate, key)
 
 
 def test_the_key_of_another_certificate_is_refused(folder: Path) -> None:
@@ -575,7 +575,7 @@ def test_the_command_creates_and_tells_where_each_file_goes(tmp_path: Path, caps
     assert summary.fingerprint in output
     assert "The CA is new" in output
     assert _command(*words, "--overwrite") == 0
-    assert "nodes need nothing new" in capsys.readouterr().out
+    assert "nodes need no new files" in capsys.readouterr().out
 
 
 def test_the_command_shows_a_folder_and_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -604,7 +604,7 @@ def test_the_command_tells_what_has_expired_in_red(
 
 
 def test_a_folder_without_certificates_is_refused(tmp_path: Path) -> None:
-    assert "name a file instead" in _refused(_command, "show", str(tmp_path))
+    assert "give a file instead" in _refused(_command, "show", str(tmp_path))
 
 
 @pytest.mark.parametrize("words", [["create", "--out", "x"], ["create", "--host", "x"], ["show"], []])

@@ -352,12 +352,12 @@ def test_what_waits_is_shown_in_words_and_numbers_and_not_as_bytes(make: Any) ->
     site = make(policy=Policy(update=UpdateRule(confirm=True, max_rounds=7), metrics=MetricsRule(confirm=True)),
                 person=person)  # fmt: skip
     weights = np.array([0.5, -2, 0, 8], "<f4")
-    for number, follows in ((0, "waits for another yes"), (3, "all later rounds, 7 with this one")):
+    for number, follows in ((0, "needs another approval"), (3, "all later rounds, 7 with this one")):
         part = ModelPart(round=number, group=0, start=0, stop=4)
         site.node.reply = Answer.of(part, weights.tobytes())
         assert site.ask("fetch", number, round=number, group=0, start=0, stop=4).data
         summary = person.asked[-1][1]
-        assert f"of round {number} waits" in summary
+        assert f"of round {number} needs approval" in summary
         assert "The coordinator asks for a part of the network's weights." in summary
         assert "weights: 4 numbers from -2 to 8, mean 1.625, 1 of them 0" in summary
         assert follows in summary

@@ -101,7 +101,7 @@ def test_a_node_serves_the_coordinator_that_takes_the_place_of_one_that_has_gone
 
 
 def test_a_node_gives_up_when_no_coordinator_comes_for_as_long_as_it_may_retry() -> None:
-    with pytest.raises(FednnUNetError, match=r"No coordinator could be reached.*--retry_for"):
+    with pytest.raises(FednnUNetError, match=r"No coordinator was reachable.*--retry_for"):
         join(Endpoint(HOST, find_free_port(HOST)), _Node(), retry_for=0.1)
 
 
@@ -124,7 +124,7 @@ def test_a_node_that_waits_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("no_grpc_proxy", "")
     with pytest.raises(FednnUNetError) as caught:
         join(Endpoint("192.0.2.7", 8080), _Node(), retry_for=0.1)
-    assert f"192.0.2.7:8080 through the proxy http://{proxy} for as long as --retry_for allows" in str(caught.value)
+    assert f"192.0.2.7:8080 through the proxy http://{proxy} within --retry_for" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

@@ -148,8 +148,8 @@ def test_what_is_beyond_any_bounds_is_refused_naming_the_field(
         ("\ud800", "Unicode"),
         ('"\\ud800"', "JSON"),
         ('{"rounds": 1' + "0" * 5000 + "}", "rounds|JSON"),
-        (None, "no text"),
-        (b"{}", "no text"),
+        (None, "not text"),
+        (b"{}", "not text"),
     ],
 )
 def test_texts_that_nobody_could_mean_are_refused(text: Any, reason: str) -> None:

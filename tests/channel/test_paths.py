@@ -10,10 +10,12 @@ from fednnunet.channel.paths import without_paths
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{0}/dataset.json is no JSON: correct it.", "dataset.json is no JSON: correct it."),
+        ("{0}/dataset.json is not JSON: correct it.", "dataset.json is not JSON: correct it."),
         ("{0}/imagesTr/Mr X_0000.nii.gz does not end with .png", "a path of this site does not end with .png"),
         ("{0}/gone/Mr X.b2nd is not there: preprocess.", "a path of this site is not there: preprocess."),
         ("There is no file {0}/Mr is gone.pth: correct -x.", "There is no file a path of this site: correct -x."),
+        ("{0}/gone/Mr X.json contains no cases", "a path of this site contains no cases"),
+        ("{0}/gone/Mr X already exists", "a path of this site already exists"),
         ("'{0}' and {0}/b/nnUNetPlans.json differ", "'a path of this site' and nnUNetPlans.json differ"),
         ("(see {0}/imagesTr): do", "(see a path of this site): do"),
         ("OSError: No file '/nowhere/of ours/x'", "OSError: No file 'a path of this site'"),

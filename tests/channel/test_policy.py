@@ -49,7 +49,7 @@ def test_the_recommended_policy_lets_no_geometry_of_single_cases_out(tmp_path: P
         ("[contact]\nallow = false", "wrong at contact"),
         ("[fingerprint]\nmin_cases = 0", r"wrong at fingerprint\.min_cases"),
         ("max_bytes = 'many'", "wrong at max_bytes"),
-        ("[update", "is no TOML"),
+        ("[update", "is not valid TOML"),
     ],
 )
 def test_a_rule_that_there_is_not_is_refused_rather_than_ignored(tmp_path: Path, content: str, complaint: str) -> None:

@@ -169,7 +169,7 @@ def test_nobody_there_is_no_reason_for_distrust(trust: Path) -> None:
     ("host", "ca", "complaint"),
     [
         ("127.0.0.1", "", "is for another host"),
-        ("localhost", "other", "does not come from the authority"),
+        ("localhost", "other", "was not issued by the authority"),
     ],
 )
 def test_a_certificate_that_is_not_right_is_not_trusted(
@@ -184,5 +184,5 @@ def test_an_authority_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FednnUNetError, match="cannot be read"):
         authority(str(tmp_path / "missing.pem"))
     (tmp_path / "empty.pem").write_text("nothing")
-    with pytest.raises(FednnUNetError, match="holds no certificate"):
+    with pytest.raises(FednnUNetError, match="contains no certificate"):
         authority(str(tmp_path / "empty.pem"))

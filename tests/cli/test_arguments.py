@@ -109,7 +109,7 @@ def test_the_model_bears_the_name_of_a_dataset_of_nnunet(name: str) -> None:
 def test_a_name_that_is_no_dataset_of_nnunet_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_server(["train", "--num_clients", "3", "--model_name", name])
-    assert "give a name such as Dataset999_FedNNUNet" in capsys.readouterr().err
+    assert "give one such as Dataset999_FedNNUNet" in capsys.readouterr().err
 
 
 def test_every_node_evaluates_the_model_that_run_names() -> None:

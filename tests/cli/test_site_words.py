@@ -62,7 +62,7 @@ def test_lists_of_other_flags_take_commas() -> None:
         (["301", "302", "0", "3d_fullres"], "CONFIGURATION comes before FOLD"),
         (["2d", "0", "1"], "no dataset given"),
         ([" ", "2d", "0"], "no dataset given"),
-        (["301 302", "2d", "0", "1"], "'1' is too much after CONFIGURATION 2d and FOLD 0"),
+        (["301 302", "2d", "0", "1"], "'1' is unexpected after CONFIGURATION 2d and FOLD 0"),
         (["301 302", "2d", "0", "--gpus", "0", "1"], "put quotes around the values of a flag"),
         (["301", "302", "2d", "0", "--unknown", "5"], "unrecognized arguments: --unknown"),
     ],

@@ -212,11 +212,11 @@ def test_if_all_methods_fail_it_is_an_error(folders, commands):
 
 def test_other_flags_or_cases_are_refused(folders, commands):
     run_comparison(arguments("--rounds", "3", "--methods", "ffe"))
-    with pytest.raises(FednnUNetError, match="was begun with --rounds 3, not 4"):
+    with pytest.raises(FednnUNetError, match="was started with --rounds 3, not 4"):
         run_comparison(arguments("--rounds", "4", "--methods", "ffe"))
     splits = [{"train": ["HospitalA_000"], "val": ["HospitalA_001"]}]
     (folders / "nnUNet_raw" / A / "splits_final.json").write_text(json.dumps(splits))
-    with pytest.raises(FednnUNetError, match="was begun with the cases and folds "):
+    with pytest.raises(FednnUNetError, match="was started with the cases and folds "):
         run_comparison(arguments("--rounds", "3", "--methods", "ffe"))
     commands.jobs.clear()
     run_comparison(arguments("--rounds", "4", "--methods", "ffe", "--overwrite"))
@@ -252,11 +252,11 @@ def test_validation_cases_can_test_the_models(folders, commands):
     ("words", "said"),
     [
         (["901 902", "2d", "all", "--test", "validation"], "With FOLD all every case trains"),
-        (["901 902", "2d", "7"], "There is no fold 7: the split has the folds 0 to 4"),
-        (["901 902", "2d", "0", "--external", "902"], f"{B} is a site and external"),
+        (["901 902", "2d", "7"], "Invalid fold 7: the split has the folds 0 to 4"),
+        (["901 902", "2d", "0", "--external", "902"], f"{B} is both a site and external"),
         (["901 902", "2d", "fold_all", "--test", "validation"], "With FOLD fold_all every case trains"),
-        (["901 999", "2d", "0"], "There is no dataset with id 999"),
-        (["901 902", "2d", "0", "-tr", "NoTrainer"], "There is no trainer 'NoTrainer'"),
+        (["901 999", "2d", "0"], "No dataset with id 999"),
+        (["901 902", "2d", "0", "-tr", "NoTrainer"], "No trainer 'NoTrainer'"),
         (["901 902", "2d_full", "0"], "plans no configuration '2d_full'"),
         (["901 902", "2d", "0", "-pl", "Nobody"], "nnU-Net has no class 'Nobody'"),
     ],

@@ -23,9 +23,9 @@ def test_what_is_done_is_known_when_it_is_opened_again(tmp_path):
 def test_other_flags_are_refused_until_overwrite_begins_anew(tmp_path):
     Memory.open(tmp_path, SETTINGS, overwrite=False).add("train", [], 1.0, done=True)
     (tmp_path / "results").mkdir()
-    with pytest.raises(FednnUNetError, match=r"was begun with --rounds 5, not 6: give the same flags, .*--overwrite"):
+    with pytest.raises(FednnUNetError, match=r"was started with --rounds 5, not 6: give the same flags, .*--overwrite"):
         Memory.open(tmp_path, SETTINGS | {"--rounds": 6}, overwrite=False)
-    with pytest.raises(FednnUNetError, match=r"begun with datasets Dataset001_A, not Dataset002_B"):
+    with pytest.raises(FednnUNetError, match=r"started with datasets Dataset001_A, not Dataset002_B"):
         Memory.open(tmp_path, SETTINGS | {"datasets": ["Dataset002_B"]}, overwrite=False)
     assert Memory.open(tmp_path, SETTINGS | {"--rounds": 6}, overwrite=True).jobs == {}
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
@@ -34,14 +34,14 @@ def test_other_flags_are_refused_until_overwrite_begins_anew(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, overwrite):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FednnUNetError, match="is not empty and holds no comparison"):
+    with pytest.raises(FednnUNetError, match="is not empty and contains no comparison"):
         Memory.open(tmp_path, SETTINGS, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_damaged_memory_is_told(tmp_path):
     (tmp_path / "state.json").write_text('{"settings": ')
-    with pytest.raises(FednnUNetError, match=r"cannot be read .*: begin anew with --overwrite"):
+    with pytest.raises(FednnUNetError, match=r"cannot be read .*: start over with --overwrite"):
         Memory.open(tmp_path, SETTINGS, overwrite=False)
 
 

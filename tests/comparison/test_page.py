@@ -16,7 +16,7 @@ def test_the_part_has_the_table_and_a_picture_of_the_differences():
     assert "0.800*" in part.html
     assert "&lt;b&gt;nothing" in part.below
     (_, dice), (caption, _), (_, values), _ = part.figures
-    assert "to the left is better" in caption
+    assert "further left is better" in caption
     source = dice.select_one({"name": "difference dice data", "type": ColumnDataSource})
     rows = list(zip(source.data["method"], source.data["test_cases"], strict=True))
     assert len(rows) == 3 * 5  # methods beside local; two sites, an external dataset, all sites, the cases of others

@@ -200,7 +200,7 @@ def test_datasets_that_one_network_cannot_know_are_refused(raw, change, said):
 
 def test_a_dataset_named_twice_is_refused(raw):
     write(raw, "Dataset001_A", ["x"])
-    with pytest.raises(FednnUNetError, match="Dataset001_A is named twice"):
+    with pytest.raises(FednnUNetError, match="Dataset001_A is listed twice"):
         find_sources(["1", "Dataset001_A"])
 
 

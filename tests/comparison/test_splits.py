@@ -39,19 +39,19 @@ def test_too_few_cases_for_five_folds_leave_fold_all_only(tmp_path):
 
 def test_a_fold_that_the_split_does_not_have_is_refused(tmp_path):
     raw = write(tmp_path / "raw", [{"train": ["case_a"], "val": ["case_b"]}])
-    with pytest.raises(FednnUNetError, match="There is no fold 1: the split has only fold 0"):
+    with pytest.raises(FednnUNetError, match="Invalid fold 1: the split has only fold 0"):
         site_splits("A", CASES, [raw], "1")
 
 
 @pytest.mark.parametrize("content", [{"train": []}, [{"train": []}], 3, ["x"], [], [{"train": ["case_a"], "val": [1]}]])
 def test_what_is_no_split_is_refused(tmp_path, content):
-    with pytest.raises(FednnUNetError, match="is no split"):
+    with pytest.raises(FednnUNetError, match="is not a valid split"):
         site_splits("A", CASES, [write(tmp_path / "raw", content)], "0")
 
 
 def test_a_split_with_a_case_that_is_not_there_is_refused(tmp_path):
     raw = write(tmp_path / "raw", [{"train": ["case_a"], "val": ["lost"]}])
-    with pytest.raises(FednnUNetError, match="names the case lost in fold 0, which is not among the 6 cases"):
+    with pytest.raises(FednnUNetError, match="names the case lost in fold 0, which is not among the 6 existing cases"):
         site_splits("A", CASES, [raw], "0")
 
 

@@ -33,7 +33,9 @@ class FakeNode(ClientProxy):
         data = ins.config.get("data", b"")
         assert isinstance(data, bytes)
         if ins.config["ask"] == "describe" and not self.describes:
-            return Reply(OK, {"failure": "the site's policy does not let this out (rule model.allow): ask the site"})
+            return Reply(
+                OK, {"failure": "the site's policy does not allow this message (rule model.allow): ask the site"}
+            )
         return Reply(OK, self.respond(str(ins.config["ask"]), str(ins.config["body"]), data))
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:

@@ -135,8 +135,8 @@ def test_weights_of_a_type_that_cannot_be_written_are_refused() -> None:
 
 def test_sites_have_no_common_model_if_each_has_planned_for_itself_or_keeps_a_part() -> None:
     assert why_there_is_none([hello()], 1, None) is None
-    assert why_there_is_none([hello(method="AsymFedAvg")], 1, None) == "each has planned for itself"
-    assert why_there_is_none([hello()], 2, None) == "each has planned for itself"
+    assert why_there_is_none([hello(method="AsymFedAvg")], 1, None) == "each site planned for itself"
+    assert why_there_is_none([hello()], 2, None) == "each site planned for itself"
     assert "--keep_local 'seg' leaves a part" in str(why_there_is_none([hello()], 1, "seg"))
     assert why_there_is_none([hello()], 1, "norm") is None
     assert "--keep_local '(norm)' leaves a part" in str(why_there_is_none([hello()], 1, "(norm)"))
@@ -160,7 +160,9 @@ def _sites(*nodes: _Describer) -> list[Site]:
     return [Site(hello(node.cid), node, contact_timeout=60) for node in nodes]
 
 
-WITHHELD: dict[str, Scalar] = {"failure": "the site's policy does not let this out (rule model.allow): ask the site"}
+WITHHELD: dict[str, Scalar] = {
+    "failure": "the site's policy does not allow this message (rule model.allow): ask the site"
+}
 
 
 def test_the_first_site_that_tells_is_believed_and_the_others_are_not_asked(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,5 +179,5 @@ def test_if_no_site_tells_that_is_said_once(caplog: pytest.LogCaptureFixture) ->
             ask_for_model(_sites(_Describer("A", WITHHELD), _Describer("B", {"body": "{}"})), [hello()], LAYOUT) is None
         )
     (said,) = caplog.messages
-    assert "site A: the site's policy does not let this out (rule model.allow)" in said
+    assert "site A: the site's policy does not allow this message (rule model.allow)" in said
     assert "site B: A ModelDescription message is malformed" in said

@@ -127,7 +127,7 @@ def test_all_sites_get_the_fingerprint_of_all_and_a_farewell_without_error() -> 
     [
         (Site("B", labels={"background": 0, "y": 1}), "labels"),
         (Site("B", channels={"0": "MRI"}), "channels"),
-        (Site("A"), "takes part already"),
+        (Site("A"), "is already connected"),
         (Site("B", task="plan_and_preprocess"), "started for plan_and_preprocess"),
     ],
 )
@@ -166,14 +166,14 @@ def test_a_fingerprint_of_fewer_than_three_cases_is_refused() -> None:
     nodes = [Site("A", 1), Site("B", 1)]
     federation, _ = _run(2, *nodes)
     assert "2 cases" in str(federation.error)
-    assert "3 are the least" in str(nodes[0].farewell)
+    assert "at least 3 are required" in str(nodes[0].farewell)
 
 
 def test_a_node_too_many_is_turned_away() -> None:
     nodes = [Site("A"), Site("B"), Site("C")]
     federation, _ = _run(2, *nodes)
     assert federation.error is None
-    assert nodes[2].farewell == "All 2 places are taken: raise --num_clients to take more."
+    assert nodes[2].farewell == "All 2 expected sites have joined: raise --num_clients to admit more."
     assert nodes[2].common is None
     assert not federation.registry.register(Site("D"))
 

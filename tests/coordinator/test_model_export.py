@@ -279,7 +279,7 @@ def test_layers_of_normalization_that_stay_at_the_sites_are_averaged_for_the_exp
     training = _Training(tmp_path, "norm")
     (exported,) = training.told(ModelExported)
     assert isinstance(exported, ModelExported)
-    assert "may find nothing" in str(exported.caution)
+    assert "may segment nothing" in str(exported.caution)
     state = torch.load(Path(exported.folder) / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     names = set(NORMALIZATION)
     assert {name.rpartition(".")[2] for name in names} == {"weight", "bias", "running_mean", "running_var"}
@@ -289,14 +289,14 @@ def test_layers_of_normalization_that_stay_at_the_sites_are_averaged_for_the_exp
     network().load_state_dict(state)
     # a site that does not send its layers does not stop the others
     _Training(tmp_path / "again", "norm", refuses="B")
-    assert "without the normalization of site B: the policy says no" in caplog.text
+    assert "excludes the normalization of site B: the policy says no" in caplog.text
     path = next((tmp_path / "again").rglob("checkpoint_final.pth"))
     assert (torch.load(path, weights_only=False)["network_weights"][NORMALIZATION[0]] == 1).all()
 
 
 @pytest.mark.parametrize(
     ("keep_local", "changes", "reason"),
-    [(None, {"method": "AsymFedAvg"}, "each has planned for itself"), ("seg", {}, "--keep_local 'seg' leaves a part")],
+    [(None, {"method": "AsymFedAvg"}, "each site planned for itself"), ("seg", {}, "--keep_local 'seg' leaves a part")],
 )
 def test_where_sites_have_no_model_in_common_that_is_said_and_nothing_asked_or_written(
     tmp_path: Path,
@@ -318,6 +318,6 @@ def test_where_the_policies_let_no_site_tell_training_goes_on_without_the_model(
 ) -> None:
     monkeypatch.setattr(_Trainer, "describes", False)
     training = _Training(tmp_path)
-    assert len([message for message in caplog.messages if "has not learnt how it is built" in message]) == 1
+    assert len([message for message in caplog.messages if "without a description of the network" in message]) == 1
     assert training.told(ModelExported) == []
     assert (tmp_path / "fold_0" / "history.jsonl").is_file()

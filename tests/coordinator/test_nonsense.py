@@ -177,7 +177,7 @@ def test_a_display_that_fails_is_told_once_and_left_out(tmp_path: Path, caplog: 
     assert isinstance(seen.seen[-1], Finished)
     assert broken.taken == 1
     assert [message for message in caplog.messages if "Broken" in message] == [
-        "What Broken shows or keeps is not brought up to date any more (OverflowError)."
+        "Broken is no longer updated (OverflowError)."
     ]
 
 

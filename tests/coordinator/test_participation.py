@@ -240,7 +240,7 @@ def test_a_site_that_cannot_be_prepared_is_left_out_and_let_go() -> None:
 
     def prepare(site: Site) -> None:
         if site.name == "C":
-            raise FednnUNetError("its plans are not those with which the training began")
+            raise FednnUNetError("its plans have changed since the training started")
 
     assert _names(participation.wait_for_quorum(3, prepare)) == ["A", "B"]
     reason = "its plans are not those with which the training began"
@@ -256,7 +256,7 @@ def test_a_site_that_cannot_be_prepared_is_left_out_and_let_go() -> None:
     [
         (SiteFailure("B", "disk is full"), True),
         (SiteLost("B", "its connection broke"), False),
-        (SiteLate("B", "it has not done its work within 5 s"), False),
+        (SiteLate("B", "it did not finish within 5 s"), False),
     ],
 )
 def test_a_site_that_was_left_out_is_prepared_again_unless_it_has_failed_and_was_let_go(

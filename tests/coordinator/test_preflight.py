@@ -46,7 +46,7 @@ def _hello(**changes: Any) -> Hello:
         ),
         ({"plans_digest": "abd"}, ["plans", "plan_and_preprocess"]),
         ({"plans_digest": "abd", "plans_are_as_made": False}, ["at site Dataset002_B they were changed", "--plans"]),
-        ({"plans_digest": "abd", "plans_are_own": True}, ["made by no federation", "--plans FILE", "--asym"]),
+        ({"plans_digest": "abd", "plans_are_own": True}, ["no federation made", "--plans FILE", "--asym"]),
     ],
 )
 def test_a_difference_is_refused_naming_both_sites_both_values_and_a_remedy(
@@ -111,7 +111,7 @@ def test_what_users_should_know_before_they_train() -> None:
     assert "fold_all" in warning
     (warning,) = check_federation([_hello(plans_are_as_made=False), _hello(site="B")])
     assert "Dataset001_A were changed" in warning
-    with pytest.raises(FednnUNetError, match="1 case, its fingerprint would describe single ones"):
+    with pytest.raises(FednnUNetError, match="1 case, so its fingerprint would reveal single ones"):
         check_federation([_hello(task="plan_and_preprocess", cases=1)])
     check_federation([_hello(task="plan_and_preprocess", method="AsymFedAvg", cases=1)])
 

@@ -47,7 +47,7 @@ def test_a_line_that_a_killed_coordinator_has_begun_spoils_nothing(tmp_path: Pat
 def test_receipts_that_cannot_be_kept_do_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     Receipts(tmp_path / "file").keep([_site("A", (3, "a" * 64))])
-    assert "Receipts cannot be kept" in caplog.text
+    assert "Receipts cannot be saved" in caplog.text
     Receipts(None).keep([_site("A", (3, "a" * 64))])
 
 
@@ -62,7 +62,7 @@ def test_the_same_refusal_is_told_once_a_minute_and_counted(caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             refusals.warn("it has no key")
-    assert caplog.messages == ["Refused a node: it has no key", "Refused a node: it has no key (and 3 times before)"]
+    assert caplog.messages == ["Rejected a node: it has no key", "Rejected a node: it has no key (and 3 times before)"]
 
 
 def test_reasons_that_all_differ_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -111,7 +111,11 @@ def test_a_damaged_training_that_is_overwritten_is_set_aside_with_its_models(sto
 
 
 def test_only_one_is_at_work_in_a_folder_and_the_lock_of_a_dead_one_blocks_nobody(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(FednnUNetError, match="A coordinator is at work in"), alone_in(tmp_path):
+    with (
+        alone_in(tmp_path),
+        pytest.raises(FednnUNetError, match="Another coordinator is running in"),
+        alone_in(tmp_path),
+    ):
         pass
     with alone_in(tmp_path):  # the file is still there
         pass

@@ -218,7 +218,7 @@ def test_a_round_that_is_repeated_costs_what_all_attempts_have_cost(tmp_path: Pa
     training = Training(tmp_path, clock, "A", "B", min_clients=2)
     training.attempt()
     late = training.nodes["B"]
-    late.problems = [SiteLate("B", "it has not done its work within 10 s")]
+    late.problems = [SiteLate("B", "it did not finish within 10 s")]
     training.nodes["A"].training = [5.0, 0.5]
     late.training = [10.0, 2.0]
     training.attempt()
@@ -245,12 +245,12 @@ def test_a_site_that_drops_out_is_named_and_costs_until_then_only(tmp_path: Path
     assert training.last.timing is not None
     assert set(training.last.timing.training) == set(training.last.timing.validating) == {"A"}
     training.attempt()
-    assert training.last.left_out == {"B": "it was not there"}
+    assert training.last.left_out == {"B": "it was not connected"}
     assert set(training.last.traffic) == {"A"}
     assert [record.left_out for record in training.folder.history()] == [
         {},
         {"B": "the disk is full"},
-        {"B": "it was not there"},
+        {"B": "it was not connected"},
     ]
 
 

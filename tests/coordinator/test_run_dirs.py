@@ -65,22 +65,22 @@ def test_who_goes_on_with_fewer_sites_finds_the_training_if_only_one_can_be_mean
     assert run_folder(tmp_path, _hellos("A", "C"), may_be_fewer=False) != of_three
     assert run_folder(tmp_path, _hellos("A", "D"), may_be_fewer=True) != of_three
     _keep(run_folder(tmp_path, _hellos("A", "B", "D"), may_be_fewer=False), "ABD")
-    with pytest.raises(FednnUNetError, match="name one of them with --run_dir"):
+    with pytest.raises(FednnUNetError, match="choose one of them with --run_dir"):
         run_folder(tmp_path, _hellos("A", "B"), may_be_fewer=True)
 
 
 @pytest.mark.parametrize(
     ("hellos", "folds", "flag", "refusal"),
     [
-        (_hellos("A", "B"), [0], None, "fold_0 holds a training that is finished: .*--c, or give --overwrite"),
+        (_hellos("A", "B"), [0], None, "fold_0 contains a training that is finished: .*--c, or give --overwrite"),
         (_hellos("A", "B"), [0], "--c", None),
         (_hellos("A", "B"), [0], "--overwrite", None),
-        (_hellos("A", "B"), [1], None, "fold_1 holds a training that is not finished, with 0 of 9 rounds done: contin"),
+        (_hellos("A", "B"), [1], None, "fold_1 contains a training that is not finished, with 0 of 9 rounds done: con"),
         (_hellos("A", "B"), [2], None, None),
-        (_hellos("A", "B"), [2, 3, 0], None, "fold_0 holds a training that is finished"),
+        (_hellos("A", "B"), [2, 3, 0], None, "fold_0 contains a training that is finished"),
         (_hellos("A", "B"), [0, 1, 2], "--c", None),
         (_hellos("A"), [0], "--c", None),
-        (_hellos("A"), [2], None, "fold_0 holds a training at the sites A, B, not at A"),
+        (_hellos("A"), [2], None, "fold_0 contains a training at the sites A, B, not at A"),
         (_hellos("A", "C"), [0], "--c", "at the sites A, B, not at A, C"),
         (_hellos("A", "B", model="t__p__3d"), [2], "--overwrite", f"of {MODEL}, not of t__p__3d"),
         (_hellos("A", "B", digest="new"), [2], None, "with other plans than site A has now"),
@@ -112,10 +112,12 @@ def test_what_a_site_has_finished_elsewhere_is_told_before_any_fold_is_trained(t
     folds: list[Fold] = [0, 1, 2]
     check_sites_let_go(tmp_path, folds, hellos, resume=True, overwrite=False)  # both are of this training
     check_sites_let_go(tmp_path, [2], hellos, resume=False, overwrite=False)
-    with pytest.raises(FednnUNetError, match=r"Site B has a training of fold 0 .*that site's node --overwrite"):
+    with pytest.raises(
+        FednnUNetError, match=r"Site B has a finished training of fold 0 .*that site's node --overwrite"
+    ):
         check_sites_let_go(tmp_path, folds, hellos, resume=False, overwrite=True)
     with_stocks = [first, second.model_copy(update={"finished": ["0", "2"]})]
-    with pytest.raises(FednnUNetError, match="Site B has a training of fold 2"):
+    with pytest.raises(FednnUNetError, match="Site B has a finished training of fold 2"):
         check_sites_let_go(tmp_path, folds, with_stocks, resume=True, overwrite=False)
 
 
@@ -123,6 +125,6 @@ def test_a_damaged_training_is_replaced_on_demand_only(tmp_path: Path) -> None:
     _keep(tmp_path)
     for name in ("run.json", "run_copy.json"):
         (tmp_path / "fold_0" / name).write_text("{")
-    with pytest.raises(FednnUNetError, match="bring the file back from a backup"):
+    with pytest.raises(FednnUNetError, match="restore the file from a backup"):
         check_run_folder(tmp_path, [0], _hellos("A", "B"), resume=False, overwrite=False)
     check_run_folder(tmp_path, [0], _hellos("A", "B"), resume=False, overwrite=True)

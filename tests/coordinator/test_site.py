@@ -241,7 +241,7 @@ def test_a_failure_that_the_node_reports_is_told_and_does_not_cost_the_connectio
     assert _ask(site) == Installed(plans_digest="abc")
 
 
-@pytest.mark.parametrize("answer", [{"body": "no JSON"}, {"body": '{"plans": 1}'}, {}, {"pending": "{}"}])
+@pytest.mark.parametrize("answer", [{"body": "not JSON"}, {"body": '{"plans": 1}'}, {}, {"pending": "{}"}])
 def test_an_answer_that_is_none_is_refused_without_asking_again(answer: Step) -> None:
     node = Node(answer)
     with pytest.raises(FednnUNetError, match="message is malformed"):

@@ -46,7 +46,7 @@ def test_honest_sites_are_not_dismissed_for_what_is_wrong_with_the_model(tmp_pat
     nodes: list[Trainer] = [_SpoiltAfter(site) for site in "ABC"]
     federation, events = run_training(tmp_path, nodes, "--rounds", "9", "--min_clients", "2")
     assert isinstance(federation.error, CanGoOnError)
-    assert "updates of most sites in round 3 cannot be used (A, B, C: its weights are NaN" in str(federation.error)
+    assert "updates of most sites in round 3 are unusable (A, B, C: its weights are NaN" in str(federation.error)
     assert f"fednnunet rollback {tmp_path} --fold 0 --to 1" in str(federation.error)
     assert events.left_out == []
     assert [node.farewell for node in nodes] == ["none was said"] * 3  # they wait for the coordinator to come back
@@ -56,7 +56,7 @@ def test_a_first_model_that_no_network_has_is_the_failure_of_its_site(tmp_path: 
     huge = Trainer("A")
     huge.value = 1e30
     federation, _ = run_training(tmp_path, [huge, Trainer("B")], "--rounds", "1")
-    assert str(federation.error).startswith("Site A failed: the model that it begins with has weights above")
+    assert str(federation.error).startswith("Site A failed: its initial model has weights above")
 
 
 def test_an_update_beyond_the_limit_is_left_out_and_its_site_takes_part_again(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_update_beyond_the_limit_is_left_out_and_its_site_takes_part_again(tm
     federation, events = run_training(tmp_path, nodes, "--rounds", "2", "--min_clients", "3", "--max_update_norm", "5")
     assert federation.error is None
     assert [(event.site, event.round) for event in events.left_out] == [("D", 1), ("D", 2)]
-    assert "7 times as large as is usual, more than --max_update_norm" in events.left_out[0].reason
+    assert "7 times the median of the others, above --max_update_norm" in events.left_out[0].reason
     assert (_model(tmp_path, 2) == 2).all()
     assert nodes[3].farewell is None
     assert nodes[3].starts == [0, 0, 1, 2]
@@ -115,12 +115,12 @@ def test_after_going_back_the_training_goes_on_from_there_and_what_came_after_is
 
 def test_only_what_was_kept_can_be_gone_back_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _rollback(tmp_path / "nothing", "--to", "1") == 1
-    assert "holds no training" in capsys.readouterr().err
+    assert "contains no training" in capsys.readouterr().err
     run_training(tmp_path, [Trainer("A"), Trainer("B")], "--rounds", "3")
     assert _rollback(tmp_path, "--to", "7") == 1
-    assert "holds no model of round 7, but of 1, 2, 3" in capsys.readouterr().err.replace("\n", " ")
+    assert "has no model of round 7, but of 1, 2, 3" in capsys.readouterr().err.replace("\n", " ")
     assert _rollback(tmp_path, "--to", "2", "--fold", "1") == 1
-    assert "holds fold 0" in capsys.readouterr().err
+    assert "contains fold 0" in capsys.readouterr().err
     path = FoldFolder.of(tmp_path, 0).path / "model_000002.npz"
     path.write_bytes(path.read_bytes()[:-9])
     assert _rollback(tmp_path, "--to", "2") == 1
@@ -128,7 +128,7 @@ def test_only_what_was_kept_can_be_gone_back_to(tmp_path: Path, capsys: pytest.C
     assert [record.round for record in FoldFolder.of(tmp_path, 0).history()] == [1, 2, 3]
     with alone_in(tmp_path):
         assert _rollback(tmp_path, "--to", "3") == 1
-    assert "A coordinator is at work in" in capsys.readouterr().err
+    assert "Another coordinator is running in" in capsys.readouterr().err
 
 
 def test_of_many_rounds_a_handful_of_older_models_stays(tmp_path: Path) -> None:

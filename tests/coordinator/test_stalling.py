@@ -47,7 +47,7 @@ def test_whatever_is_never_answered_two_others_complete_their_rounds(tmp_path: P
     assert all({"A", "B"} <= set(event.sites) for event in events.rounds)
     if kind != "describe":  # which no round depends on
         assert {event.site for event in events.left_out} == {"C"}
-        assert "not done its work within 0.2" in events.left_out[0].reason
+        assert "not finish within 0.2" in events.left_out[0].reason
 
 
 @pytest.mark.parametrize("kind", ["start", "share", "hand", "accept"])
@@ -66,7 +66,7 @@ def test_where_all_are_needed_the_wait_is_given_up_and_the_site_is_named(tmp_pat
     nodes = [Trainer("A", **{kind: pending}), Trainer("B")]
     federation, _ = run_training(tmp_path, nodes, "--rounds", "1", "--round_timeout", "0.2", "--give_up_after", "0.5")
     assert isinstance(federation.error, FednnUNetError)
-    assert str(federation.error).startswith(("Site A failed: it has not done its work", "A did not come back within"))
+    assert str(federation.error).startswith(("Site A failed: it did not finish", "A did not come back within"))
     assert nodes[1].farewell == str(federation.error)
 
 

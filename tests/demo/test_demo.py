@@ -27,14 +27,14 @@ def test_defaults_need_no_argument():
 
 def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FednnUNetError, match=r"is not empty: remove it, or name another folder with --out\."):
+    with pytest.raises(FednnUNetError, match=r"is not empty: remove it, or choose another folder with --out\."):
         run_demo(parse("--out", str(tmp_path), "-device", "cpu"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FednnUNetError, match="cannot be made"):
+    with pytest.raises(FednnUNetError, match="cannot be created"):
         run_demo(parse("--out", str(tmp_path / "file"), "-device", "cpu"))
 
 

@@ -61,7 +61,7 @@ def test_the_better_model_is_advised_only_if_it_is_so_by_more_than_chance() -> N
     model, is_certain, reason = _reason(federated=[0.5, 0.6, 0.7], personal=[0.8, 0.9, 0.98])
     assert (model, is_certain) == ("personal", True)
     assert "it is +0.293 (95 % interval" in reason
-    assert "mean Dice over 3 validation cases: the federation's model 0.600, the personal model 0.893" in reason
+    assert "mean Dice over 3 validation cases: the federated model 0.600, the personal model 0.893" in reason
     model, is_certain, reason = _reason(federated=[0.5, 0.6, 0.7], personal=[0.9, 0.3, 0.8])
     assert (model, is_certain) == ("federated", False)
     assert "which may be chance" in reason
@@ -74,7 +74,7 @@ def test_a_site_that_would_be_better_off_alone_is_told_so_plainly() -> None:
     assert reason.startswith("This site would be better off alone: the personal model is worse by -0.260")
     model, is_certain, reason = _reason(federated=[0.5, 0.6, 0.7], alone=[0.9, 0.3, 0.98])
     assert (model, is_certain) == ("federated", False)
-    assert "which 3 validation cases cannot tell from chance" in reason
+    assert "not distinguishable from chance with 3 validation cases" in reason
     assert _reason(federated=[0.8, 0.9, 0.98], alone=[0.5, 0.6, 0.7])[:2] == ("federated", True)
 
 
@@ -83,7 +83,7 @@ def test_where_the_federations_model_fails_the_personal_one_may_make_good_for_it
         federated=[0.1, 0.2, 0.1, 0.2], personal=[0.9, 0.8, 0.9, 0.3], alone=[0.85, 0.8, 0.85, 0.9]
     )
     assert model == "personal"
-    assert "cannot tell from chance" in reason
+    assert "not distinguishable from chance" in reason
 
 
 def test_of_no_cases_or_one_nothing_is_certain() -> None:

@@ -119,9 +119,7 @@ def test_a_full_disk_is_told_once_and_what_comes_when_there_is_room_again_can_be
     monkeypatch.setattr(os, "write", limited)
     for seconds in (1.0, 2.0, 3.0):
         file.emit(Finished(seconds=seconds))
-    assert caplog.messages == [
-        f"Events cannot be written to {path} (No space left on device); the run goes on without."
-    ]
+    assert caplog.messages == [f"Events cannot be written to {path} (No space left on device); the run continues."]
     assert read(path) == [training(), Finished(seconds=3.0)]
 
 

@@ -182,9 +182,9 @@ def test_every_deviation_is_refused_and_ends_the_answers(run: tuple[int, frozens
             due = guard()
             for admitted in asked[:at]:
                 due.admit(admitted)
-            with pytest.raises(FednnUNetError, match="which the protocol does not ask now"):
+            with pytest.raises(FednnUNetError, match="which the protocol does not allow now"):
                 due.admit(question)
-            with pytest.raises(FednnUNetError, match="which the protocol does not ask now"):
+            with pytest.raises(FednnUNetError, match="which the protocol does not allow now"):
                 due.admit(asked[at])
     assert len(kinds) == (10 if run[2] else 11)
 
@@ -196,7 +196,7 @@ def test_after_the_last_question_there_is_no_other(run: tuple[int, frozenset[int
         due = guard()
         for admitted in asked:
             due.admit(admitted)
-        with pytest.raises(FednnUNetError, match="which the protocol does not ask now"):
+        with pytest.raises(FednnUNetError, match="which the protocol does not allow now"):
             due.admit(more)
 
 

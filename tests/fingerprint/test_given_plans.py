@@ -45,8 +45,8 @@ def test_plans_are_moved_as_nnunet_moves_them(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "There is no .*plans.json: correct --plans"),
-        ("{", "is no JSON"),
+        (None, "plans.json does not exist: correct --plans"),
+        ("{", "is not JSON"),
         ("[1]", "not a JSON object"),
         ('{"labels": {}, "numTraining": 3}', 'has no "configurations"'),
         (json.dumps({**PLANS, "configurations": {"2d": 3}}), "has 3 as configuration"),

@@ -383,11 +383,11 @@ def _common(plans: Plans | None = PLANS, fingerprint: Plans = FINGERPRINT) -> Co
     [
         (_common({**PLANS, "plans_name": "../evil"}), {}, "plans_name"),
         (_common(fingerprint={}), {}, "spacings"),
-        (_common(), {"method": "AsymFedAvg"}, "plans alone"),
-        (_common(None), {"method": "AsymFedAvg"}, "plans alone"),
+        (_common(), {"method": "AsymFedAvg"}, "has --asym"),
+        (_common(None), {"method": "AsymFedAvg"}, "has --asym"),
         (_common(), {"planner": None}, "for the fingerprint only"),
         (_common(), {"planner": PlannerOptions(planner="ExperimentPlanner", plans_name="mine")}, "mine"),
-        (_common().model_copy(update={"plans": {**PLANS, "more": 1}}), {}, "did not arrive"),
+        (_common().model_copy(update={"plans": {**PLANS, "more": 1}}), {}, "altered in transit"),
     ],
 )
 def test_a_node_refuses_what_it_was_not_started_for(common: CommonPlans, changes: Plans, reason: str) -> None:

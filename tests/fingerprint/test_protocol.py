@@ -91,7 +91,7 @@ class _Liar:
     ("at", "lie", "what"),
     [
         (0, [1, 2], "differ in length"),
-        (1, None, "no counts"),
+        (1, None, "not counts"),
         (3, [0] * 16, "differ in length"),
     ],
 )
@@ -107,7 +107,7 @@ def test_counts_that_contradict_the_totals_are_refused() -> None:
 
 
 def test_channels_must_be_those_that_were_agreed() -> None:
-    with pytest.raises(FednnUNetError, match="do not answer for 2 channels"):
+    with pytest.raises(FednnUNetError, match="are not for 2 channels"):
         run_protocol(exact_fingerprint(2, 2, SAMPLES, _median), [_site(0, 2)])
 
 

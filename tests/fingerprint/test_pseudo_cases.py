@@ -43,5 +43,5 @@ def test_the_planner_cannot_tell_them_from_real_cases(
 
 def test_statistics_that_no_images_have_are_refused() -> None:
     # half of the cases have voxels of at least 4 mm: no median resampled shape is below that of one such voxel
-    with pytest.raises(FednnUNetError, match="answers wrongly"):
+    with pytest.raises(FednnUNetError, match="has answered wrongly"):
         pseudo_cases(Axis((4.0, 4.0), (10, 10), (2, 2), low_spacing=4.0, target=1.0))

@@ -50,9 +50,9 @@ def test_gpus_are_dealt_round_robin_or_as_chosen(visible, sites, chosen, dealt):
     ("visible", "chosen", "message"),
     [
         ([], None, "-device cpu"),
-        (["0", "1"], ["0", "2"], "no GPU 2; the visible ones are counted 0 to 1."),
-        (["4", "5"], ["4", "5"], r"no GPU 4; the visible ones are counted 0 to 1 \(4, 5\)"),
-        (["0"], ["-1", "0"], "no GPU -1; the visible ones are counted 0."),
+        (["0", "1"], ["0", "2"], "invalid GPU 2; the visible ones are 0 to 1."),
+        (["4", "5"], ["4", "5"], r"invalid GPU 4; the visible ones are 0 to 1 \(4, 5\)"),
+        (["0"], ["-1", "0"], "invalid GPU -1; the visible ones are 0."),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused_with_what_is(visible, chosen, message):

@@ -25,10 +25,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (("evaluate", "1 2", "2d", "0"), "--in_process is for train, not for evaluate"),
         (("plan_and_preprocess", "1 2"), "--in_process is for train, not for plan_and_preprocess"),
-        ((*TRAIN, "--round_timeout", "5"), "--round_timeout has no sense with --in_process"),
-        ((*TRAIN, "--port", "4711"), "--port has no sense with --in_process"),
-        (("train", "1 2", "2d", "0", "--gpus", "0 1"), "--gpus has no sense with --in_process"),
-        (TRAIN, "no dataset with id 1"),
+        ((*TRAIN, "--round_timeout", "5"), "--round_timeout does not apply with --in_process"),
+        ((*TRAIN, "--port", "4711"), "--port does not apply with --in_process"),
+        (("train", "1 2", "2d", "0", "--gpus", "0 1"), "--gpus does not apply with --in_process"),
+        (TRAIN, "No dataset with id 1"),
     ],
 )
 def test_what_has_no_sense_is_refused_in_one_sentence(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_nnunets_logger_for_weights_and_biases_would_mix_the_sites(monkeypatch: 
 
 def test_a_site_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Dataset001_A").mkdir()
-    with pytest.raises(FednnUNetError, match="Dataset001_A is named twice"):
+    with pytest.raises(FednnUNetError, match="Dataset001_A is listed twice"):
         run_in_process(parse_run(["train", "1 Dataset001_A", "2d", "0", "-device", "cpu", "--in_process"]))
 
 

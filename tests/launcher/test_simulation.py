@@ -115,14 +115,14 @@ def datasets(tmp_path, monkeypatch):
 def test_sites_bear_the_name_of_their_dataset(datasets):
     assert site_names(["1", "512", "Dataset002_Liver"]) == ["Dataset001_Heart", "Dataset512_Liver", "Dataset002_Liver"]
     for twice in (["1", "2", "Dataset001_Heart"], ["1", "0001"]):
-        with pytest.raises(FednnUNetError, match="Dataset001_Heart is named twice"):
+        with pytest.raises(FednnUNetError, match="Dataset001_Heart is listed twice"):
             site_names(twice)
 
 
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("513", "no dataset with id 513 in nnUNet_raw="),
+        ("513", "No dataset with id 513 in nnUNet_raw="),
         ("Dataset001_Hart", "did you mean Dataset001_Heart"),
         ("dataset001_heart", "did you mean Dataset001_Heart"),
         ("/data/nnUNet_raw/Dataset512_Liver/", "did you mean Dataset512_Liver"),
@@ -163,9 +163,9 @@ def test_a_log_folder_that_cannot_be_made_is_told_with_the_remedy(tmp_path):
         (["train", "1 2", "2d", "0", "-device", "cpu", "--gpus", "0 1"], "--gpus has no effect with -device cpu"),
         (["extract_fingerprint", "1 2", "--gpus", "0 1"], "--gpus has no effect with extract_fingerprint"),
         (["train", "1 2", "2d", "0", "--gpu_memory_target", "8 8"], "give it to plan_and_preprocess"),
-        (["plan_and_preprocess", "1 2", "--gpu_memory_target", "8 big"], "'big' is no number"),
+        (["plan_and_preprocess", "1 2", "--gpu_memory_target", "8 big"], "'big' is not a number"),
         (["plan_and_preprocess", "1 2", "--gpu_memory_target", "8 8", "-gpu_memory_target", "8"], "either"),
-        (["plan_and_preprocess", "1 1"], "named twice"),
+        (["plan_and_preprocess", "1 1"], "listed twice"),
         (["extract_fingerprint", "1 2", "--host", "192.0.2.1"], "192.0.2.1"),
         (["extract_fingerprint", "1 2", "--host", "no.such.host.invalid"], "--host"),
     ],

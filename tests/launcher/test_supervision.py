@@ -77,7 +77,7 @@ def test_a_failing_process_ends_the_run_and_its_error_is_told_last(run, lifeline
 def test_a_node_that_the_coordinator_can_do_without_does_not_end_the_run(run):
     status, shown = run("print('done')", "sys.exit(2)", "print('done too')", expendable=1)
     assert status == 0
-    assert "site 1: exit status 2; the others go on …" in shown
+    assert "site 1: exit status 2; the others continue …" in shown
     assert "2 of 3 processes finished" in shown.splitlines()[-1]
 
 
@@ -102,7 +102,7 @@ def test_nodes_that_outlast_the_coordinator_are_stopped_with_an_error(run, lifel
     status, shown = run("others(1)", "pass", WAIT, patience=Patience(after_failure=600, at_the_end=0.5, to_stop=600))
     assert status == 1
     assert lifeline.is_let_go()
-    assert "site 2: did not end by itself although the others were done" in shown
+    assert "site 2: still running after the others had finished" in shown
     assert str(tmp_path / "site 2.log") in shown
 
 
@@ -110,7 +110,7 @@ def test_a_coordinator_that_outlasts_all_nodes_is_stopped_with_an_error(run, lif
     status, shown = run(WAIT, "others(1)", "pass", patience=Patience(after_failure=600, at_the_end=0.5, to_stop=600))
     assert status == 1
     assert lifeline.is_let_go()
-    assert "coordinator: did not end by itself" in shown
+    assert "coordinator: still running" in shown
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_what_stands_beside_the_labels_is_told_with_both_remedies() -> None:
     with pytest.raises(CaseError) as caught:
         check_segmentation(case, array, (0, 1, 2))
     said = str(caught.value)
-    assert "values in its segmentation that are none of the labels 0, 1, 2" in said
+    assert "values in its segmentation that are not among the labels 0, 1, 2" in said
     assert "(-1, 3, 4, 5, 6, 7, 8, 9, … in /labelsTr/MrSmith.png)" in said
     assert "-1" not in caught.value.shareable
     assert "correct the segmentation, or the labels" in caught.value.shareable

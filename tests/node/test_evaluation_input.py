@@ -71,7 +71,7 @@ def test_results_of_each_fold_checkpoint_and_dataset_have_a_place_of_their_own(m
 
 def test_what_a_site_has_sent_cannot_lead_out_of_a_folder() -> None:
     assert evaluation_name("0", "../../a b/c.d.pth") == "evaluation_0_c_d"
-    with pytest.raises(FednnUNetError, match="no fold"):
+    with pytest.raises(FednnUNetError, match="Invalid fold"):
         evaluation_name("../0", "checkpoint_final.pth")
 
 
@@ -89,7 +89,7 @@ def _other_labels(model: Path) -> None:
         ("3d_fullres 0", None, "no .*__3d_fullres/plans.json", "train first"),
         ("3d_fullres 0 -m {model}", None, "evaluate 3d_fullres, but .* a model of 2d", "correct CONFIGURATION or -m"),
         ("2d 0", _other_labels, "labels .*'liver'", "evaluate another model"),
-        ("2d 0 -i nowhere", None, "no folder nowhere", "correct -i"),
+        ("2d 0 -i nowhere", None, "Folder nowhere does not exist", "correct -i"),
         ("2d 0 -step_size 0", None, "-step_size 0.0", "above 0"),
         ("2d 5", None, "fold_5/checkpoint_final.pth", "correct FOLD"),
     ],

@@ -132,7 +132,7 @@ def _with(value: float, part: str) -> Callable[[Case], Case]:
         (_with(float("-inf"), "images"), SITK, "has NaN or infinite voxels"),
         (lambda case: case, Extraction("SimpleITKIO", 2, 300, (0, 1)), "has 1 channels, dataset.json names 2"),
         (lambda case: _case(segmentation=case.segmentation[:, :2]), SITK, "segmentation of another shape"),
-        (_with(2, "segmentation"), SITK, "values in its segmentation that are none of the labels 0, 1"),
+        (_with(2, "segmentation"), SITK, "values in its segmentation that are not among the labels 0, 1"),
     ],
 )
 def test_what_is_wrong_with_a_case_is_told_outside_without_its_name(

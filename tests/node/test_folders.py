@@ -34,17 +34,17 @@ def test_variables_that_are_not_set_or_empty_are_told(monkeypatch: pytest.Monkey
 def test_a_folder_that_is_not_there_or_cannot_be_made_is_told(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folders / "file").touch()
     monkeypatch.setenv("nnUNet_results", str(folders / "file" / "results"))
-    with pytest.raises(FednnUNetError, match=r"nnUNet_results names .*file/results, but .*file is no folder"):
+    with pytest.raises(FednnUNetError, match=r"nnUNet_results names .*file/results, but .*file is not a folder"):
         check_folders("train")
     (folders / "raw").rmdir()
-    with pytest.raises(FednnUNetError, match=r"nnUNet_raw names .*raw, which is no folder"):
+    with pytest.raises(FednnUNetError, match=r"nnUNet_raw names .*raw, which is not a folder"):
         check_folders("plan_and_preprocess")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root can make none")
 def test_a_folder_that_nobody_can_make_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_preprocessed", "/proc/nobody/preprocessed")
-    with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but nothing can be written into /proc"):
+    with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but /proc is not writable"):
         check_folders("plan_and_preprocess")
 
 
@@ -52,5 +52,5 @@ def test_a_folder_that_may_not_be_written_is_told(folders: Path, monkeypatch: py
     monkeypatch.setattr(
         os, "access", lambda path, _: path != folders / "preprocessed"
     )  # tests may be run by root, who may do all
-    with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but nothing can be written into"):
+    with pytest.raises(FednnUNetError, match=r"nnUNet_preprocessed names .*, but .* is not writable"):
         check_folders("extract_fingerprint")

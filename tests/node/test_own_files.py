@@ -53,7 +53,7 @@ def test_what_was_edited_or_comes_from_elsewhere_or_is_damaged_is_kept_each_time
         with caplog.at_level(logging.WARNING):
             keep_own_plans(dataset, "plans", NEW)
         assert _copies(dataset, "plans") == sorted(written)
-        assert "is replaced, and kept as" in caplog.text
+        assert "replacing it, and keeping it as" in caplog.text
     plans.write_text(json.dumps(NEW | {"dataset_name": "any"}))
     keep_own_plans(dataset, "plans", NEW)  # nothing is lost
     assert len(_copies(dataset, "plans")) == 3

@@ -109,8 +109,8 @@ def test_a_question_out_of_turn_gets_no_number_and_ends_the_answers(make_node: M
     for question in (moments, first):
         assert not isinstance(_answer(node, question), str)
     for question in (third, second):
-        assert "which the protocol does not ask now" in str(_answer(node, question))
-    assert "which the protocol does not ask now" in str(node.failure)
+        assert "which the protocol does not allow now" in str(_answer(node, question))
+    assert "which the protocol does not allow now" in str(node.failure)
 
 
 def test_the_mode_of_the_site_decides_what_is_answered(make_node: MakeNode) -> None:
@@ -118,7 +118,7 @@ def test_the_mode_of_the_site_decides_what_is_answered(make_node: MakeNode) -> N
     _tell(node, "measure", Measure(cases=CASES))
     moments, first, *_ = _questions(make_node("exact"), CASES)
     assert not isinstance(_answer(node, moments), str)
-    assert "which the protocol does not ask now" in str(_answer(node, first))
+    assert "which the protocol does not allow now" in str(_answer(node, first))
 
 
 def test_another_measurement_is_made_as_long_as_nothing_was_asked_about_the_first(make_node: MakeNode) -> None:
@@ -131,20 +131,20 @@ def test_another_measurement_is_made_as_long_as_nothing_was_asked_about_the_firs
     np.testing.assert_array_equal(answered[0], sampled_last.answer(MomentsQuestion()))
     for cases in (2 * CASES, CASES):
         failure = str(_tell(node, "measure", Measure(cases=cases))["failure"])
-        assert "start the node again for another fingerprint" in failure
+        assert "restart the node for another fingerprint" in failure
 
 
 def test_a_federation_has_no_fewer_cases_than_one_of_its_sites(make_node: MakeNode) -> None:
     node = make_node("exact")
     failure = str(_tell(node, "measure", Measure(cases=CASES - 1))["failure"])
     assert f"has {CASES - 1} cases, but this site alone has {CASES}" in failure
-    assert "has not let the node measure" in str(_answer(node, MomentsQuestion()))
+    assert "before the node has measured them" in str(_answer(node, MomentsQuestion()))
 
 
 def test_a_site_that_plans_alone_answers_nothing_about_its_cases(make_node: MakeNode) -> None:
     node = make_node(None)
-    assert "this site plans alone" in str(_tell(node, "measure", Measure(cases=CASES))["failure"])
-    assert "has not let the node measure" in str(_answer(node, MomentsQuestion()))
+    assert "this site plans for itself" in str(_tell(node, "measure", Measure(cases=CASES))["failure"])
+    assert "before the node has measured them" in str(_answer(node, MomentsQuestion()))
     assert "is not shared here" in str(_tell(node, "cases")["failure"])
 
 

@@ -41,7 +41,7 @@ def test_without_a_file_there_are_nnunets_five_folds_and_names_keep_their_dots(s
     assert find_preprocessed(site.preprocessed / "data") == CASES
     assert checked(site) == checked(site, "all") == 5
     assert checked(site, "fold_all") is None
-    with pytest.raises(FednnUNetError, match="no fold 5: the split has the folds 0 to 4"):
+    with pytest.raises(FednnUNetError, match="Invalid fold 5: the split has the folds 0 to 4"):
         checked(site, "5")
 
 
@@ -49,7 +49,7 @@ def test_without_a_file_there_are_nnunets_five_folds_and_names_keep_their_dots(s
 def test_the_folds_are_those_of_the_file(site, number):
     split(site, leave_one_out(CASES)[:number])
     assert checked(site, str(number - 1)) == checked(site, "all") == number
-    with pytest.raises(FednnUNetError, match=f"splits_final.json: There is no fold {number}"):
+    with pytest.raises(FednnUNetError, match=f"splits_final.json: Invalid fold {number}"):
         checked(site, str(number))
 
 
@@ -59,10 +59,10 @@ def test_the_folds_are_those_of_the_file(site, number):
         ('[{"train": ["1.2.0"], "val": ["gone"]}]', "names the case gone in fold 0, which is not among the 10"),
         ('[{"train": ["1.2.0"], "val": []}]', "no validation cases in fold 0"),
         ('[{"train": [], "val": ["1.2.0"]}]', "no training cases in fold 0"),
-        ("[{", "is no JSON"),
-        ("[]", "is no split"),
-        ("{}", "is no split"),
-        ("[1]", "is no split"),
+        ("[{", "is not JSON"),
+        ("[]", "is not a valid split"),
+        ("{}", "is not a valid split"),
+        ("[1]", "is not a valid split"),
     ],
 )
 def test_a_split_that_does_not_fit_is_told_with_its_file_and_remedy(site, content, what):
@@ -74,7 +74,7 @@ def test_a_split_that_does_not_fit_is_told_with_its_file_and_remedy(site, conten
 
 def test_a_split_that_nnunet_made_of_fewer_cases_is_refused_and_one_of_a_user_is_warned_of(site, caplog):
     split(site, split_of_nnunet(CASES[:6]))
-    with pytest.raises(FednnUNetError, match=r"no fold with the case 1.2.6 and 3 others.*made it before there were 10"):
+    with pytest.raises(FednnUNetError, match=r"no fold with the case 1.2.6 and 3 others.*created it for fewer than 10"):
         checked(site)
     split(site, leave_one_out(CASES[:9]))
     assert checked(site) == 9

@@ -149,7 +149,7 @@ def test_numbers_that_a_trainer_replaces_are_not_ignored() -> None:
 def test_a_training_that_would_begin_in_its_middle_is_told() -> None:
     trainer = SimpleNamespace(current_epoch=5)
     set_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
-    with pytest.raises(FednnUNetError, match=r"would begin with epoch 5, .* fewer --rounds"):
+    with pytest.raises(FednnUNetError, match=r"would start with epoch 5, .* fewer --rounds"):
         check_schedule(trainer, SCHEDULE)  # type: ignore[arg-type]
 
 

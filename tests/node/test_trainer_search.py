@@ -32,7 +32,7 @@ def test_trainers_of_nnunet_and_of_the_user_are_found(own_trainers: Path) -> Non
 def test_an_unknown_trainer_is_told_with_those_of_a_similar_name(own_trainers: Path) -> None:
     (own_trainers / "mine.py").write_text(f"{_TRAINER}class nnUNetTrainerOfMine(nnUNetTrainer): pass\n")
     told = _complaint("nnUNetTrainer_5epoch")
-    assert "no trainer 'nnUNetTrainer_5epoch'" in told
+    assert "No trainer 'nnUNetTrainer_5epoch'" in told
     assert "did you mean nnUNetTrainer_5epochs" in told
     assert "did you mean nnUNetTrainerOfMine" in _complaint("nnUNetTrainerOfMin")
     assert _complaint("Xyz").endswith("correct -tr.")
@@ -40,9 +40,9 @@ def test_an_unknown_trainer_is_told_with_those_of_a_similar_name(own_trainers: P
 
 def test_a_folder_of_trainers_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "nowhere"))
-    assert f"nnUNet_extTrainer names {tmp_path / 'nowhere'}, which is no folder" in _complaint("Mine")
+    assert f"nnUNet_extTrainer names {tmp_path / 'nowhere'}, which is not a folder" in _complaint("Mine")
     monkeypatch.delenv("nnUNet_extTrainer")
-    assert "nnUNet_extTrainer, where those of your own are, is not set" in _complaint("Mine")
+    assert "nnUNet_extTrainer, for custom trainers, is not set" in _complaint("Mine")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_mistake_in_a_trainers_file_is_told_with_file_and_line(
 
 def test_a_class_that_is_no_trainer_is_told(own_trainers: Path) -> None:
     (own_trainers / "mine.py").write_text("class Mine: pass\n")
-    assert "Mine is no trainer" in _complaint("Mine")
+    assert "Mine is not a trainer" in _complaint("Mine")
 
 
 @pytest.mark.parametrize(

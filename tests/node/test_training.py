@@ -90,7 +90,7 @@ def test_an_untrained_network_and_one_that_shares_all_have_nothing_to_collect(no
     node.ask("accept", '{"round": 30}')
     assert "has not trained" in str(node.collect(30)["failure"])
     node.share()
-    assert "of which it has said that they stay here" in str(node.collect(30)["failure"])
+    assert "that it has declared local" in str(node.collect(30)["failure"])
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"error": 3}', '{"words": "good bye"}'])
@@ -230,7 +230,7 @@ def test_a_file_that_was_removed_meanwhile_is_told_in_one_sentence(
     case = tmp_path / "patient_007.b2nd"
     node.client._rounds._trainer.train_step = lambda _: case.read_bytes()
     told = str(node.fit(1)["failure"])
-    assert told == "a file is not there any more. Bring it back, and start the node again"
+    assert told == "a file no longer exists. Restore it, and restart the node"
     assert str(case) in str(node.client.failure)
     assert not any(record.exc_info for record in caplog.records)
 
@@ -249,7 +249,7 @@ def test_a_disk_that_takes_no_more_is_told_in_one_sentence(
     told = str(node.ask("finish")["failure"])
     assert told.startswith("a file cannot be written")
     assert why in told
-    assert "start the node again" in told
+    assert "restart the node" in told
     assert "/secret" not in told
     assert why in str(node.client.failure)
     assert ("/secret/place" in str(node.client.failure)) == (write is _write_a_file)

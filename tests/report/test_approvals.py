@@ -24,4 +24,4 @@ def test_the_status_says_so_too() -> None:
     sites = {"A": Contact(connected=True, at=0), "B": Contact(connected=True, at=0, waits_for_approval=True)}
     console = Console(width=100, record=True)
     console.print(status_screen(Status(sites=sites), 1.0))
-    assert "Waiting for a person's yes at B" in console.export_text()
+    assert "Waiting for approval at B" in console.export_text()

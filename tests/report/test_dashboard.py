@@ -124,4 +124,4 @@ def test_the_report_of_a_run_folder_is_written_again(tmp_path, capsys):
 
 def test_a_folder_without_events_is_named_with_a_remedy(tmp_path, capsys):
     assert commands.report_main([str(tmp_path)]) == 1
-    assert "is no run folder, it has no events.jsonl" in capsys.readouterr().err.replace("\n", " ")
+    assert "is not a run folder: it has no events.jsonl" in capsys.readouterr().err.replace("\n", " ")

@@ -89,7 +89,7 @@ def test_a_full_disk_does_not_disturb_a_training_and_is_told_once(tmp_path, monk
                 assert shown.acquire(timeout=60)
                 page.emit(a_round(number, 9, SITES))
     assert list(tmp_path.iterdir()) == []
-    assert caplog.text.count("cannot be written (No space left on device): make room for it.") == 1
+    assert caplog.text.count("cannot be written (No space left on device): free disk space.") == 1
 
 
 def test_whatever_goes_wrong_with_the_page_does_not_disturb_a_training(tmp_path, monkeypatch, caplog):
@@ -99,7 +99,7 @@ def test_whatever_goes_wrong_with_the_page_does_not_disturb_a_training(tmp_path,
     monkeypatch.setattr("fednnunet.report.page.parts.parts_of_run", fail)
     with PageFile(tmp_path / REPORT) as page:
         page.emit(Finished(seconds=1))
-    assert "The report page cannot be made (ZeroDivisionError: no)." in caplog.text
+    assert "The report page cannot be written (ZeroDivisionError: no)." in caplog.text
 
 
 def test_the_last_page_is_written_when_the_run_fails(tmp_path):

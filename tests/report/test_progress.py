@@ -126,9 +126,9 @@ def test_plain_round_shows_dashes_and_no_eta_at_the_end():
 @pytest.mark.parametrize(
     ("ratio", "what"),
     [
-        (12.3, "is 12 times as large as is usual among the others"),
-        (1e32, "is 1e+32 times as large as is usual among the others"),
-        (None, "changes the model, those of most others do not"),
+        (12.3, "is 12 times the median of the others"),
+        (1e32, "is 1e+32 times the median of the others"),
+        (None, "changes the model, while those of most others do not"),
     ],
 )
 def test_an_update_that_is_out_of_line_is_one_line_in_either_display(ratio, what):
@@ -398,12 +398,12 @@ def test_quiet_shows_results_and_what_needs_attention_only():
     text = written(console)
     for shown in (
         "round 1 · without site B: its connection broke",
-        "site B takes part again",
+        "site B rejoins",
         "the update of site A is 7 times",
         "waiting for B",
-        "site A waits until a person there agrees",
+        "site A waits for a person's approval",
         "Validation of fold 0: Dice",
-        "What the federation gave, fold 0",
+        "Benefit of the federation, fold 0",
         "model of folds 0, 1 written to results and model.zip",
         "0.8750",
         "not evaluated at site B: it has no test cases",

@@ -195,7 +195,7 @@ def test_a_full_disk_does_not_disturb_a_training(
 @pytest.mark.parametrize("folder", [".", "that is not there"])
 def test_a_folder_that_is_no_run_folder_is_named_with_a_remedy(tmp_path: Path, folder: str) -> None:
     with pytest.raises(
-        FednnUNetError, match=r"is no run folder, it has no status.json: name the .*--run_dir"
+        FednnUNetError, match=r"is not a run folder: it has no status.json; give the .*--run_dir"
     ) as caught:
         read_status(tmp_path / folder)
     assert str(tmp_path / folder) in str(caught.value)
@@ -289,11 +289,10 @@ def test_updates_that_are_out_of_line_are_counted_and_the_last_hundred_kept(
 
 
 def test_the_screen_shows_the_last_updates_that_were_out_of_line_if_there_were_any() -> None:
-    assert not any("out of line" in line for line in _shown(_status(), BEGAN))
+    assert not any("Outlier" in line for line in _shown(_status(), BEGAN))
     found = [UpdateOutOfLine(site="B\x07", round=number, ratio=number) for number in range(6, 12)]
     lines = _shown(_status(out_of_line=found, number_out_of_line=30), BEGAN)
-    start = lines.index("Updates far out of line with the others so far: 30")
+    start = lines.index("Outlier updates so far: 30")
     assert lines[start + 1 :] == [
-        f"  round {number} · B?: its update is {number} times as large as is usual among the others"
-        for number in range(8, 12)
+        f"  round {number} · B?: its update is {number} times the median of the others" for number in range(8, 12)
     ]

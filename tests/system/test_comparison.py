@@ -55,7 +55,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert process.returncode == 128 + signal.SIGINT, output
-    assert "Interrupted: run the same command again to go on." in output
+    assert "Interrupted: run the same command again to continue." in output
     run = json.loads((out / "runs" / "centralized" / "fold_0" / "run.json").read_text())["run"]
     planned = json.loads((out / "state.json").read_text())["jobs"]["plans pooled"]
 
@@ -82,7 +82,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_tells_what_its_prediction
 
     status, output = workspace.fednnunet(*COMMAND, "--keep_local", "seg_layers")
     assert status == 1
-    assert "was begun with --keep_local none, not seg_layers" in output
+    assert "was started with --keep_local none, not seg_layers" in output
 
 
 def test_methods_are_added_and_models_are_tested_on_the_cases_of_other_sites(workspace):

@@ -120,7 +120,7 @@ def test_a_site_that_was_not_in_the_federation_evaluates_its_model_and_tells_not
     assert not _numbers(json.loads((tmp_path / "run" / "evaluation_0.json").read_text())["sites"])
     status, output = external.call("client", "evaluate", "904", "2d", 0, "-device", "cpu", *TRAINER)
     assert status == 1
-    assert "or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m" in output
+    assert "or give the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m" in output
 
 
 def _numbers(content: Any) -> list[float]:
@@ -156,7 +156,7 @@ def test_nothing_of_a_single_case_leaves_and_sites_without_labels_or_consent_are
     assert (status, [status for status, _ in ended.values()]) == (0, [0, 0, 0]), [output, ended]
     assert "has no test cases with labels: it takes no part" in ended[SITES[2]][1]
     for site, why in (
-        (SITES[1], "the site's policy does not let this out (rule metrics.min_cases)"),
+        (SITES[1], "the site's policy does not allow this message (rule metrics.min_cases)"),
         (SITES[2], "it has no test cases with labels"),
     ):
         assert f"not evaluated at site {site}: {why}" in output

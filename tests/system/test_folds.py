@@ -47,4 +47,4 @@ def test_all_folds_are_trained_exported_evaluated_and_found_by_nnunet(federation
 
     status, output = workspace.call("run", "train", "901", "2d", FOLDS, *short, *words)
     assert status == 1
-    assert f"There is no fold {FOLDS}: the split has the folds 0 to {FOLDS - 1}" in output
+    assert f"Invalid fold {FOLDS}: the split has the folds 0 to {FOLDS - 1}" in output

@@ -91,7 +91,7 @@ def test_every_site_learns_what_the_federation_gave_it(federation: Workspace, ru
         content = json.loads((folder / "federation_gain.json").read_text())
         assert len(content["dice_by_case"]["personal"]) == len(summaries[0]["metric_per_case"])
         assert content["reason"] in (folder / "federation_gain.md").read_text()
-    assert "What the federation gave" in (run_dir / "report.html").read_text(encoding="utf-8")
+    assert "Benefit of the federation" in (run_dir / "report.html").read_text(encoding="utf-8")
 
 
 def test_stock_nnunet_predicts_with_the_personal_model(federation: Workspace, run_dir: Path) -> None:

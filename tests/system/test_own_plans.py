@@ -64,7 +64,7 @@ def test_a_federation_is_fine_tuned_from_a_model_with_plans_of_another_dataset(
 
     status, output = workspace.call("run", *words)
     assert status != 0
-    assert "fold_0 holds a training that is finished" in output
+    assert "fold_0 contains a training that is finished" in output
     status, output = workspace.call("run", "train", "Dataset903_HospitalC 902", *words[2:6], *SHORT, "--c")
     assert status == 0, output
     assert "is finished" in output
@@ -82,7 +82,7 @@ def test_weights_of_another_network_are_refused_before_any_round(workspace: Work
     words = ("train", IDS, "2d", 0, "-p", "wider", "-pretrained_weights", weights, *SHORT)
     status, output = workspace.call("run", *words)
     assert status == 1
-    assert "is of another network than that of 2d in the plans wider (The shape of the parameters of key" in output
+    assert "is not for the network of 2d in the plans wider (The shape of the parameters of key" in output
     assert "Traceback" not in output
     assert "tensor(" not in output
 
@@ -104,7 +104,7 @@ def test_a_plans_file_of_ones_own_trains_where_all_sites_have_the_same(workspace
     (workspace.preprocessed / TARGETS[1] / "nnUNetPlans_bs4.json").write_text(json.dumps(plans))
     status, output = workspace.call("run", "train", IDS, "2d_bs4", 1, "-p", "nnUNetPlans_bs4", *SHORT)
     assert status == 1
-    assert "made by no federation: bring one file to all sites with plan_and_preprocess --plans FILE" in output
+    assert "distribute one file to all sites with plan_and_preprocess --plans FILE" in output
 
 
 def _kinds_sent(workspace: Workspace, site: str) -> set[str]:

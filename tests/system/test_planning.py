@@ -157,7 +157,7 @@ def test_a_node_for_another_task_is_refused_and_the_federation_goes_on(
     status, output = workspace.call("client", "plan_and_preprocess", 902, "2d", "--port", port)
     assert status == 1
     assert (
-        "Error: The coordinator has let this node go: Site Dataset902_HospitalB was started for plan_and_preprocess, "
+        "Error: The coordinator disconnected this node: Site Dataset902_HospitalB was started for plan_and_preprocess, "
         "the coordinator for extract_fingerprint: start both for one task." in output
     )
     second = workspace.start("client", "extract_fingerprint", "-d", 902, "--port", port, "-np", 1)

@@ -149,7 +149,7 @@ def test_a_site_that_has_lost_all_but_its_data_is_awaited_and_ends_like_the_othe
         assert SITES[2] in training.follow("waiting for")
         shutil.rmtree(training.workspace.results / SITES[2])
         training.start(SITES[2])
-        training.follow(f"site {SITES[2]} takes part again")
+        training.follow(f"site {SITES[2]} rejoins")
         training.end("server", *SITES)
         first, *others = training.weights(*SITES)
         assert all(equal_weights(first, other) for other in others)

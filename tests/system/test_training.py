@@ -230,7 +230,7 @@ def test_an_interrupted_training_leaves_no_process_and_continues(federation: Wor
 
     status, output = federation.call("run", *words)
     assert status == 1
-    assert "holds a training that is not finished" in output
+    assert "contains a training that is not finished" in output
     assert "--c, or give --overwrite" in output
 
     output = federation.succeed("run", *words, "--c")

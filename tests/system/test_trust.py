@@ -35,23 +35,23 @@ def test_strangers_are_refused_with_one_sentence_while_the_sites_plan_undisturbe
     consortium.start_server()
     first = consortium.start(0)
     assert first.stdout is not None
-    _follow(consortium.server, "has proven who it is")
+    _follow(consortium.server, "authenticated")
 
     others = tmp_path / "others"
     create_certificates(["localhost"], others)
     impostor, _, _ = create_key("Clinic B", tmp_path)
     unlisted, _, _ = create_key("Clinic X", tmp_path)
-    assert "does not come from the authority in --ca-cert" in consortium.refusal(1, ca_cert=others / "ca.pem")
+    assert "was not issued by the authority in --ca-cert" in consortium.refusal(1, ca_cert=others / "ca.pem")
     assert "is for another host" in consortium.refusal(1, host="127.0.0.1")
-    assert "encrypts: give its authority's certificate" in consortium.refusal(1, ca_cert=None)
-    assert "does not prove who it is: start its node with --key" in consortium.refusal(1, key=None, site=CLINICS[1])
+    assert "uses TLS: give its CA certificate" in consortium.refusal(1, ca_cert=None)
+    assert "did not authenticate: start its node with --key" in consortium.refusal(1, key=None, site=CLINICS[1])
     assert "its key is not the one on the coordinator's list" in consortium.refusal(1, key=impostor)
     assert "Clinic X is not on the coordinator's list" in consortium.refusal(1, key=unlisted)
-    assert "Clinic A takes part already" in consortium.refusal(0)
+    assert "Clinic A is already connected" in consortium.refusal(0)
 
     # a proof that was made for another connection, by the very key
     recorded = consortium.proof(1, Challenge.draw("ab" * 16), introduction_of(1))
-    assert "does not hold" in turn_away(consortium, introduction_of(1), recorded)
+    assert "Authentication of site" in turn_away(consortium, introduction_of(1), recorded)
     assert "start its node with --key" in turn_away(consortium, introduction_of(1), None)
 
     for number in range(200):
@@ -87,7 +87,7 @@ def test_a_node_does_not_trust_a_coordinator_without_a_good_certificate(consorti
     try:
         assert plain.stdout is not None
         assert "Waiting" in plain.stdout.readline()
-        assert "does not encrypt" in consortium.refusal(0)
+        assert "does not use TLS" in consortium.refusal(0)
     finally:
         plain.kill()
         plain.communicate()
@@ -97,10 +97,10 @@ def test_a_coordinator_is_not_reachable_from_elsewhere_without_certificate_and_l
     call, trust = consortium.workspace.call, consortium.trust
     everywhere = ("train", "--num_clients", 3, "--host", "0.0.0.0", "--port", consortium.port)
     status, output = call("server", *everywhere)
-    assert (status, "nothing would be encrypted" in output) == (1, True), output
+    assert (status, "the connection would not be encrypted" in output) == (1, True), output
     tls = ("--tls-cert", trust / "server.pem", "--tls-key", trust / "server.key")
     status, output = call("server", *everywhere, *tls)
-    assert (status, "any of them could take part" in output) == (1, True), output
+    assert (status, "any of them could join" in output) == (1, True), output
     status, output = call("client", TASK[0], SITES[0], "--host", "192.0.2.1", "--port", consortium.port)
     assert (status, "is another machine" in output) == (1, True), output
 
@@ -112,7 +112,7 @@ def test_what_a_policy_forbids_is_not_sent_and_the_coordinator_says_which_rule(c
     nodes = [consortium.start(0), consortium.start(1, policy=policy), consortium.start(2)]
     status, output = finish(consortium.server)
     assert status == 1
-    assert "Clinic B failed: the site's policy does not let this out (rule fingerprint.min_cases)" in output
+    assert "Clinic B failed: the site's policy does not allow this message (rule fingerprint.min_cases)" in output
     for node in nodes:
         assert finish(node)[0] == 1
     log = (consortium.workspace.folder / "Clinic B.jsonl").read_text()

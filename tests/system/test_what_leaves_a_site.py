@@ -262,4 +262,4 @@ def test_an_audit_log_that_was_tampered_with_is_found_out(
         assert (status, output.count("Error")) == (1, 1), (what, output)
     log.write_text("".join(lines))
     status, output = workspace.fednnunet("audit", "verify", log, "--receipts", receipts)
-    assert (status, "is whole" in output) == (0, True), output
+    assert (status, "is intact" in output) == (0, True), output

@@ -96,9 +96,9 @@ def test_groups_of_a_site_do_not_touch_each_other() -> None:
 @pytest.mark.parametrize("part", [(2, 0, 1), (-1, 0, 1), (0, 5, 5), (0, -1, 5), (0, 0, SIZE + 1), (1, 0, 11)])
 def test_parts_that_there_are_not_are_refused(part: tuple[int, int, int]) -> None:
     site = SiteModel("A", [GROUP, OTHER], ENCODINGS["int8"])
-    with pytest.raises(FednnUNetError, match="that there is not"):
+    with pytest.raises(FednnUNetError, match="which does not exist"):
         site.send(*part, 1)
-    with pytest.raises(FednnUNetError, match="that there is not"):
+    with pytest.raises(FednnUNetError, match="which does not exist"):
         site.take(*part, 1, b"")
 
 

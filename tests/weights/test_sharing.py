@@ -55,7 +55,7 @@ def test_layers_of_normalization_are_known_by_what_sites_say_of_them_not_by_name
 
 
 def test_networks_without_layers_of_normalization_cannot_keep_them() -> None:
-    with pytest.raises(FednnUNetError, match="no layers of normalization with weights"):
+    with pytest.raises(FednnUNetError, match="no normalization layers with weights"):
         share(SITES, keep_local="norm", normalization={"A": [], "B": [], "C": []})
 
 
@@ -72,7 +72,7 @@ def test_a_dtype_that_differs_is_not_shared() -> None:
 def test_a_federation_that_would_share_nothing_and_a_broken_expression_are_refused() -> None:
     with pytest.raises(FednnUNetError, match="correct --keep_local"):
         share(SITES, keep_local=".")
-    with pytest.raises(FednnUNetError, match="no regular expression"):
+    with pytest.raises(FednnUNetError, match="not a regular expression"):
         share(SITES, keep_local="(")
 
 

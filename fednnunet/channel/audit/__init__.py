@@ -1,12 +1,12 @@
-"""A site's audit log: one JSON line for each message that leaves the site or comes to it.
+"""A site's audit log: one JSON line for each message that the site sends or receives.
 
-Each line, an `AuditEntry`, holds the hash of the line before, so that no line can be changed, removed or moved
-without changing all that follow. Against somebody who can write the whole file anew only a receipt helps: number and
-hash of an entry, kept at the coordinator. What stands behind the last receipt, and without a receipt the last line,
-is as trustworthy as the site itself.
+Each line, an `AuditEntry`, holds the hash of the line before, so that no line can be changed, removed or moved without
+changing all later ones. A file that is rewritten as a whole can only be detected with a receipt: number and hash of an
+entry, kept at the coordinator. Lines after the last receipt and, without a receipt, the last line are as trustworthy as
+the site itself.
 
-A line whose writing was cut short, by a full disk or a power failure, stays in the file. The entry of kind ``torn``
-that follows it holds the hash of what is there, and the hash of the entry before it as `previous`.
+A line cut short by a full disk or a power failure stays in the file. The entry of kind ``torn`` that follows it holds
+the hash of the incomplete line, and the hash of the entry before it as `previous`.
 """
 
 from fednnunet.channel.audit.entries import AuditEntry, Receipt, read_entries, read_receipts

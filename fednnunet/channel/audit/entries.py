@@ -1,4 +1,4 @@
-"""What stands in an audit log, and in a receipt."""
+"""Entries of an audit log, and receipts."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """SHA-256 as 64 hexadecimal digits."""
 
 NOTHING: Digest = "0" * 64
-"""What stands for the hash of the line before the first one."""
+"""Placeholder for the hash of the line before the first one."""
 TORN = "torn"
 WITHHELD = "withheld"
 """How the decision about a message begins that was not sent."""
@@ -56,7 +56,7 @@ class AuditEntry(Message):
 
 
 class Receipt(Message):
-    """What the coordinator keeps of a site's log: how many entries there were, and the hash of the last line."""
+    """The coordinator's receipt for a site's log: number of entries, and hash of the last line."""
 
     site: str
     entries: int = Field(ge=0)
@@ -75,7 +75,7 @@ def read_receipts(path: Path) -> list[Receipt]:
     try:
         *lines, last = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise FednnUNetError(f"The receipts {path} cannot be read ({error.strerror}): name another file.") from error
+        raise FednnUNetError(f"The receipts {path} cannot be read ({error.strerror}): choose another file.") from error
     receipts = []
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"}"):
@@ -84,7 +84,7 @@ def read_receipts(path: Path) -> list[Receipt]:
             receipts.append(Receipt.model_validate_json(line))
         except ValidationError as error:
             raise FednnUNetError(
-                f"Line {number} of {path} is no receipt: name the coordinator's file of receipts."
+                f"Line {number} of {path} is not a receipt: give the coordinator's receipts file."
             ) from error
     with contextlib.suppress(ValidationError):  # the coordinator may have been stopped while it wrote this one
         receipts.append(Receipt.model_validate_json(last))
@@ -92,7 +92,7 @@ def read_receipts(path: Path) -> list[Receipt]:
 
 
 def torn_entry(head: tuple[int, str], torn: bytes, now: str, run: str, task: str, site: str) -> AuditEntry:
-    """Return the only entry that may stand behind the incomplete line `torn`."""
+    """Return the only entry that may follow the incomplete line `torn`."""
     return AuditEntry(
         number=head[0] + 1,
         previous=head[1],
@@ -123,17 +123,17 @@ def parsed(line: bytes) -> AuditEntry | None:
 
 
 def sha256_of(content: bytes) -> str:
-    """Return a SHA-256 as it stands in the log."""
+    """Return a SHA-256 in the format of the log."""
     return hashlib.sha256(content).hexdigest()
 
 
 def encodable(text: str) -> str:
-    """Return `text` without what UTF-8 cannot express: a name from a command line may hold it."""
+    """Return `text` without characters that UTF-8 cannot encode, which a command line may contain."""
     return text.encode("utf-8", "replace").decode()
 
 
 def read_entries(path: Path) -> Iterator[AuditEntry | None]:
-    """Yield the entries of a log, without looking at the chain; ``None`` for a line that is none.
+    """Yield the entries of a log, without checking the chain; ``None`` for an invalid line.
 
     Raises
     ------
@@ -145,10 +145,10 @@ def read_entries(path: Path) -> Iterator[AuditEntry | None]:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file with their newlines; what is too long for a line is yielded in pieces."""
+    """Yield the lines of a file with their newlines; longer ones than an entry are yielded in pieces."""
     try:
         with path.open("rb") as file:
             while line := file.readline(LONGEST_TORN + 1):
                 yield line
     except OSError as error:
-        raise FednnUNetError(f"The audit log {path} cannot be read ({error.strerror}): name another file.") from error
+        raise FednnUNetError(f"The audit log {path} cannot be read ({error.strerror}): choose another file.") from error

@@ -1,4 +1,4 @@
-"""Writing an audit log."""
+"""Writes an audit log."""
 
 import errno
 import hashlib
@@ -139,7 +139,7 @@ class AuditLog:
                 self._sync()
 
     def count(self, direction: Direction, kind: str, payload: Payload, round: int | None = None) -> None:
-        """Sum up a message that says nothing but that somebody is there.
+        """Count a sign of life, to be summarized in one entry.
 
         One entry about all of a kind (and round) is written before the next one that is appended, at the latest after
         `MOST_SUMMED_UP` messages; until then a node that is killed takes the sum with it.
@@ -171,7 +171,7 @@ class AuditLog:
                 self._sync()
 
     def close(self) -> None:
-        """Write what was counted, and let go of the file; nothing can be appended any more.
+        """Write the summarized entries, and close the file.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class AuditLog:
     def _check_open(self) -> int:
         if self._file is None:
             raise FednnUNetError(
-                f"The audit log {self._path} is closed: start the node again, nothing is sent without it."
+                f"The audit log {self._path} is closed: restart the node; nothing is sent without the log."
             )
         return self._file
 
@@ -269,7 +269,7 @@ class AuditLog:
         self._is_whole = False
         try:
             if not os.path.samestat(os.stat(self._path), os.fstat(file)):
-                raise OSError(errno.ESTALE, "another file has taken its place")
+                raise OSError(errno.ESTALE, "another file replaced it")
             written = os.write(file, content)
             if written < len(content):  # a second call would say why, but could be cut short as well
                 raise OSError(errno.EIO, f"it took {written} of {len(content)} bytes, its disk may be full")
@@ -277,7 +277,7 @@ class AuditLog:
             raise self._cannot_write(error) from error
 
     def _sync(self) -> None:
-        """Wait until the disk has what was written; some file systems tell only now that they are full."""
+        """Wait until the data are on disk; some file systems report a full disk only now."""
         try:
             os.fsync(self._check_open())
         except OSError as error:
@@ -307,8 +307,8 @@ class AuditLog:
 
     def _cannot_write(self, error: OSError) -> FednnUNetError:
         return FednnUNetError(
-            f"The audit log {self._path} cannot be written ({error.strerror or error}): mend that and start the node "
-            "again, nothing is sent without it."
+            f"The audit log {self._path} cannot be written ({error.strerror or error}): fix that and restart "
+            "the node; nothing is sent without the log."
         )
 
 
@@ -331,17 +331,17 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FednnUNetError(
-            f"Another node writes the audit log {path}: stop that one, or give this one a log of its own."
+            f"Another node is writing the audit log {path}: stop it, or give this node its own log."
         ) from error
     except OSError as error:
         raise FednnUNetError(
-            f"The audit log {path} cannot be locked ({error.strerror}): keep it on a disk of this machine."
+            f"The audit log {path} cannot be locked ({error.strerror}): keep it on a local disk."
         ) from error
 
 
 @dataclass(frozen=True)
 class _End:
-    """How a file ends: its last entry, and what stands behind that one if a line was cut short."""
+    """The end of a file: its last entry, and the incomplete line after it, if any."""
 
     number: int
     digest: str
@@ -350,7 +350,7 @@ class _End:
 
 
 def _read_end(file: int) -> _End | None:
-    """Return how a log ends, having read the end only; ``None`` if it is no audit log."""
+    """Return the end of a log, without reading the rest; ``None`` if the file is not an audit log."""
     size = os.fstat(file).st_size
     window = LONGEST_TORN + LONGEST_LINE + 2
     start = max(0, size - window)
@@ -379,7 +379,7 @@ def _end_after(number: int, digest: str, rest: Sequence[bytes]) -> _End | None:
 
 
 def _may_begin(line: bytes) -> bool:
-    """Return whether a line can be what was written of the first entry of a log."""
+    """Return whether a line may be the beginning of a log's first entry."""
     beginning = f'{{"number":1,"previous":"{NOTHING}"'.encode()
     return line[: len(beginning)] == beginning[: len(line)]
 

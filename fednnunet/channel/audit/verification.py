@@ -1,4 +1,4 @@
-"""Finding out whether an audit log is whole."""
+"""Verifies the integrity of an audit log."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from fednnunet.errors import FednnUNetError
 
 @dataclass(frozen=True)
 class Verification:
-    """What a log that was found whole holds.
+    """Contents of a verified log.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def verify(path: Path, receipt: tuple[int, str] | None = None, receipts: Iterabl
 
 
 class _Claims:
-    """What receipts say of a log."""
+    """The receipts for a log."""
 
     def __init__(self, path: Path, receipt: tuple[int, str] | None, receipts: Iterable[Receipt]) -> None:
         self._path = path
@@ -126,8 +126,8 @@ class _Claims:
                 )
             if self._found.get(number) != digest:
                 raise FednnUNetError(
-                    f"Entry {number} of {self._path} is not the one that the coordinator has a receipt of: this line "
-                    "was changed, or the log was written anew up to it."
+                    f"Entry {number} of {self._path} does not match the coordinator's receipt: this line "
+                    "was changed, or the log was rewritten up to it."
                 )
             held = number
         return held
@@ -171,7 +171,7 @@ class _Chain:
         return entry
 
     def end(self) -> None:
-        """Say that there are no more lines."""
+        """Finish: there are no more lines."""
         if self._incomplete:
             raise self._no_entry()
         if self._suspect is not None:
@@ -207,11 +207,9 @@ class _Chain:
                 raise self._changed(self._line)
             return True
         if entry.number > expected:
-            raise self._error(
-                f"is entry {entry.number}, where entry {expected} belongs: lines are missing or were moved"
-            )
+            raise self._error(f"is entry {entry.number} instead of {expected}: lines are missing or were moved")
         if entry.number < expected:
-            raise self._error(f"is entry {entry.number} once more: lines were repeated or moved")
+            raise self._error(f"repeats entry {entry.number}: lines were repeated or moved")
         if number == 0:
             raise self._changed(self._line)
         self._suspect = sha256_of(line[:-1])
@@ -236,11 +234,11 @@ class _Chain:
 
     def _no_entry(self) -> FednnUNetError:
         line = self._line_of_head + 1
-        return FednnUNetError(f"Line {line} of {self._path} is no entry of an audit log: it was changed.")
+        return FednnUNetError(f"Line {line} of {self._path} is not an audit log entry: it was changed.")
 
     def _do_not_fit(self, first: int, last: int) -> FednnUNetError:
         return FednnUNetError(
-            f"Lines {first} to {last} of {self._path} do not fit together: one of them was changed or removed."
+            f"Lines {first} to {last} of {self._path} do not match: one of them was changed or removed."
         )
 
     def _changed(self, line: int) -> FednnUNetError:

@@ -1,7 +1,7 @@
-"""Certificates for the coordinator: made by a private certificate authority (CA), shown, and checked before use.
+"""Creates, shows and checks the coordinator's certificates, issued by a private certificate authority (CA).
 
-The CA signs the coordinator's certificate. Nodes trust the CA, so that the coordinator's certificate can be renewed
-without them. The form of the certificates is that of RFC 5280, how names are matched is RFC 9525.
+The CA signs the coordinator's certificate. Nodes trust the CA, so the coordinator's certificate can be renewed without
+them. The format of certificates follows RFC 5280, the matching of names RFC 9525.
 """
 
 from fednnunet.channel.certificates.making import DAYS, CreatedCertificates, create_certificates

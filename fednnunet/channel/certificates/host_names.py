@@ -1,4 +1,4 @@
-"""Names and addresses of a coordinator, as they stand in a certificate."""
+"""Converts a coordinator's names and addresses to the form that certificates use."""
 
 import re
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def general_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _general_name(host: str) -> x509.GeneralName:
-    """Return a host as it stands in a certificate."""
+    """Return a host in the form that certificates use."""
     text = host.strip()
     if "*" in text:
-        raise FednnUNetError(f"{host!r} stands for more than one host: name the coordinator's own with --host.")
+        raise FednnUNetError(f"{host!r} matches more than one host: give the coordinator's own with --host.")
     try:
         bracketed = text.startswith("[") and text.endswith("]")
         address = IPv6Address(text[1:-1]) if bracketed else ip_address(text)
@@ -38,7 +38,7 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(_dns_name(text))
     if address.is_unspecified:
         raise FednnUNetError(
-            f"{host!r} is no address that nodes could connect to: give the name or address by which they reach it."
+            f"{host!r} is not an address that nodes can connect to: give the name or address by which they reach it."
         )
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         raise FednnUNetError(
@@ -61,7 +61,7 @@ def _dns_name(text: str) -> str:
     # a last label of digits only would be taken for part of an IPv4 address
     if not labels or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(name) > _LONGEST_NAME:
         raise FednnUNetError(
-            f"{text!r} is no valid host name or IP address: give what the nodes call the coordinator by, without a "
+            f"{text!r} is not a valid host name or IP address: give what the nodes call the coordinator by, without a "
             "port, such as coordinator.example.org or 192.0.2.7."
         )
     return name

@@ -1,4 +1,4 @@
-"""Making a certificate authority, and certificates that it signs."""
+"""Creates a certificate authority and the certificates that it signs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
 
 DAYS = 825
-"""Days for which a server certificate is valid, if nobody says otherwise."""
+"""Default validity of a server certificate, in days."""
 MOST_DAYS = 3650
 """Days for which a CA is valid; a certificate cannot outlive it."""
 _CLOCKS_DIFFER = timedelta(minutes=10)
@@ -56,7 +56,7 @@ _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True)
 class CreatedCertificates:
-    """What `create_certificates` has made.
+    """Result of `create_certificates`.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def create_certificates(
     if not 1 <= days <= MOST_DAYS:
         raise FednnUNetError(f"A certificate cannot be valid for {days} days: give 1 to {MOST_DAYS} with --days.")
     if organization is not None and not 1 <= len(organization) <= _LONGEST_ORGANIZATION:
-        raise FednnUNetError(f"The organization is not named by 1 to {_LONGEST_ORGANIZATION} characters: shorten it.")
+        raise FednnUNetError(f"The organization needs a name of 1 to {_LONGEST_ORGANIZATION} characters.")
     old_ca = _find_authority(folder, now)
     _check_free_for_server(folder, old_ca, overwrite)
     with _writing(folder):
@@ -136,7 +136,7 @@ def create_certificates(
 
 
 def _find_authority(folder: Path, now: datetime) -> _Authority | None:
-    """Return the CA that is kept in `folder`, ``None`` if there is none."""
+    """Return the CA in `folder`, ``None`` if there is none."""
     path, key_path = folder / CA_CERTIFICATE, folder / CA_KEY
     has_certificate, has_key = os.path.lexists(path), os.path.lexists(key_path)
     if not has_certificate and not has_key:
@@ -144,7 +144,7 @@ def _find_authority(folder: Path, now: datetime) -> _Authority | None:
     if not (has_certificate and has_key):
         there, missing = (CA_CERTIFICATE, CA_KEY) if has_certificate else (CA_KEY, CA_CERTIFICATE)
         raise FednnUNetError(
-            f"{folder} has {there} but not {missing}, and only with both can a certificate be issued: "
+            f"{folder} has {there} but not {missing}, and issuing a certificate needs both: "
             f"put {missing} beside it, or make a new CA in another folder with --out."
         )
     certificate = read_certificates(path)[0]
@@ -166,7 +166,7 @@ def _signing_key(key_path: Path, path: Path, certificate: x509.Certificate) -> _
         fits = belongs(key, certificate)
     if not fits:
         raise FednnUNetError(
-            f"The key {key_path} does not belong to the CA {path}: put the key there that was made with it, "
+            f"The key {key_path} does not belong to the CA {path}: put the matching key there, "
             "or make a new CA in another folder with --out."
         )
     if not isinstance(key, _SigningKey):
@@ -186,7 +186,7 @@ def _check_free_for_server(folder: Path, ca: _Authority | None, overwrite: bool)
         )
     if not overwrite:
         raise FednnUNetError(
-            f"{folder} has a server certificate or key already: give --overwrite to replace it, "
+            f"{folder} already has a server certificate or key: give --overwrite to replace it, "
             "or choose another folder with --out."
         )
 
@@ -225,7 +225,7 @@ def _issue(
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, start: datetime, end: datetime
 ) -> x509.CertificateBuilder:
-    """Return what all certificates have in common."""
+    """Return the fields that all certificates share."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -279,6 +279,6 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FednnUNetError(
-            f"Certificates cannot be written to {folder} ({error.strerror}): give a folder with --out in which "
-            "you may write and there is room."
+            f"Certificates cannot be written to {folder} ({error.strerror}): give a writable folder with "
+            "free space with --out."
         ) from error

@@ -1,4 +1,4 @@
-"""What stands in certificates, and whether the coordinator can use them."""
+"""Reads certificates, and checks whether the coordinator can use them."""
 
 import os
 import shlex
@@ -33,12 +33,12 @@ _PARSING_ERRORS = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises for files that are malformed, or that it does not know."""
+"""Errors that `cryptography` raises for malformed or unknown files."""
 
 
 @dataclass(frozen=True)
 class CertificateSummary:
-    """What people want to know of a certificate.
+    """Summary of a certificate for people.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class CertificateSummary:
 
 
 def describe_certificates(path: Path) -> list[CertificateSummary]:
-    """Return what stands in the certificates of a PEM file, in their order.
+    """Return summaries of the certificates in a PEM file, in their order.
 
     Raises
     ------
@@ -140,9 +140,7 @@ def read_key(path: Path, must_be_private: bool) -> PrivateKeyTypes:
         mode = os.fstat(file.fileno()).st_mode
         content = file.read()
     if must_be_private and os.name == "posix" and mode & 0o077:
-        raise FednnUNetError(
-            f"Not only its owner can use the private key {path}: run: chmod 600 {shlex.quote(str(path))}"
-        )
+        raise FednnUNetError(f"Other users can read the private key {path}: run: chmod 600 {shlex.quote(str(path))}")
     try:
         return load_pem_private_key(content, password=None)
     except TypeError as error:
@@ -151,35 +149,33 @@ def read_key(path: Path, must_be_private: bool) -> PrivateKeyTypes:
             f"openssl pkey -in {shlex.quote(str(path))} -out NEW_FILE"
         ) from error
     except _PARSING_ERRORS as error:
-        raise FednnUNetError(f"{path} is no private key in PEM format: give the right file.") from error
+        raise FednnUNetError(f"{path} is not a private key in PEM format: choose another file.") from error
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong with a file into a sentence about `what`."""
+    """Turn errors of a file into a sentence about `what`."""
     try:
         yield
     except FileNotFoundError as error:
         raise FednnUNetError(
-            f"There is no {what} {path}: give the right path, or make one with 'fednnunet certificates create'."
+            f"The {what} {path} does not exist: correct the path, or make one with 'fednnunet certificates create'."
         ) from error
     except OSError as error:
-        raise FednnUNetError(
-            f"The {what} {path} cannot be read ({error.strerror}): give a file that you may read."
-        ) from error
+        raise FednnUNetError(f"The {what} {path} cannot be read ({error.strerror}): give a readable file.") from error
 
 
 @contextmanager
 def parsing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the content of a file into a sentence."""
+    """Turn errors in a file's content into a sentence."""
     try:
         yield
     except _PARSING_ERRORS as error:
-        raise FednnUNetError(f"{path} holds no valid certificate in PEM format: give the right file.") from error
+        raise FednnUNetError(f"{path} contains no valid certificate in PEM format: choose another file.") from error
 
 
 def summary_of(certificate: x509.Certificate) -> CertificateSummary:
-    """Return what stands in a certificate."""
+    """Return the summary of a certificate."""
     return CertificateSummary(
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
@@ -217,7 +213,7 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
 
 
 def check_period(summary: CertificateSummary, what: str, remedy: str, now: datetime) -> None:
-    """Refuse a certificate, called `what`, that is not valid `now`."""
+    """Refuse a certificate, called `what`, that is not valid at `now`."""
     if now > summary.not_after:
         raise FednnUNetError(f"{what} has expired on {written(summary.not_after)}: {remedy}.")
     if now < summary.not_before:

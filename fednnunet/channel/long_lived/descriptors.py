@@ -1,4 +1,4 @@
-"""File descriptors: each connection takes one, and so does each file that a training is kept in."""
+"""Raises the limit of file descriptors: each connection and each open file takes one."""
 
 import logging
 
@@ -36,5 +36,5 @@ def _raised_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
         except (OSError, ValueError) as error:
-            logger.warning("No more than %d files can be open at a time (%s).", soft, error)
+            logger.warning("The limit of open files stays at %d (%s).", soft, error)
     return wanted if soft == unlimited else soft

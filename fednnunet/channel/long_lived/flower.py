@@ -1,9 +1,9 @@
-"""What both ends of the channel have in common."""
+"""Settings of Flower shared by both ends of the channel."""
 
 import logging
 
 LONGEST_MESSAGE = 16 << 20
-"""Bytes; more than any message has, but for what nobody should believe."""
+"""Bytes; above any valid message."""
 
 
 def silence() -> None:

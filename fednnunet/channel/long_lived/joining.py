@@ -1,4 +1,4 @@
-"""A node's end of the channel."""
+"""The node's end of the channel."""
 
 import contextlib
 import logging
@@ -87,7 +87,7 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
             # a certificate may be renewed, and a training of a week shall not end for that
             logger.warning("%s Trying again …", error)
             certificate = None
-            reason = "it is not to be trusted"
+            reason = "it is not trusted"
         else:
             reason, questions = _serve(endpoint, certificate, node, contact_timeout)
             if node.has_left:
@@ -95,10 +95,10 @@ def join(endpoint: Endpoint, node: Node, retry_for: float | None = None, contact
             if questions:
                 was_connected = True
                 last_contact, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
-                logger.warning("The connection to the coordinator broke (%s), connecting again …", reason)
+                logger.warning("The connection to the coordinator broke (%s), reconnecting …", reason)
         if retry_for is not None and time.monotonic() - last_contact > retry_for:
             raise FednnUNetError(
-                f"The connection to the coordinator at {endpoint.address} broke ({reason}), see what it says."
+                f"The connection to the coordinator at {endpoint.address} broke ({reason}), see its output."
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -191,13 +191,13 @@ def _wait_until_reachable(endpoint: Endpoint, seconds: float | None) -> Certific
                 return None
             if speaks_tls(endpoint):
                 raise UntrustedError(
-                    f"The coordinator at {endpoint.address} encrypts: give its authority's certificate with --ca-cert."
+                    f"The coordinator at {endpoint.address} uses TLS: give its CA certificate with --ca-cert."
                 )
         except OSError as error:
             problem = error.strerror or str(error)
         if deadline is not None and time.monotonic() >= deadline:
             raise FednnUNetError(
-                f"No coordinator could be reached at {where} for as long as --retry_for allows "
+                f"No coordinator was reachable at {where} within --retry_for "
                 f"({problem}): is it running, and are --host and --port right?"
             )
         if is_first:

@@ -39,9 +39,9 @@ _MOST_NUMBERS = 60_000
 _MEGA = 1e6
 _TOTAL = "all sites"
 _DEFINITIONS = (
-    "Training and validating are the seconds of the median site that took part; waiting is how much longer the slowest "
-    "one took, in both. Moving is what it took to hand over updates and global model, apart from averaging; other is "
-    "what is left of the round."
+    "Training and validating are the seconds of the median participating site; waiting is the additional time of the "
+    "slowest one, in both. Moving is the transfer of updates and global model, without averaging; other is the "
+    "rest of the round."
 )
 
 

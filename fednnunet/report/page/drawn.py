@@ -42,7 +42,7 @@ class Drawn:
     def told(self, caption: str) -> str:
         """Return `caption` with the fold, if there are several, and with what is left away."""
         where = f" · {self.fold.title}" if self.several else ""
-        return f"{caption}{where}" + (f" (one of {self.step} rounds is drawn)" if self.step > 1 else "")
+        return f"{caption}{where}" + (f" (one in {self.step} rounds drawn)" if self.step > 1 else "")
 
 
 def drawn_folds(run: RunState, numbers: int, most: int) -> list[Drawn]:

@@ -23,7 +23,7 @@ def overview_parts(run: RunState) -> list[Part]:
         facts["Global pseudo Dice"] = number(mean(report.mean_dice for report in last.sites.values()), 4)
         facts["Last round"] = f"{last.seconds:.1f} s"
     if run.remaining is not None:
-        facts["Time left"] = f"about {duration(run.remaining)}, if the rounds go on as the last ones"
+        facts["Time left"] = f"about {duration(run.remaining)}, at the speed of the last rounds"
     known = [cases for cases in run.sites.values() if cases is not None]
     facts["Sites"] = str(len(run.sites)) if run.sites else "none yet"
     if known:
@@ -44,7 +44,7 @@ def trouble_parts(run: RunState) -> list[Part]:
     rows = [[_stage(trouble), trouble.round or MISSING, *_told(trouble)] for trouble in shown]
     title = f"{len(run.troubles)} in all, the last first"
     if len(shown) < len(run.troubles):
-        title = f"The last {len(shown)} of {len(run.troubles)}, the last first"
+        title = f"The last {len(shown)} of {len(run.troubles)}, latest first"
     columns = ["stage", "round", "site", "what", "reason"]
     return [Part("failures", "Failures", html_table(columns, rows, caption=title, text_columns=(0, 2, 3, 4)))]
 

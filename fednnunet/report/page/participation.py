@@ -34,7 +34,7 @@ def participation_parts(run: RunState) -> list[Part]:
     figures: list[Figure] = []
     tables = NOTHING
     for drawn in drawn_folds(run, len(run.sites), _MOST_NUMBERS):
-        figures.append((escape(drawn.told("Who took part in which round")) + _KEY, _figure(run, drawn)))
+        figures.append((escape(drawn.told("Participation by round")) + _KEY, _figure(run, drawn)))
         tables += _table(run, drawn)
     return [Part("participation", "Participation", NOTHING, figures, tables)] if figures else []
 

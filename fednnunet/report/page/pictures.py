@@ -40,7 +40,7 @@ def _encoded(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise FednnUNetError(f"The picture {path} cannot be read ({error.strerror}): name another one.") from error
+        raise FednnUNetError(f"The picture {path} cannot be read ({error.strerror}): choose another one.") from error
     if not content.startswith(_PNG):
-        raise FednnUNetError(f"The picture {path} is no PNG file: name another one.")
+        raise FednnUNetError(f"The picture {path} is not a PNG file: choose another one.")
     return base64.b64encode(content).decode("ascii")

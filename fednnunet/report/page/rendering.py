@@ -71,7 +71,7 @@ def write_document(path: Path, document: bytes) -> None:
             temporary.write_bytes(document)
     except OSError as error:
         raise FednnUNetError(
-            f"The report {path} cannot be written ({error.strerror or error}): make room for it."
+            f"The report {path} cannot be written ({error.strerror or error}): free disk space."
         ) from error
 
 

@@ -44,7 +44,7 @@ def gain_parts(run: RunState) -> list[Part]:
         for event in run.gains.values()
     )
     text = Markup('<p class="note">{}</p>').format(NOTE)
-    return [Part("gain", "What the federation gave", text + Markup("").join(tables))]
+    return [Part("gain", "Benefit of the federation", text + Markup("").join(tables))]
 
 
 def evaluation_parts(run: RunState) -> list[Part]:
@@ -53,7 +53,7 @@ def evaluation_parts(run: RunState) -> list[Part]:
         return []
     text = Markup('<p class="note">{}</p>').format(
         "Mean ± standard deviation over the test cases of each site; below it the number of cases that have a value. "
-        "A dash stands where there are too few cases to be told. The last row is over the cases of all sites."
+        "A dash means too few cases. The last row covers the cases of all sites."
     )
     return [Part("evaluation", "Evaluation", text + Markup("").join(map(_evaluation, run.evaluated.values())))]
 
@@ -107,7 +107,7 @@ def _evaluation(event: SitesEvaluated) -> Markup:
         if table is not None:
             parts.append(table)
     if event.left_out:
-        parts.append(html_table(["site", "why it took no part"], list(event.left_out.items()), text_columns=(0, 1)))
+        parts.append(html_table(["site", "reason for its absence"], list(event.left_out.items()), text_columns=(0, 1)))
     return Markup("").join(parts)
 
 

@@ -33,8 +33,7 @@ def check_trackers(wandb_project: str | None, mlflow_experiment: str | None) -> 
 
         if not is_logged_in():
             raise FednnUNetError(
-                "--wandb needs a key of Weights & Biases, and there is none: run 'wandb login', or set "
-                "WANDB_MODE=offline."
+                "--wandb needs an API key of Weights & Biases: run 'wandb login', or set WANDB_MODE=offline."
             )
 
 

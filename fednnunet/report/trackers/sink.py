@@ -85,7 +85,7 @@ class _Worker:
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
         if self._thread.is_alive():
-            logger.warning("%s has not taken all numbers within %g s; the rest is not sent.", self._name, seconds)
+            logger.warning("%s did not accept all numbers within %g s; the rest is not sent.", self._name, seconds)
 
     def _work(self) -> None:
         try:
@@ -95,7 +95,7 @@ class _Worker:
         except Exception as error:  # whatever the tracker's own code raises
             self._has_failed = True
             logger.warning(
-                "%s gets no more numbers (%s: %s); the training goes on.", self._name, type(error).__name__, error
+                "%s receives no more numbers (%s: %s); the training continues.", self._name, type(error).__name__, error
             )
             logger.debug("%s has failed", self._name, exc_info=error)
 

@@ -1,7 +1,7 @@
-"""How one model is made of those of several sites: one rule per file, chosen by name.
+"""Aggregation rules: each combines the models of several sites into one; one rule per file, chosen by name.
 
-All rules work element by element on whatever part of the models they are given, so a model can be reduced slice by
-slice, and all commute with adding the same to every model, so differences can be reduced instead of models.
+All rules work element by element on any part of the models, so a model can be reduced slice by slice. All are
+translation equivariant, so differences can be reduced instead of models.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the coordinator makes of the difference between the aggregated and the last global model: one rule per file.
+"""Server optimizers: apply the difference between the aggregated and the last global model; one rule per file.
 
 Reddi et al., *Adaptive Federated Optimization*, ICLR 2021, algorithm 2, where the difference takes the place of a
 gradient. All rules work element by element, so a model can be updated slice by slice.
@@ -24,10 +24,10 @@ class ServerOptimizer(Protocol):
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """What it remembers, by name: the arrays themselves, float32 of the model's size."""
+        """The state, by name: the arrays themselves, float32 of the model's size."""
 
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
-        """Return what to add to a part of the global model, float32, given the aggregated difference, float32."""
+        """Return the change of a part of the global model, float32, given the aggregated difference, float32."""
 
 
 MakesOptimizer = Callable[..., ServerOptimizer]

@@ -34,7 +34,7 @@ class Adam:
         return {"mean": self._mean, "square": self._square}
 
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
-        """Return what to add to a part of the global model."""
+        """Return the change of a part of the global model."""
         self._mean[part] = self._beta_1 * self._mean[part] + (1 - self._beta_1) * difference
         self._square[part] = self._second_moment(self._square[part], _square(difference))
         change: np.ndarray = self._learning_rate * self._mean[part] / (np.sqrt(self._square[part]) + self._tau)

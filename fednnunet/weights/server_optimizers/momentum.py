@@ -31,7 +31,7 @@ class Momentum:
         return {"sum": self._sum}
 
     def step(self, part: slice, difference: np.ndarray) -> np.ndarray:
-        """Return what to add to a part of the global model."""
+        """Return the change of a part of the global model."""
         self._sum[part] = self._decay * self._sum[part] + difference
         change: np.ndarray = self._learning_rate * self._sum[part]
         return change

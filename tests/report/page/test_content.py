@@ -182,7 +182,7 @@ def test_failures_are_listed_the_last_first():
     rows = rows_of(part(parts_of(events), "failures").html)
     assert rows[1:4] == [
         ["fold 0", "3", "A, C", "awaited", "1 of 3 sites are ready"],
-        ["fold 0", "2", "B", "update out of line", "its update is 12 times as large as is usual among the others"],
+        ["fold 0", "2", "B", "outlier update", "its update is 12 times the median of the others"],
         ["fold 0", "2", "A", "left out", "late"],
     ]
 
@@ -299,7 +299,7 @@ def test_a_page_of_much_more_than_that_draws_fewer_rounds_and_says_so_but_always
     rounds = list(source(training.figures[0][1])["round"])
     step = rounds[-1] - rounds[-2]
     assert (rounds[-1], len(rounds)) == (700, -(-700 // step))
-    assert f"one of {step} rounds is drawn" in training.figures[0][0]
+    assert f"one in {step} rounds drawn" in training.figures[0][0]
     assert "the first 12 of 15 labels" in training.figures[0][0]
 
 
@@ -327,7 +327,7 @@ def test_pictures_stand_in_the_page_itself(tmp_path):
 
 def test_a_picture_that_is_none_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("<svg>")
-    with pytest.raises(FednnUNetError, match=r"a\.png is no PNG file: name another one\."):
+    with pytest.raises(FednnUNetError, match=r"a\.png is not a PNG file: choose another one\."):
         pictures_part([("A", tmp_path / "a.png")])
     with pytest.raises(FednnUNetError, match="cannot be read"):
         pictures_part([("B", tmp_path / "b.png")])

@@ -201,7 +201,9 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning_and_others_go_on(
     assert trackers["Good"].steps == [1, 2, 3, 3]
     assert trackers["Good"].is_closed
     assert trackers["Bad"].steps == [1]
-    assert caplog.messages == ["Bad gets no more numbers (ConnectionError: no route to host); the training goes on."]
+    assert caplog.messages == [
+        "Bad receives no more numbers (ConnectionError: no route to host); the training continues."
+    ]
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(
@@ -218,7 +220,7 @@ def test_a_tracker_that_hangs_holds_nobody_up(
     for event in (begun(), completed(1)):
         sink.emit(event)
     sink.close()
-    assert caplog.messages == ["Slow has not taken all numbers within 0.01 s; the rest is not sent."]
+    assert caplog.messages == ["Slow did not accept all numbers within 0.01 s; the rest is not sent."]
     release.set()
 
 
@@ -228,7 +230,7 @@ def test_a_folder_that_cannot_be_written_ends_tensorboard_and_nothing_else(
     (tmp_path / "tensorboard").touch()
     follow(tmp_path, begun(), completed(1))
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("TensorBoard gets no more numbers")
+    assert caplog.messages[0].startswith("TensorBoard receives no more numbers")
 
 
 @pytest.mark.parametrize(("flag", "words"), [("wandb", ("p", None)), ("mlflow", (None, "e"))])
