@@ -19,6 +19,7 @@ from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import alone
 from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
+from fednnunet.nnunet_defaults import model_folder_name
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.evaluation_input import results_folder
 from fednnunet.node.site_client import SiteClient
@@ -178,4 +179,4 @@ def _default_log(arguments: argparse.Namespace, dataset: SiteDataset) -> Path:
 
 
 def _model(arguments: argparse.Namespace) -> str:
-    return f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
+    return model_folder_name(arguments.tr, arguments.p, arguments.configuration)

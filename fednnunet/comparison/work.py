@@ -21,6 +21,7 @@ from fednnunet.comparison.methods import Method
 from fednnunet.events.event_files import EVENTS
 from fednnunet.launcher.devices import Share
 from fednnunet.launcher.steps import Job
+from fednnunet.nnunet_defaults import model_folder_name
 
 OTHERS = "others"
 """Name of the folder with the test cases of other sites, and of what is known of them."""
@@ -95,7 +96,7 @@ class Work:
         arguments = self.arguments
         plans = arguments.p if model.method.personal_epochs is None else f"{arguments.p}_personal"
         folder = self.results(model.method, model.seed) / model.dataset
-        return folder / f"{arguments.tr}__{plans}__{arguments.configuration}"
+        return folder / model_folder_name(arguments.tr, plans, arguments.configuration)
 
     def scores(self, model: Model) -> Path:
         """Return the folder with what a model achieves."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fednnunet.evaluation.paired import Difference, confidence
+from fednnunet.wording import counted
 
 ModelName = Literal["federated", "personal", "alone"]
 TITLES: dict[ModelName, str] = {
@@ -105,7 +106,7 @@ def advise(gain: Gain) -> Advice | None:
     if personal is not None and (_is_above(personal) or (_is_below(alone) and personal.mean > 0)):
         ours = "personal"
     to_alone = gain.differences.get((ours, "alone"))
-    cases = f"{gain.cases} validation case{'' if gain.cases == 1 else 's'}"
+    cases = counted(gain.cases, "validation case")
     figures = ", ".join(f"{TITLES[name]} {value:.3f}" for name, value in gain.dice.items())
     told = f"mean Dice over {cases}: {figures}"
     if to_alone is not None and _is_below(to_alone):

@@ -22,6 +22,7 @@ from fednnunet.events.events import (
     StageStarted,
     WorkProgressed,
 )
+from fednnunet.files import ends_within_line
 
 EVENTS = "events.jsonl"
 """The file in a run folder with all events of the run, also of those before the coordinator was started again."""
@@ -79,18 +80,12 @@ class EventFile:
         if self._number is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._number = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._is_torn = _is_torn(self._number)
+            self._is_torn = ends_within_line(self._number)
         data = b"\n" + line if self._is_torn else line
         self._is_torn = True  # until all is written
         while data:
             data = data[os.write(self._number, data) :]
         self._is_torn = False
-
-
-def _is_torn(number: int) -> bool:
-    """Return whether a file ends within a line."""
-    size = os.fstat(number).st_size
-    return size > 0 and os.pread(number, 1, size - 1) != b"\n"
 
 
 class RunFile:

@@ -20,6 +20,7 @@ from fednnunet.launcher import devices
 from fednnunet.launcher.preflight import check_sites
 from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import SEPARATOR, run_together
+from fednnunet.nnunet_defaults import model_folder_name
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
 
@@ -213,7 +214,8 @@ def training_run_dir(arguments: argparse.Namespace, environment: Mapping[str, st
     sites = "+".join(word for _, word in numbers)
     if len(sites) > _LONGEST_IDS:
         sites = f"{len(numbers)}_sites_{hashlib.sha256(sites.encode()).hexdigest()[:8]}"
-    return results / "fednnunet_runs" / f"{sites}__{arguments.tr}__{arguments.p}__{arguments.configuration}"
+    model = model_folder_name(arguments.tr, arguments.p, arguments.configuration)
+    return results / "fednnunet_runs" / f"{sites}__{model}"
 
 
 def _number(name: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from fednnunet.files import read_json
 from fednnunet.fingerprint.plans import resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
 from fednnunet.folds import MOST_FOLDS, Fold, parse_folds
+from fednnunet.nnunet_defaults import model_folder_name
 from fednnunet.node.dataset import CaseFiles, SiteDataset, check_channels, labelled_cases, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.splits import SPLITS
@@ -28,7 +29,7 @@ def evaluated_model(arguments: argparse.Namespace, dataset: SiteDataset) -> Trai
     """
     folder: Path | None = arguments.m
     if folder is None:
-        name = f"{arguments.tr}__{arguments.p}__{arguments.configuration}"
+        name = model_folder_name(arguments.tr, arguments.p, arguments.configuration)
         folder = nnunet_folder("nnUNet_results") / dataset.name / name
     folder = folder.absolute()
     return TrainedModel(folder, _folds(arguments, dataset, folder), arguments.checkpoint)

@@ -11,7 +11,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold, parse_folds
-from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
+from fednnunet.nnunet_defaults import FINAL_CHECKPOINT, model_folder_name
 from fednnunet.node.dataset import SiteDataset, find_dataset, nnunet_folder
 from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_json
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
@@ -200,14 +200,14 @@ def _finished(dataset: SiteDataset, arguments: argparse.Namespace, folds: tuple[
 def model_name(arguments: argparse.Namespace, own: OwnModel | None = None) -> str:
     """Return what nnU-Net calls the folder of the model that a command line of the client trains, or of an own one."""
     plans = arguments.p if own is None else f"{arguments.p}_{own}"
-    return f"{arguments.tr}__{plans}__{arguments.configuration}"
+    return model_folder_name(arguments.tr, plans, arguments.configuration)
 
 
 def _check_previous_stage(dataset: SiteDataset, arguments: argparse.Namespace, configuration: dict[str, Any]) -> None:
     previous = configuration.get("previous_stage")
     if previous is None:
         return
-    results = nnunet_folder("nnUNet_results") / dataset.name / f"{arguments.tr}__{arguments.p}__{previous}"
+    results = nnunet_folder("nnUNet_results") / dataset.name / model_folder_name(arguments.tr, arguments.p, previous)
     check_previous_stage(
         results / "predicted_next_stage" / arguments.configuration,
         cases_of_folds(

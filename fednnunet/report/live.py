@@ -34,6 +34,7 @@ from fednnunet.report.formats import (
 )
 from fednnunet.report.plain import PlainProgress
 from fednnunet.report.standing import headline
+from fednnunet.wording import counted
 
 Clock = Callable[[], float]
 
@@ -110,7 +111,7 @@ class _View:
             for phrase in costs(run.last_round):
                 yield _dim(phrase)
         if run.failures:
-            yield _dim(f"{run.failures} failure{'' if run.failures == 1 else 's'} so far")
+            yield _dim(f"{counted(run.failures, 'failure')} so far")
 
     def _head(self, options: ConsoleOptions) -> Table:
         """Return the line with title, bar and times."""

@@ -39,6 +39,7 @@ from fednnunet.report.formats import (
 )
 from fednnunet.report.gains import gain_table
 from fednnunet.report.standing import stage_title
+from fednnunet.wording import counted
 
 _WORTH_SAYING = (
     ApprovalAwaited,
@@ -67,7 +68,7 @@ class PlainProgress:
         self._run.take(event)
         match event:
             case SiteJoined():
-                cases = f"{event.cases} case{'' if event.cases == 1 else 's'}"
+                cases = counted(event.cases, "case")
                 self._line(f"site {event.site} joined, {cases} ({event.joined}/{event.expected})")
             case StageStarted():
                 self._quarters = 0
@@ -162,7 +163,7 @@ def _stage(event: StageStarted) -> str:
     if event.rounds is None:
         return title
     start = f", from round {event.first_round}" if event.first_round > 1 else ""
-    return f"{title}: {event.rounds} round{'' if event.rounds == 1 else 's'}{start}"
+    return f"{title}: {counted(event.rounds, 'round')}{start}"
 
 
 def _cost(event: FingerprintFound) -> str:
