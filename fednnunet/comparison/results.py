@@ -1,4 +1,4 @@
-"""The results of a comparison: the paper's table, the differences to local training, and what each step took."""
+"""Holds the results of a comparison: scores, differences to local training, and durations."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ Where: TypeAlias = Literal["others", "externals"]
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a comparison; methods may still be missing.
+    """Results of a comparison so far; methods may still be missing.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What models achieve on test cases, and the means and differences that a comparison tells of them."""
+"""Reads the scores of models on test cases, and derives means and paired differences."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Which cases train and which validate, at each site and where all data are pooled."""
+"""Splits cases into training and validation, at each site and in the pooled data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The results of a comparison for people and programs: terminal, Markdown, CSV and JSON."""
+"""Renders the results of a comparison for the terminal, and as Markdown, CSV and JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence

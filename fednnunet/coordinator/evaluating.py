@@ -10,7 +10,7 @@ from fednnunet.coordinator.stage import Stage
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
 from fednnunet.events.sinks import tell_progress
-from fednnunet.report.evaluations import write_evaluation
+from fednnunet.report.evaluation_tables import write_evaluation
 
 logger = logging.getLogger(__name__)
 

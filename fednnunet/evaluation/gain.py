@@ -1,4 +1,4 @@
-"""What a federation gave a site: its models compared case by case, and which one to use."""
+"""Compares a site's models case by case, and advises which one to use."""
 
 import statistics
 from collections import Counter
@@ -51,7 +51,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which model a site should use.
+    """Recommendation of a model to a site.
 
     Attributes
     ----------

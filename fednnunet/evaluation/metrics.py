@@ -1,4 +1,4 @@
-"""How well a segmentation agrees with the truth: Dice, HD95, ASSD and NSD of one label or region of one case.
+"""Computes Dice, HD95, ASSD and NSD of each label or region of a case.
 
 Surfaces and the distances between them are MONAI's (``monai.metrics.utils.get_edge_surface_distance``): the surface of
 an object are its voxels that have a face in common with a voxel outside of it, and the distance from a surface voxel to
@@ -58,7 +58,7 @@ class Scores:
 
 
 def foreground(labels: Labels | Mapping[str, Any]) -> dict[str, Key]:
-    """Return what is scored, by name: nnU-Net's ``foreground_labels`` or ``foreground_regions``.
+    """Return the labels or regions to score, by name: nnU-Net's ``foreground_labels`` or ``foreground_regions``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Means over cases, and over trainings with several seeds, with their confidence interval."""
+"""Estimates means over cases and seeds with confidence intervals."""
 
 import math
 import statistics

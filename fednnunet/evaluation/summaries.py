@@ -1,4 +1,4 @@
-"""From the metrics of single cases to aggregates over cases, and over sites."""
+"""Aggregates the metrics of single cases over cases and sites."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ from fednnunet.table_cells import write_csv
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over cases; all ``None`` where there are too few cases to tell.
+    """A metric over cases; all ``None`` where there are too few cases to disclose.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Files of events, one JSON line each: written by the coordinator, followed by whoever shows a run."""
+"""Reads and writes event files, one JSON line per event."""
 
 import logging
 import math
@@ -36,8 +36,8 @@ _RESULTS = (RoundCompleted, FoldValidated, GainTold, ModelExported, SitesEvaluat
 class EventFile:
     """Appends events to a file, so that another process can follow a run.
 
-    The file is for looking at only: if it cannot be written, that is told once and the run goes on. A line that was cut
-    off by that, or by the end of a process, is ended first, and then is one that readers pass over.
+    Errors never stop the run: the first one is logged. A partial line, left by a full disk or a killed process, is
+    terminated before the next event, and readers skip it.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class EventFile:
                 )
 
     def clear(self) -> None:
-        """Begin the file anew; who follows the one that was there keeps it."""
+        """Remove the file, so that the next event starts a new one; readers of the old one keep it."""
         self.close()
         try:
             self._path.unlink(missing_ok=True)
@@ -192,8 +192,8 @@ def _folds(events: Sequence[Event]) -> set[str | None]:
 class EventReader:
     """Reads the events that another process appends to a file.
 
-    The file need not exist yet, and may be begun anew; a line that is not complete yet is left for the next call; one
-    that is no event is passed over.
+    The file may not exist yet, and may be replaced. An incomplete line is left for the next call; an invalid one is
+    skipped.
 
     Parameters
     ----------
@@ -235,5 +235,5 @@ class EventReader:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return the events that a file holds; none if there is no file."""
+    """Return the events in a file, an empty list if it does not exist."""
     return list(EventReader(path).new_events())

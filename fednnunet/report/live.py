@@ -1,4 +1,4 @@
-"""A run as a region at the bottom of a terminal, which is redrawn."""
+"""Shows a run in a live region at the bottom of a terminal."""
 
 import threading
 import time
@@ -75,7 +75,7 @@ class LiveProgress:
 
 
 class _View:
-    """What the live region shows: stage, bar, times, and the last round of every site."""
+    """Content of the live region: stage, bar, times, and the last round of every site."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""A run as plain lines, one for each event: for files, and for terminals that cannot redraw."""
+"""Prints a run as plain lines, one per event, for files and simple terminals."""
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +25,7 @@ from fednnunet.events.events import (
     WorkProgressed,
 )
 from fednnunet.events.run_state import RunState
-from fednnunet.report.evaluations import evaluation_table
+from fednnunet.report.evaluation_tables import evaluation_table
 from fednnunet.report.formats import (
     LABELS_SHOWN,
     awaited,
@@ -37,7 +37,7 @@ from fednnunet.report.formats import (
     printable,
     validation_table,
 )
-from fednnunet.report.gains import gain_table
+from fednnunet.report.gain_tables import gain_table
 from fednnunet.report.standing import stage_title
 from fednnunet.wording import counted
 

@@ -1,6 +1,6 @@
-"""The common fingerprint and the plans, in readable form.
+"""Shows the common fingerprint and the plans.
 
-Both come as nnU-Net writes them; what is not there, or not of the kind that is expected, is left out.
+Both are nnU-Net's own; missing or unexpected values are left out.
 """
 
 import math
@@ -152,7 +152,7 @@ def _plans(plans: Mapping[str, Any]) -> Markup:
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits; nothing where it inherits from what is not there."""
+    """Return a configuration with what it inherits, an empty one if its parent does not exist."""
     try:
         return resolved(plans, name)
     except FednnUNetError:

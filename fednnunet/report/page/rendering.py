@@ -1,4 +1,4 @@
-"""Parts as one HTML document that needs nothing else: BokehJS, style, script and data stand in it."""
+"""Renders parts as one self-contained HTML document, with BokehJS, style, script and data."""
 
 import base64
 import hashlib

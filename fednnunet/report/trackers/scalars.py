@@ -1,4 +1,4 @@
-"""Events as numbers with names."""
+"""Converts events to named scalars."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The result of an evaluation: one table of sites, labels and metrics, as JSON, CSV, Markdown, and on a terminal."""
+"""Renders an evaluation by site, label and metric as JSON, CSV, Markdown, and a terminal table."""
 
 import io
 import logging
@@ -31,7 +31,7 @@ TITLES: Mapping[MetricName, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "assd":
 
 
 class Evaluation(Message):
-    """What ``evaluation_FOLD.json`` holds."""
+    """Content of ``evaluation_FOLD.json``."""
 
     fold: str
     folds: int | None = Field(default=None, description="how many there are, where FOLD is ``all``")

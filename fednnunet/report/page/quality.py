@@ -1,4 +1,4 @@
-"""How good the model is: nnU-Net's validation, the test cases of the sites, and where the model is."""
+"""Shows model quality: nnU-Net's validation, the sites' test cases, and the exported model."""
 
 import shlex
 from pathlib import PurePath
@@ -10,9 +10,9 @@ from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName
 from fednnunet.events.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.events.run_state import RunState
 from fednnunet.folds import spelled
-from fednnunet.report.evaluations import ALL_SITES, TITLES, over_all_sites
+from fednnunet.report.evaluation_tables import ALL_SITES, TITLES, over_all_sites
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
-from fednnunet.report.gains import HEADINGS, NOTE, gain_rows
+from fednnunet.report.gain_tables import HEADINGS, NOTE, gain_rows
 from fednnunet.report.page.part import NOTHING, Part
 from fednnunet.report.page.table import html_table
 from fednnunet.wording import counted
