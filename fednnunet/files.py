@@ -168,6 +168,12 @@ def write_json(content: dict[str, Any], path: Path) -> None:
         save_json(content, str(temporary), sort_keys=False)
 
 
+def ends_within_line(file: int) -> bool:
+    """Return whether a file, by its descriptor, ends within a line: who wrote it was stopped, or the disk was full."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+
+
 def keep_copy(path: Path) -> Path:
     """Copy a file beside itself, under a name with the time, and return the copy."""
     name = f"{path.stem}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}"

@@ -29,6 +29,11 @@ def stages_of(configuration: str) -> tuple[str, ...]:
     return _STAGES.get(configuration, (configuration,))
 
 
+def model_folder_name(trainer: str, plans: str, configuration: str) -> str:
+    """Return what nnU-Net calls the results folder of a model (``get_output_folder``)."""
+    return f"{trainer}__{plans}__{configuration}"
+
+
 def planning_class(name: str) -> Any | None:
     """Return nnU-Net's planner or fingerprint extractor of this name, ``None`` if there is none."""
     import nnunetv2
@@ -69,8 +74,3 @@ def planner_environment(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def model_folder_name(trainer: str, plans: str, configuration: str) -> str:
-    """Return what nnU-Net calls the folder of a model."""
-    return f"{trainer}__{plans}__{configuration}"

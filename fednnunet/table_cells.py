@@ -23,9 +23,23 @@ def markdown_cell(text: str) -> str:
     return _MEANS_SOMETHING.sub(r"\\\1", cleaned(text))
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    """Return a row of a table of Markdown, of cells that are Markdown already."""
-    return "| " + " | ".join(cells) + " |"
+class Markdown(str):
+    """A text that is Markdown already, as `markupsafe.Markup` is HTML."""
+
+    __slots__ = ()
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of Markdown, whose first column is aligned to the left, the others to the right.
+
+    Parameters
+    ----------
+    titles, rows
+        Cells; those that are not `Markdown` are shown as they are, whatever they contain.
+    """
+    lines = [[cell if isinstance(cell, Markdown) else markdown_cell(cell) for cell in row] for row in (titles, *rows)]
+    head, *body = ("| " + " | ".join(cells) + " |" for cells in lines)
+    return [head, "|---" + "|--:" * (len(titles) - 1) + "|", *body]
 
 
 def _csv_cell(cell: object) -> object:

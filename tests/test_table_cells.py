@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
+from fednnunet.table_cells import Markdown, markdown_cell, markdown_table, write_csv
 
 FORMULAS = (
     "=1+1",
@@ -57,5 +57,6 @@ def test_a_text_in_markdown_is_shown_as_it_is_in_one_line(text: str, cell: str) 
     assert markdown_cell(text) == cell
 
 
-def test_a_row_has_as_many_cells_as_it_was_given() -> None:
-    assert markdown_row(map(markdown_cell, ("a|b", "c"))) == r"| a\|b | c |"
+def test_a_row_of_a_table_has_as_many_cells_as_it_was_given_and_what_is_markdown_stays_so() -> None:
+    table = markdown_table(["x|y", "z"], [["a|b", Markdown("**c**")], ["*d*", "e"]])
+    assert table == [r"| x\|y | z |", "|---|--:|", r"| a\|b | **c** |", r"| \*d\* | e |"]

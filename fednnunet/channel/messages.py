@@ -30,10 +30,6 @@ TASKS: tuple[Task, ...] = ("extract_fingerprint", "plan_and_preprocess", "train"
 TASKS_WITH_NETWORK: tuple[Task, ...] = ("train", "evaluate")
 """Tasks that have a configuration and a fold."""
 
-MetricName = Literal["dice", "hd95", "assd", "nsd"]
-"""Dice, 95th percentile of the Hausdorff distance (mm), average symmetric surface distance (mm), normalised surface
-Dice."""
-
 Method = Literal["FFE", "AsymFedAvg"]
 """One fingerprint and one set of plans for all sites, or a set of its own for each."""
 

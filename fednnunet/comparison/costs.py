@@ -1,4 +1,4 @@
-"""What trainings have cost: time, and bytes between coordinator and sites."""
+"""Measures the cost of trainings: time, and bytes between coordinator and sites."""
 
 import logging
 import statistics
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training has cost.
+    """Cost of a training.
 
     Parameters
     ----------
     seconds
-        From its begin to its end, with all that was begun again.
+        From start to end, including repeated work.
     from_sites, to_sites
         Bytes of all rounds and sites, ``None`` where nothing was exchanged or nothing is known of it.
     """

@@ -1,4 +1,4 @@
-"""What a comparison remembers of itself, so that it can be interrupted and continued."""
+"""Records the finished commands of a comparison, so that it can be interrupted and resumed."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The methods that are compared: four that have a name, and what flags of a training make of them."""
+"""Defines the compared methods: four named ones, and variants by training flags."""
 
 import argparse
 import re

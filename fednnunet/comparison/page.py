@@ -1,4 +1,4 @@
-"""The report page of a comparison: the tables, the differences as a picture, and the federated trainings."""
+"""Writes the report page of a comparison: tables, charts of the differences, and the federated trainings."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The raw data of a comparison: links to the users' datasets, with one split, and the same data pooled."""
+"""Prepares the raw data of a comparison: links to the datasets with one split, and the pooled data."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The results of a comparison: the paper's table, the differences to local training, and what each step took."""
+"""Holds the results of a comparison: scores, differences to local training, and durations."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,16 @@ from typing import Literal, TypeAlias
 from fednnunet.comparison.costs import Cost
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.scores import (
-    Scores,
-    Summary,
+    ScoreTable,
     best,
     by_case,
     joined,
     mean_of_models,
     mean_over_sites,
     paired_differences,
-    summary,
 )
 from fednnunet.evaluation.paired import Difference, crossed_confidence
+from fednnunet.evaluation.summaries import Summary, summarize
 
 MEAN = "mean over sites"
 WORST = "worst site"
@@ -27,7 +26,7 @@ ALL_CASES = "all sites"
 OTHERS = "other sites' cases"
 REFERENCE = "local"
 
-ByModel: TypeAlias = dict[str, dict[str, Scores]]
+ByModel: TypeAlias = dict[str, dict[str, ScoreTable]]
 """What the model of each site achieves on each dataset, by their names; one model for all stands at each site."""
 
 
@@ -62,7 +61,7 @@ Where: TypeAlias = Literal["others", "externals"]
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a comparison; methods may still be missing.
+    """Results of a comparison so far; methods may still be missing.
 
     Parameters
     ----------
@@ -93,7 +92,7 @@ class Results:
     untested: Sequence[str] = ()
     costs: dict[str, Cost] = field(default_factory=dict)
     seeds: Sequence[int | None] = (None,)
-    _scores: dict[str, dict[str, list[Scores]]] = field(default_factory=dict, init=False)
+    _scores: dict[str, dict[str, list[ScoreTable]]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -106,7 +105,7 @@ class Results:
         of_seeds = [self._by_dataset(of_seed) for of_seed in models]
         self._scores[method.name] = {name: [found[name] for found in of_seeds] for name in of_seeds[0]}
 
-    def _by_dataset(self, models: ByModel) -> dict[str, Scores]:
+    def _by_dataset(self, models: ByModel) -> dict[str, ScoreTable]:
         """Return what one counts: each site's own model, on other cases the mean over the models."""
         found = {site: models[site][site] for site in self.tested_sites}
         for name in self.datasets[len(found) :]:
@@ -135,10 +134,10 @@ class Results:
         every = (scores for datasets in self._scores.values() for of_seeds in datasets.values() for scores in of_seeds)
         return list(dict.fromkeys(label for scores in every for _, label in scores))
 
-    def of(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Summary | None:
+    def of(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Summary:
         """Return what a method achieves on a dataset: the mean over cases of each case's mean over labels and seeds."""
         values = _over_seeds(self._values(method, dataset, metric, label))
-        return summary(values[0]) if len(values) == 1 else summary(map(statistics.fmean, zip(*values, strict=True)))
+        return summarize(values[0] if len(values) == 1 else map(statistics.fmean, zip(*values, strict=True)))
 
     def interval(self, method: Method, dataset: str, metric: str, label: str | None = None) -> Difference | None:
         """Return what a method achieves on a dataset, with an interval for other cases and seeds."""
@@ -154,8 +153,7 @@ class Results:
         means = []
         for name in names:
             seeds = [by_case(of_seed[site][name], metric) for of_seed in self.models.get(method.name, [])]
-            found = summary(value for cases in _over_seeds(seeds) for value in cases)
-            means.append(None if found is None else found.mean)
+            means.append(summarize(value for cases in _over_seeds(seeds) for value in cases).mean)
         return mean_over_sites(means)
 
     def elsewhere_row(self, method: Method, metric: Metric, where: Where) -> list[float | None]:
@@ -224,8 +222,7 @@ class Results:
         if dataset in {MEAN, WORST}:
             values = [self._value(method, site, metric) for site in self.tested_sites]
             return mean_over_sites(values) if dataset == MEAN else _worst(values, _METRICS[metric])
-        of_dataset = self.of(method, dataset, metric)
-        return None if of_dataset is None else of_dataset.mean
+        return self.of(method, dataset, metric).mean
 
 
 _METRICS = {metric.name: metric for metric in TABLE_METRICS}
@@ -239,7 +236,7 @@ def _worst(values: Sequence[float | None], metric: Metric) -> float | None:
     return min(there) if metric.higher_is_better else max(there)
 
 
-def _mean_over(models: Sequence[Scores]) -> Scores:
+def _mean_over(models: Sequence[ScoreTable]) -> ScoreTable:
     """Return the mean over models; one model for all stands there several times."""
     unique = list({id(scores): scores for scores in models}.values())
     return unique[0] if len(unique) == 1 else mean_of_models(unique)

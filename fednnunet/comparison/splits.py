@@ -1,4 +1,4 @@
-"""Which cases train and which validate, at each site and where all data are pooled."""
+"""Splits cases into training and validation, at each site and in the pooled data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
 from fednnunet.node.splits import SPLITS, Splits, read_splits, split_of_nnunet
+from fednnunet.wording import counted
 
 
 def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: str) -> Splits | None:
@@ -39,7 +40,7 @@ def site_splits(name: str, cases: Sequence[str], folders: Sequence[Path], fold: 
         return splits
     if splits is None:
         raise FednnUNetError(
-            f"Site {name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's "
+            f"Site {name} has {counted(len(cases), 'case')}, too few for nnU-Net's "
             f"{FOLDS_OF_NNUNET} folds: compare with FOLD fold_all, or give the site a {SPLITS}."
         )
     try:

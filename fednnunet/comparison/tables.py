@@ -1,4 +1,4 @@
-"""The results of a comparison for people and programs: terminal, Markdown, CSV and JSON."""
+"""Renders the results of a comparison for the terminal, and as Markdown, CSV and JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -11,11 +11,11 @@ from rich.table import Table
 
 from fednnunet.comparison.methods import Method
 from fednnunet.comparison.results import DICE, TABLE_METRICS, WORST, Metric, Results, Where
-from fednnunet.comparison.scores import METRICS
+from fednnunet.evaluation.metrics import METRICS
 from fednnunet.evaluation.paired import Difference
 from fednnunet.files import replacing
 from fednnunet.report.formats import MISSING, duration, number, own_name
-from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
+from fednnunet.table_cells import Markdown, markdown_cell, markdown_table, write_csv
 
 BEST = "*"
 MEANING = (
@@ -189,36 +189,29 @@ def markdown(results: Results) -> str:
     """Return the tables as Markdown."""
     lines = ["# Comparison", ""]
     for metric in TABLE_METRICS:
-        lines += _markdown_table(
-            [metric.title, *map(markdown_cell, headings(results, results.columns))],
-            [
-                (markdown_cell(method.title), *(f"**{text}**" if best else text for text, best in cells))
-                for method, cells in table_rows(results, metric)
-            ],
+        rows = (
+            (method.title, *(Markdown(f"**{text}**") if best else text for text, best in cells))
+            for method, cells in table_rows(results, metric)
         )
+        lines += [*markdown_table([metric.title, *headings(results, results.columns)], rows), ""]
     lines += [MEANING.replace(BEST, "bold:"), ""]
     for of_metrics in zip(*(elsewhere_tables(results, metric) for metric in TABLE_METRICS), strict=True):
         lines += [f"## {of_metrics[0][0]}", ""]
-        for _, columns, rows in of_metrics:
-            shown = [(markdown_cell(name), *cells) for name, *cells in rows]
-            lines += _markdown_table([*map(markdown_cell, columns)], shown)
+        for _, columns, cells in of_metrics:
+            lines += [*markdown_table(columns, cells), ""]
     if results.compared:
         lines += [f"## {DIFFERENCES_TITLE}", ""]
         titles = ["method", "test cases", *(metric.title for metric in TABLE_METRICS)]
-        rows = difference_rows(results)
-        lines += _markdown_table(
-            titles, [(markdown_cell(method), markdown_cell(name), *cells) for method, name, *cells in rows]
-        )
+        differences = ((method, name, *map(Markdown, cells)) for method, name, *cells in difference_rows(results))
+        lines += [*markdown_table(titles, differences), ""]
         lines += [meaning_of_differences(results), ""]
     lines += [line for note in notes(results) for line in (markdown_cell(note), "")]
     if results.costs:
-        costs = [(markdown_cell(name), *cells) for name, *cells in cost_rows(results)]
-        lines += ["## Cost of the training", "", *_markdown_table(COST_TITLES, costs), COST_MEANING, ""]
+        costs = markdown_table(COST_TITLES, cost_rows(results))
+        lines += ["## Cost of the training", "", *costs, "", COST_MEANING, ""]
     if results.seconds:
-        lines += ["## Time", ""]
-        lines += _markdown_table(
-            ["step", "h:mm:ss"], [(markdown_cell(name), duration(seconds)) for name, seconds in results.seconds.items()]
-        )
+        times = ((name, duration(seconds)) for name, seconds in results.seconds.items())
+        lines += ["## Time", "", *markdown_table(["step", "h:mm:ss"], times), ""]
     return "\n".join(lines)
 
 
@@ -234,10 +227,10 @@ def as_json(results: Results) -> dict[str, Any]:
                 "failure": results.failures.get(method.name),
                 "datasets": {
                     name: {
-                        metric: {"mean": found.mean, "std": found.deviation, "cases": found.cases,
+                        metric: {"mean": found.mean, "std": found.std, "cases": found.cases,
                                  **_ends(results.interval(method, name, metric))}
                         for metric in METRICS
-                        if (found := results.of(method, name, metric)) is not None
+                        if (found := results.of(method, name, metric)).cases
                     }
                     for name in results.datasets
                 },
@@ -316,10 +309,6 @@ def _interval(difference: Difference, metric: Metric) -> str:
     return f"[{_signed(difference.low, metric)}, {_signed(difference.high, metric)}]"
 
 
-def _markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [markdown_row(titles), "|---" + "|--:" * (len(titles) - 1) + "|", *map(markdown_row, rows), ""]
-
-
 def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
     yield ("method", "dataset", "kind", "label", *(f"{name}_{what}" for name in METRICS for what in _COLUMNS))
     for method in results.methods:
@@ -329,8 +318,7 @@ def _csv_rows(results: Results) -> Iterable[Sequence[object]]:
                 for metric in METRICS:
                     found = results.of(method, dataset, metric, label)
                     ends = _ends(results.interval(method, dataset, metric, label)) or {"low": None, "high": None}
-                    told = ["", "", 0] if found is None else [found.mean, _cell(found.deviation), found.cases]
-                    cells += [*told, *map(_cell, ends.values())]
+                    cells += [_cell(found.mean), _cell(found.std), found.cases or 0, *map(_cell, ends.values())]
                 yield (method.name, dataset, kind, _label(results, label), *cells)
 
 

@@ -1,4 +1,4 @@
-"""The commands of a comparison, each ``fednnunet run`` as a user would type it, and the folders that they work in."""
+"""Builds the ``fednnunet run`` commands of a comparison, and the folders they use."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence

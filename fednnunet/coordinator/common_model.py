@@ -17,6 +17,7 @@ from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import NotOfAPlannerError, check_fingerprint, check_plans, plans_digest
 from fednnunet.message import JsonObject, Message
+from fednnunet.nnunet_defaults import model_folder_name
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
 from fednnunet.weights.sharing import NORM
 
@@ -48,7 +49,7 @@ class CommonModel(Message):
     @property
     def folder(self) -> str:
         """nnU-Net's name of the model's folder."""
-        return f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
+        return model_folder_name(self.trainer, self.plans["plans_name"], self.configuration)
 
     def is_of(self, other: "CommonModel") -> bool:
         """Return whether both are folds of one model."""

@@ -11,7 +11,7 @@ from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
 from fednnunet.events.sinks import tell_progress
-from fednnunet.report.evaluations import write_evaluation
+from fednnunet.report.evaluation_tables import write_evaluation
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET
 from fednnunet.message import Message
 from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.wording import counted
 
 _FEWEST_CASES = 3
 """Below this the median of something is always the value of one certain case."""
@@ -121,11 +122,11 @@ def check_federation(hellos: Sequence[Hello], *, has_plans: bool = False) -> lis
     cases = sum(hello.cases for hello in hellos)
     if facts.method == "FFE" and not has_plans and cases < _FEWEST_CASES:
         raise FednnUNetError(
-            f"The federation has {cases} case{'' if cases == 1 else 's'}, so its fingerprint would reveal single ones: "
+            f"The federation has {counted(cases, 'case')}, so its fingerprint would reveal single ones: "
             f"at least {_FEWEST_CASES} are required."
         )
     return [
-        f"Site {hello.site} has {hello.cases} case{'' if hello.cases == 1 else 's'}, too few for nnU-Net's five folds: "
+        f"Site {hello.site} has {counted(hello.cases, 'case')}, too few for nnU-Net's five folds: "
         "train with FOLD fold_all, or give this site a splits_final.json."
         for hello in hellos
         if hello.cases < FOLDS_OF_NNUNET and not hello.has_own_splits

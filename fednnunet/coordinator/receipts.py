@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fednnunet.channel.audit import Receipt
 from fednnunet.coordinator.site import Site
+from fednnunet.files import ends_within_line
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,8 @@ class Receipts:
         ]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            whole = not self._path.is_file() or self._path.read_bytes()[-1:] in (b"", b"\n")
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(lines if whole else ["\n", *lines])  # a coordinator was killed in the middle of a line
+            with self._path.open("a+", encoding="utf-8") as file:
+                file.writelines(["\n", *lines] if ends_within_line(file.fileno()) else lines)
             self._kept.update(news)
         except OSError as error:
             logger.warning("Receipts cannot be saved in %s (%s).", self._path, error.strerror)

@@ -20,6 +20,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.events.event_files import read_events
 from fednnunet.launcher import devices
 from fednnunet.launcher.steps import Job, Steps
+from fednnunet.nnunet_defaults import model_folder_name
 
 _FOLD = "0"
 _VAL_ITERATIONS = "4"
@@ -265,7 +266,7 @@ class _Demo:
                 (self.folders.federated, self.federated_predictions(dataset)),
                 (self.folders.own, self.folders.predictions / "own" / dataset.name),
             ):
-                model = results / dataset.name / f"nnUNetTrainer__nnUNetPlans__{self.configuration}"
+                model = results / dataset.name / model_folder_name("nnUNetTrainer", "nnUNetPlans", self.configuration)
                 evaluation.predict(model, _FOLD, dataset, output, self.device, self.folders.logs / "predict.log")
             scores += evaluation.score_cases(
                 dataset, self.federated_predictions(dataset), self.folders.predictions / "own" / dataset.name

@@ -18,6 +18,7 @@ from fednnunet.demo.phantom import LABELS
 from fednnunet.evaluation.metrics import dice
 from fednnunet.evaluation.prediction import Predictor, TrainedModel
 from fednnunet.folds import parse_folds
+from fednnunet.table_cells import markdown_table
 
 FOREGROUND = {name: value for name, value in LABELS.items() if value}
 
@@ -142,8 +143,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> Table:
 
 def write_results(folder: Path, scores: Sequence[CaseScore], rows: Sequence[tuple[str, ...]]) -> None:
     """Write ``results.md``, the table, and ``results.csv``, every case and label."""
-    lines = [f"# {TITLE}", "", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = [f"# {TITLE}", "", *markdown_table(COLUMNS, rows)]
     (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

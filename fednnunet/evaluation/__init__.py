@@ -1,1 +1,1 @@
-"""How good a model is on test cases: predictions, metrics of each case, and aggregates over cases and sites."""
+"""Evaluates models on test cases: predictions, metrics by case, and aggregates over cases and sites."""

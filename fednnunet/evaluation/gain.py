@@ -1,4 +1,4 @@
-"""What a federation gave a site: its models compared case by case, and which one to use."""
+"""Compares a site's models case by case, and advises which one to use."""
 
 import statistics
 from collections import Counter
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fednnunet.evaluation.paired import Difference, confidence
+from fednnunet.wording import counted
 
 ModelName = Literal["federated", "personal", "alone"]
 TITLES: dict[ModelName, str] = {
@@ -50,7 +51,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which model a site should use.
+    """Recommendation of a model to a site.
 
     Attributes
     ----------
@@ -105,7 +106,7 @@ def advise(gain: Gain) -> Advice | None:
     if personal is not None and (_is_above(personal) or (_is_below(alone) and personal.mean > 0)):
         ours = "personal"
     to_alone = gain.differences.get((ours, "alone"))
-    cases = f"{gain.cases} validation case{'' if gain.cases == 1 else 's'}"
+    cases = counted(gain.cases, "validation case")
     figures = ", ".join(f"{TITLES[name]} {value:.3f}" for name, value in gain.dice.items())
     told = f"mean Dice over {cases}: {figures}"
     if to_alone is not None and _is_below(to_alone):

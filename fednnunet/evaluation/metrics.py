@@ -1,4 +1,4 @@
-"""How well a segmentation agrees with the truth: Dice, HD95, ASSD and NSD of one label or region of one case.
+"""Computes Dice, HD95, ASSD and NSD of each label or region of a case.
 
 Surfaces and the distances between them are MONAI's (``monai.metrics.utils.get_edge_surface_distance``): the surface of
 an object are its voxels that have a face in common with a voxel outside of it, and the distance from a surface voxel to
@@ -12,15 +12,21 @@ background, so where an object touches the border of the image, its surface is t
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from fednnunet.boxes import bounding_box
 from fednnunet.labels import Key, Labels, members, read_labels
 
-METRICS = ("dice", "hd95", "assd", "nsd")
+MetricName = Literal["dice", "hd95", "assd", "nsd"]
+"""Dice, 95th percentile of the Hausdorff distance (mm), average symmetric surface distance (mm), normalised surface
+Dice."""
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """The metrics, in the order in which tables show them."""
+DIGITS: Mapping[MetricName, int] = {"dice": 4, "hd95": 2, "assd": 2, "nsd": 4}
+"""Decimals that tables show."""
 
 _ROUNDING = 1e-6
 """MONAI's distances are float32: one that equals the tolerance may come out as a little more."""
@@ -52,7 +58,7 @@ class Scores:
 
 
 def foreground(labels: Labels | Mapping[str, Any]) -> dict[str, Key]:
-    """Return what is scored, by name: nnU-Net's ``foreground_labels`` or ``foreground_regions``.
+    """Return the labels or regions to score, by name: nnU-Net's ``foreground_labels`` or ``foreground_regions``.
 
     Parameters
     ----------
@@ -158,7 +164,7 @@ def _surface_distances(
     import torch  # these two take seconds
     from monai.metrics.utils import get_edge_surface_distance
 
-    box = _bounding_box(truth | prediction)
+    box = bounding_box(truth | prediction)
     # MONAI's erosion takes what is outside of an image for background; a margin makes that visible
     predicted, true = (torch.from_numpy(np.pad(mask[box], 1)) for mask in (prediction, truth))
     with warnings.catch_warnings():
@@ -166,12 +172,3 @@ def _surface_distances(
         _, distances, _ = get_edge_surface_distance(predicted, true, spacing=list(spacing), symmetric=True)
     to_truth, to_prediction = (np.asarray(part, np.float64) for part in distances)
     return to_truth, to_prediction
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Return the smallest box that holds all of an object."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)

@@ -1,4 +1,4 @@
-"""Means over cases, and over trainings with several seeds, with their confidence interval."""
+"""Estimates means over cases and seeds with confidence intervals."""
 
 import math
 import statistics
@@ -50,8 +50,9 @@ def confidence(differences: Iterable[float], level: float = 0.95) -> Difference 
         return Difference(mean, None, None, n)
     from scipy.stats import t
 
-    half = float(t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, n)
+    error = statistics.stdev(values) / math.sqrt(n)
+    low, high = map(float, t.interval(level, n - 1, mean, error)) if error else (mean, mean)
+    return Difference(mean, low, high, n)
 
 
 def crossed_confidence(differences: Sequence[Sequence[float]], level: float = 0.95) -> Difference | None:
@@ -86,5 +87,6 @@ def crossed_confidence(differences: Sequence[Sequence[float]], level: float = 0.
     if total == 0:
         return Difference(mean, mean, mean, cases, seeds)
     freedom = total**2 / sum(square**2 / of for square, of in zip(squares, freedoms, strict=True))
-    half = float(t.ppf((1 + level) / 2, max(freedom, min(freedoms[:2]))) * np.sqrt(total / seeds / cases))
-    return Difference(mean, mean - half, mean + half, cases, seeds)
+    error = math.sqrt(total / seeds / cases)
+    low, high = map(float, t.interval(level, max(freedom, min(freedoms[:2])), mean, error))
+    return Difference(mean, low, high, cases, seeds)

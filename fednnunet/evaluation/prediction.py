@@ -1,4 +1,4 @@
-"""Predicting cases with a trained nnU-Net, as ``nnUNetv2_predict`` does with the same flags."""
+"""Predicts cases with a trained nnU-Net, as ``nnUNetv2_predict`` does with the same flags."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""From the metrics of single cases to aggregates over cases, and over sites."""
+"""Aggregates the metrics of single cases over cases and sites."""
 
 import math
 import statistics
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.evaluation.metrics import METRICS, Scores
+from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName, Scores
 from fednnunet.files import replacing
 from fednnunet.table_cells import write_csv
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over cases; all ``None`` where there are too few cases to tell.
+    """A metric over cases; all ``None`` where there are too few cases to disclose.
 
     Attributes
     ----------
@@ -30,9 +30,6 @@ class Summary:
     median: float | None = None
     cases: int | None = None
 
-
-_DIGITS: dict[str, int] = {"dice": 4, "hd95": 2, "assd": 2, "nsd": 4}
-"""Decimals that a site tells: what a table needs, and not what the value of one case could be computed from."""
 
 CaseScores = Mapping[str, Mapping[str, Scores]]
 """The metrics of each label of each case."""
@@ -58,7 +55,9 @@ def summarize(values: Iterable[float | None], min_cases: int = 1) -> Summary:
     return Summary(statistics.fmean(there), std, statistics.median(there), len(there))
 
 
-def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, dict[str, Summary]]:
+def summarize_cases(
+    cases: CaseScores, labels: Iterable[str], min_cases: int = 1
+) -> dict[str, dict[MetricName, Summary]]:
     """Return the summaries of all metrics, by label and by name of the metric.
 
     Parameters
@@ -79,7 +78,7 @@ def summarize_cases(cases: CaseScores, labels: Iterable[str], min_cases: int = 1
     }
 
 
-def summarize_overall(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[str, Summary]:
+def summarize_overall(cases: CaseScores, labels: Iterable[str], min_cases: int = 1) -> dict[MetricName, Summary]:
     """Return the summaries of all metrics where a case counts with the mean over those of its labels with a value.
 
     It is over labels of which the metric is told. Cases that have the same ones of these make up a sum that the figures
@@ -93,11 +92,14 @@ def summarize_overall(cases: CaseScores, labels: Iterable[str], min_cases: int =
     return {metric: _overall(cases, list(labels), metric, min_cases) for metric in METRICS}
 
 
-def rounded(summary: Summary, metric: str, min_cases: int) -> Summary:
-    """Return a summary with no more digits than a table needs, unless it may be told of single cases anyway."""
+def rounded(summary: Summary, metric: MetricName, min_cases: int) -> Summary:
+    """Return a summary with no more digits than a table shows, unless it may be told of single cases anyway.
+
+    From more digits, the value of one case could be computed.
+    """
     if min_cases <= 1:
         return summary
-    digits = _DIGITS[metric]
+    digits = DIGITS[metric]
     mean, std, median = (
         None if value is None else round(value, digits) for value in (summary.mean, summary.std, summary.median)
     )

@@ -1,1 +1,1 @@
-"""What happens during a run: the schema of events, their files, and what passes them on."""
+"""Events of a run: their schema, files, sinks, and the run state that they reduce to."""

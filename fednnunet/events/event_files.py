@@ -1,4 +1,4 @@
-"""Files of events, one JSON line each: written by the coordinator, followed by whoever shows a run."""
+"""Reads and writes event files, one JSON line per event."""
 
 import logging
 import math
@@ -22,6 +22,7 @@ from fednnunet.events.events import (
     StageStarted,
     WorkProgressed,
 )
+from fednnunet.files import ends_within_line
 
 EVENTS = "events.jsonl"
 """The file in a run folder with all events of the run, also of those before the coordinator was started again."""
@@ -35,8 +36,8 @@ _RESULTS = (RoundCompleted, FoldValidated, GainTold, ModelExported, SitesEvaluat
 class EventFile:
     """Appends events to a file, so that another process can follow a run.
 
-    The file is for looking at only: if it cannot be written, that is told once and the run goes on. A line that was cut
-    off by that, or by the end of a process, is ended first, and then is one that readers pass over.
+    Errors never stop the run: the first one is logged. A partial line, left by a full disk or a killed process, is
+    terminated before the next event, and readers skip it.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class EventFile:
                 )
 
     def clear(self) -> None:
-        """Begin the file anew; who follows the one that was there keeps it."""
+        """Remove the file, so that the next event starts a new one; readers of the old one keep it."""
         self.close()
         try:
             self._path.unlink(missing_ok=True)
@@ -81,18 +82,12 @@ class EventFile:
         if self._number is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._number = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._is_torn = _is_torn(self._number)
+            self._is_torn = ends_within_line(self._number)
         data = b"\n" + line if self._is_torn else line
         self._is_torn = True  # until all is written
         while data:
             data = data[os.write(self._number, data) :]
         self._is_torn = False
-
-
-def _is_torn(number: int) -> bool:
-    """Return whether a file ends within a line."""
-    size = os.fstat(number).st_size
-    return size > 0 and os.pread(number, 1, size - 1) != b"\n"
 
 
 class RunFile:
@@ -199,8 +194,8 @@ def _folds(events: Sequence[Event]) -> set[str | None]:
 class EventReader:
     """Reads the events that another process appends to a file.
 
-    The file need not exist yet, and may be begun anew; a line that is not complete yet is left for the next call; one
-    that is no event is passed over.
+    The file may not exist yet, and may be replaced. An incomplete line is left for the next call; an invalid one is
+    skipped.
 
     Parameters
     ----------
@@ -242,5 +237,5 @@ class EventReader:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Return the events that a file holds; none if there is no file."""
+    """Return the events in a file, an empty list if it does not exist."""
     return list(EventReader(path).new_events())

@@ -1,4 +1,4 @@
-"""The schema of events: the coordinator emits them, displays and files take them."""
+"""The schema of events, which the coordinator emits and displays and files consume."""
 
 from typing import Annotated, Literal, Protocol
 
@@ -11,7 +11,7 @@ _MANY = 10_000
 
 
 class Contact(Message):
-    """Whether a site is connected, and when it was last heard of, in seconds since 1970."""
+    """Connection state of a site; `at` is the time of the last contact, in seconds since 1970."""
 
     connected: bool
     at: float
@@ -66,7 +66,7 @@ class SiteProgress(Message):
 
 
 class WorkProgressed(Message):
-    """How far the sites are with work that takes long; sites that have not said so yet are missing."""
+    """Progress of the sites with long work; sites that have not reported yet are missing."""
 
     event: Literal["work_progressed"] = "work_progressed"
     sites: dict[str, SiteProgress]
@@ -147,7 +147,7 @@ class UpdateOutOfLine(Message):
 
     @property
     def finding(self) -> str:
-        """What is said of the update."""
+        """The update in relation to the others, in words."""
         if self.ratio is None:
             return "changes the model, while those of most others do not"
         times = f"{self.ratio:.0f}" if self.ratio < _MANY else f"{self.ratio:.0e}"
@@ -155,7 +155,7 @@ class UpdateOutOfLine(Message):
 
 
 class SitesAwaited(Message):
-    """Nothing goes on until some of these sites are there; none are named when the wait is over."""
+    """The run waits for some of these sites; an empty list ends the wait."""
 
     event: Literal["sites_awaited"] = "sites_awaited"
     sites: list[str]
@@ -172,9 +172,9 @@ class ApprovalAwaited(Message):
 
 
 class RoundTiming(Message):
-    """Where the seconds of a round have gone.
+    """Breakdown of a round's duration, in seconds.
 
-    A site's waiting is what is left of the round.
+    A site waits for the rest of the round.
     """
 
     training: dict[str, float] = Field(description="of each site, until its answer had arrived")
@@ -230,7 +230,7 @@ class ModelExported(Message):
 
 
 class SitesEvaluated(Message):
-    """Sites have tested a model on their own test cases; `left_out` tells which have not, and why."""
+    """Sites have tested a model on their own test cases; `left_out` gives the reason for each that has not."""
 
     event: Literal["sites_evaluated"] = "sites_evaluated"
     fold: str

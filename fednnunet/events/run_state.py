@@ -1,4 +1,4 @@
-"""The state of a run, reduced from its events: the only reducer, which all displays, files and pages read."""
+"""Reduces the events of a run to its state, for all displays, files and pages."""
 
 import statistics
 from collections.abc import Iterable
@@ -68,7 +68,7 @@ class FoldRounds:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Its name for people; empty if no event has named it."""
         return "" if self.fold is None else f"fold {self.fold}"
 
     @property
@@ -105,7 +105,7 @@ class Trouble:
 
 @dataclass
 class RunState:
-    """What is known of a run after some of its events.
+    """State of a run after some of its events.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Passes events on: to several sinks at once, and the progress of sites as one kind of event."""
+"""Forwards events to several sinks, and turns the sites' work reports into events."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]:
-    """Return what takes the sites' reports of their work, and tells `sink` of them."""
+    """Return a callback that emits the sites' work reports to `sink` as `WorkProgressed`."""
 
     def emit(reports: Mapping[str, WorkReport]) -> None:
         sites = {site: SiteProgress(done=report.done, total=report.total) for site, report in reports.items()}
@@ -23,7 +23,7 @@ def tell_progress(sink: EventSink) -> Callable[[Mapping[str, WorkReport]], None]
 class Tee:
     """Hands every event to several sinks, one after the other, whichever threads they come from.
 
-    Sinks are for looking at: one that fails is told of once, and left out from then on; the run goes on.
+    A sink that raises is dropped with one warning; the run continues.
     """
 
     def __init__(self, sinks: Sequence[EventSink]) -> None:

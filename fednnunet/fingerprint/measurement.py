@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fednnunet.boxes import bounding_box
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.distribution import DIGIT_BITS, Distribution
 from fednnunet.fingerprint.keys import key_bits
@@ -67,12 +68,7 @@ def _nonzero_box(images: np.ndarray) -> tuple[slice, ...]:
     nonzero = np.zeros(images.shape[1:], bool)
     for image in images:
         nonzero |= image != 0
-    box = []
-    for axis in range(nonzero.ndim):
-        others = tuple(other for other in range(nonzero.ndim) if other != axis)
-        (places,) = np.nonzero(nonzero.any(axis=others))
-        box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(None))
-    return tuple(box)
+    return bounding_box(nonzero)
 
 
 def _sample(foreground: Iterable[np.ndarray], samples: int) -> Iterable[Distribution]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.nnunet_defaults import preprocessing_processes
+from fednnunet.wording import counted
 
 DEFAULT_PROCESSES = 8
 """nnU-Net's ``default_num_processes`` (``configuration.py``)."""
@@ -167,8 +168,8 @@ def _unless_set(wanted: Mapping[str, int], environment: Mapping[str, str]) -> di
 
 def _cores(share: int, sites: int, cores: int) -> str:
     if sites > cores:
-        return f"{cores} CPU core{'' if cores == 1 else 's'} for all {sites} sites"
-    return f"{share} CPU core{'' if share == 1 else 's'}"
+        return f"{counted(cores, 'CPU core')} for all {sites} sites"
+    return counted(share, "CPU core")
 
 
 def _sharing(sites: int) -> str:

@@ -12,6 +12,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.files import read_json_object
 from fednnunet.labels import Labels, check_name, read_labels
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.wording import counted
 
 DATASET_JSON = "dataset.json"
 
@@ -63,7 +64,7 @@ class DatasetJson:
         if told != found or type(told) is not int:
             where = "lists" if self.cases is not None else "stands beside"
             said = "has no numTraining" if told is None else f"says numTraining = {told!r}"
-            cases = f"{found} training case{'' if found == 1 else 's'}"
+            cases = counted(found, "training case")
             raise FednnUNetError(f'{self.path} {where} {cases}, but {said}: write "numTraining": {found}.')
 
     @property

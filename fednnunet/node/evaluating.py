@@ -12,7 +12,7 @@ from fednnunet.channel.conversation import Answer
 from fednnunet.channel.identity import Identity
 from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
 from fednnunet.errors import CaseError, FednnUNetError
-from fednnunet.evaluation.metrics import Scores, score_case
+from fednnunet.evaluation.metrics import MetricName, Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
 from fednnunet.evaluation.summaries import Summary, rounded, summarize_cases, summarize_overall, write_cases
 from fednnunet.node.case_reading import read_images, read_segmentation
@@ -117,8 +117,10 @@ def _tell_spacing(case: CaseFiles) -> bool:
     return not case.spacing_files or os.path.isfile(case.spacing_files[-1])
 
 
-def _message(summaries: Mapping[str, Summary], request: EvaluationRequest, fewest: int) -> MetricSummaries:
-    told = {metric: MetricSummary(**asdict(rounded(summary, metric, fewest))) for metric, summary in summaries.items()}
+def _message(summaries: Mapping[MetricName, Summary], request: EvaluationRequest, fewest: int) -> MetricSummaries:
+    told: dict[str, MetricSummary] = {
+        metric: MetricSummary(**asdict(rounded(summary, metric, fewest))) for metric, summary in summaries.items()
+    }
     if request.nsd_tolerance is None:
         del told["nsd"]
     return MetricSummaries(**told)

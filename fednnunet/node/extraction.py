@@ -23,6 +23,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 
 from fednnunet.background import Tracker
 from fednnunet.errors import CaseError, FednnUNetError
+from fednnunet.files import replacing
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import CaseMeasurement, SiteMeasurement, measure_case
 from fednnunet.node.case_reading import check_segmentation, read_images, read_segmentation
@@ -163,20 +164,14 @@ def identity(cases: Sequence[CaseFiles], extraction: Extraction) -> str:
 
 def save_measurement(measurement: SiteMeasurement, path: Path, identity: str) -> None:
     """Keep a measurement for the next task; a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"identity": np.array(identity), "spacings": measurement.spacings, "shapes": measurement.shapes}
     arrays["relative_sizes"] = measurement.relative_sizes
     for channel, samples in enumerate(measurement.samples):
         arrays[f"keys_{channel}"] = samples.keys
         largest = int(samples.counts.max(initial=0))
         arrays[f"counts_{channel}"] = samples.counts.astype(np.min_scalar_type(largest))
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_measurement(path: Path, identity: str) -> SiteMeasurement | None:

@@ -19,7 +19,7 @@ from fednnunet.node.dataset_json import DATASET_JSON
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.own_trainer import fold_folder
 from fednnunet.settings.node import TrainingSettings
-from fednnunet.table_cells import markdown_cell, markdown_row
+from fednnunet.table_cells import Markdown, markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +124,12 @@ def _markdown(by_label: Mapping[str, Gain], overall: Gain, advice: Advice | None
     lines = ["# Benefit of this site from the federation", ""]
     lines += [advice.reason if advice is not None else "There are no cases to compare models on.", ""]
     lines += ["Mean Dice over validation cases, and differences by case with their 95 % confidence interval:", ""]
-    lines += [markdown_row(["label", "cases", *titles]), "|---" + "|--:" * (len(titles) + 1) + "|"]
-    for label, gain in (*((markdown_cell(label), gain) for label, gain in by_label.items()), ("**overall**", overall)):
+    rows = []
+    for label, gain in (*by_label.items(), (Markdown("**overall**"), overall)):
         dice = [f"{gain.dice[name]:.4f}" if name in gain.dice else "" for name in overall.dice]
-        differences = [_cell(gain.differences.get(pair)) for pair in overall.differences]
-        lines.append(markdown_row([label, str(gain.cases), *dice, *differences]))
+        differences = [Markdown(_cell(gain.differences.get(pair))) for pair in overall.differences]
+        rows.append([label, str(gain.cases), *dice, *differences])
+    lines += markdown_table(["label", "cases", *titles], rows)
     named = "; ".join(f"{name}: {title}" for name, title in TITLES.items() if name in overall.dice)
     stay = f"{FILE}.json contains the figures of each case; it stays at the site."
     return "\n".join([*lines, "", f"{named}. {stay}", ""])

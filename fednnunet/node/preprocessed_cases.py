@@ -9,6 +9,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold, check_fold, parse_folds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.splits import SPLITS, Splits, cases_of, check_covered, read_splits, split_of_nnunet
+from fednnunet.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def check_cases(
     splits = None if fold == "fold_all" else _splits(dataset, cases)
     if splits is None and fold != "fold_all":
         raise FednnUNetError(
-            f"Site {dataset.name} has {len(cases)} case{'' if len(cases) == 1 else 's'}, too few for nnU-Net's five "
+            f"Site {dataset.name} has {counted(len(cases), 'case')}, too few for nnU-Net's five "
             f"folds: train with FOLD fold_all, or write {dataset.preprocessed / SPLITS}."
         )
     try:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import read_json
 from fednnunet.folds import FOLDS_OF_NNUNET, Fold
+from fednnunet.wording import counted
 
 SPLITS = "splits_final.json"
 
@@ -108,4 +109,4 @@ def _fold(content: Any, problem: str) -> dict[str, list[str]]:
 
 
 def _and_others(cases: Sequence[str]) -> str:
-    return "" if len(cases) == 1 else f" and {len(cases) - 1} other{'' if len(cases) == 2 else 's'}"
+    return "" if len(cases) == 1 else f" and {counted(len(cases) - 1, 'other')}"

@@ -1,1 +1,1 @@
-"""Shows people what happens: progress, tables, pictures, pages."""
+"""Presents a run to people: progress, tables, pictures, report pages."""

@@ -1,4 +1,4 @@
-"""The report page, served to browsers on this machine while the run goes on."""
+"""Serves the report page to browsers on this machine during a run."""
 
 import contextlib
 import email.utils

@@ -1,4 +1,4 @@
-"""How numbers, times, names and tables are written, in every display."""
+"""Formats numbers, times, names and tables for all displays."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from rich.text import Text
 from fednnunet.events.events import FoldValidated, RoundCompleted, SitesAwaited
 
 MISSING = "\N{EN DASH}"
-"""What stands where there is no number."""
+"""Placeholder for a missing number."""
 
 MEAN = "mean of the sites"
 
@@ -20,7 +20,7 @@ LABELS_SHOWN = 4
 """With more labels than this, lines and live table give the mean only; the validation table gives all."""
 
 WARNING = "Warning: "
-"""How a line begins that is one: the launcher picks these from what nodes write."""
+"""Prefix of warnings, by which the launcher finds them in the nodes' output."""
 
 _UNLIMITED = 100_000
 

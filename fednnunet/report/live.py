@@ -1,4 +1,4 @@
-"""A run as a region at the bottom of a terminal, which is redrawn."""
+"""Shows a run in a live region at the bottom of a terminal."""
 
 import threading
 import time
@@ -34,6 +34,7 @@ from fednnunet.report.formats import (
 )
 from fednnunet.report.plain import PlainProgress
 from fednnunet.report.standing import headline
+from fednnunet.wording import counted
 
 Clock = Callable[[], float]
 
@@ -74,7 +75,7 @@ class LiveProgress:
 
 
 class _View:
-    """What the live region shows: stage, bar, times, and the last round of every site."""
+    """Content of the live region: stage, bar, times, and the last round of every site."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -110,7 +111,7 @@ class _View:
             for phrase in costs(run.last_round):
                 yield _dim(phrase)
         if run.failures:
-            yield _dim(f"{run.failures} failure{'' if run.failures == 1 else 's'} so far")
+            yield _dim(f"{counted(run.failures, 'failure')} so far")
 
     def _head(self, options: ConsoleOptions) -> Table:
         """Return the line with title, bar and times."""

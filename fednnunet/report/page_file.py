@@ -1,4 +1,4 @@
-"""Keeps the report page of a run up to date while it goes on, in a thread of its own."""
+"""Rewrites the report page during a run, in a background thread."""
 
 import logging
 import queue

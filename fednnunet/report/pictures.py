@@ -1,4 +1,4 @@
-"""Pictures of segmentations: image, truth and prediction side by side."""
+"""Draws segmentations: image, truth and prediction side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

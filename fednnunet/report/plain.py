@@ -1,4 +1,4 @@
-"""A run as plain lines, one for each event: for files, and for terminals that cannot redraw."""
+"""Prints a run as plain lines, one per event, for files and simple terminals."""
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +25,7 @@ from fednnunet.events.events import (
     WorkProgressed,
 )
 from fednnunet.events.run_state import RunState
-from fednnunet.report.evaluations import evaluation_table
+from fednnunet.report.evaluation_tables import evaluation_table
 from fednnunet.report.formats import (
     LABELS_SHOWN,
     awaited,
@@ -37,8 +37,9 @@ from fednnunet.report.formats import (
     printable,
     validation_table,
 )
-from fednnunet.report.gains import gain_table
+from fednnunet.report.gain_tables import gain_table
 from fednnunet.report.standing import stage_title
+from fednnunet.wording import counted
 
 _WORTH_SAYING = (
     ApprovalAwaited,
@@ -67,7 +68,7 @@ class PlainProgress:
         self._run.take(event)
         match event:
             case SiteJoined():
-                cases = f"{event.cases} case{'' if event.cases == 1 else 's'}"
+                cases = counted(event.cases, "case")
                 self._line(f"site {event.site} joined, {cases} ({event.joined}/{event.expected})")
             case StageStarted():
                 self._quarters = 0
@@ -158,7 +159,7 @@ def _stage(event: StageStarted) -> str:
     if event.rounds is None:
         return title
     start = f", from round {event.first_round}" if event.first_round > 1 else ""
-    return f"{title}: {event.rounds} round{'' if event.rounds == 1 else 's'}{start}"
+    return f"{title}: {counted(event.rounds, 'round')}{start}"
 
 
 def _cost(event: FingerprintFound) -> str:

@@ -1,4 +1,4 @@
-"""A run as people follow it: plain lines where output is kept, a live display where somebody watches."""
+"""Chooses the progress display: live on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

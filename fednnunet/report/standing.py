@@ -1,4 +1,4 @@
-"""Says where a run stands, in words."""
+"""Describes the state of a run in words."""
 
 from collections.abc import Mapping
 
@@ -64,7 +64,7 @@ def headline(run: RunState) -> str:
 
 
 def condition(run: RunState) -> str:
-    """Return whether a run goes on, and where it is, in one line."""
+    """Return the state of a run, its progress and what it waits for, in one line."""
     if isinstance(run.latest, Finished):
         return f"finished after {duration(run.latest.seconds)}"
     parts = [headline(run)]

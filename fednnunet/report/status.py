@@ -1,4 +1,4 @@
-"""The state of a training at a glance: the coordinator keeps it in a file, ``fednnunet status`` shows it."""
+"""Keeps the state of a training in a file, which ``fednnunet status`` shows."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ class Failure(Message):
 
 
 class Status(Message):
-    """What is known of a training; times in seconds since 1970."""
+    """State of a training; times in seconds since 1970."""
 
     title: str = "waiting for sites"
     round: int = 0

@@ -6,30 +6,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fednnunet.comparison.scores import (
-    Summary,
     best,
     by_case,
     mean_of_models,
     mean_over_sites,
     paired_differences,
     read_scores,
-    summary,
 )
 from fednnunet.errors import FednnUNetError
+from fednnunet.evaluation.metrics import Scores
 from fednnunet.evaluation.paired import confidence
 
 SCORES = {
-    ("p1", "organ"): {"dice": 0.8, "hd95": 2.0},
-    ("p1", "lesion"): {"dice": 0.4, "hd95": 6.0},
-    ("p2", "organ"): {"dice": 0.9, "hd95": 1.0},
-    ("p2", "lesion"): {},  # neither truth nor prediction has one
+    ("p1", "organ"): Scores(dice=0.8, hd95=2.0),
+    ("p1", "lesion"): Scores(dice=0.4, hd95=6.0),
+    ("p2", "organ"): Scores(dice=0.9, hd95=1.0),
+    ("p2", "lesion"): Scores(),  # neither truth nor prediction has one
 }
 
 
 def test_scores_are_read_as_evaluate_writes_them(tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("case,label,dice,hd95,assd,nsd\np1,organ,0.8,2.0,1.5,\np1,lesion,,,,\n")
-    assert read_scores(path) == {("p1", "organ"): {"dice": 0.8, "hd95": 2.0, "assd": 1.5}, ("p1", "lesion"): {}}
+    assert read_scores(path) == {("p1", "organ"): Scores(dice=0.8, hd95=2.0, assd=1.5), ("p1", "lesion"): Scores()}
 
 
 @pytest.mark.parametrize("text", [None, "a,b\n1,2\n", "case,label,dice\np,organ,much\n"])
@@ -45,12 +44,6 @@ def test_a_case_counts_once_however_many_labels_it_has():
     assert by_case(SCORES, "dice") == {"p1": pytest.approx(0.6), "p2": 0.9}
     assert by_case(SCORES, "hd95") == {"p1": 4.0, "p2": 1.0}
     assert by_case(SCORES, "dice", "lesion") == {"p1": 0.4}
-    found = summary(by_case(SCORES, "dice").values())
-    assert found is not None
-    assert (found.mean, found.cases) == (pytest.approx(0.75), 2)
-    assert found.deviation == pytest.approx(math.sqrt(2 * 0.15**2))
-    assert summary([]) is None
-    assert summary([0.5]) == Summary(0.5, None, 1)
 
 
 def test_sites_count_the_same_and_none_may_be_missing():
@@ -60,20 +53,20 @@ def test_sites_count_the_same_and_none_may_be_missing():
 
 
 def test_models_are_averaged_where_they_have_a_value():
-    other = {("p1", "organ"): {"dice": 0.6}, ("p2", "organ"): {"dice": 0.5, "hd95": 3.0}}
+    other = {("p1", "organ"): Scores(dice=0.6), ("p2", "organ"): Scores(dice=0.5, hd95=3.0)}
     mean = mean_of_models([SCORES, other])
-    assert mean["p1", "organ"] == {"dice": pytest.approx(0.7), "hd95": 2.0}
-    assert mean["p2", "organ"] == {"dice": pytest.approx(0.7), "hd95": 2.0}
+    assert mean["p1", "organ"] == Scores(dice=pytest.approx(0.7), hd95=2.0)
+    assert mean["p2", "organ"] == Scores(dice=pytest.approx(0.7), hd95=2.0)
     assert mean["p1", "lesion"] == SCORES["p1", "lesion"]
-    assert mean["p2", "lesion"] == {}
+    assert mean["p2", "lesion"] == Scores()
 
 
 def test_differences_compare_labels_that_both_have():
     other = {
-        ("p1", "organ"): {"dice": 0.7},
-        ("p1", "lesion"): {},
-        ("p2", "organ"): {"dice": 0.8},
-        ("p3", "organ"): {"dice": 0.1},
+        ("p1", "organ"): Scores(dice=0.7),
+        ("p1", "lesion"): Scores(),
+        ("p2", "organ"): Scores(dice=0.8),
+        ("p3", "organ"): Scores(dice=0.1),
     }
     # with each side's own mean over labels, p1 would be 0.6 - 0.7
     assert paired_differences(SCORES, other, "dice") == {"p1": pytest.approx(0.1), "p2": pytest.approx(0.1)}

@@ -7,6 +7,7 @@ from fednnunet.comparison.costs import Cost
 from fednnunet.comparison.methods import METHODS
 from fednnunet.comparison.results import ALL_CASES, DICE, HD95, MEAN, OTHERS, WORST, Results
 from fednnunet.comparison.tables import markdown, notes, terminal_tables, write_results
+from fednnunet.evaluation.metrics import Scores
 from fednnunet.report.formats import MISSING
 from tests.comparison.shown import shown
 
@@ -15,7 +16,7 @@ A, B, X = "Dataset001_A", "Dataset002_B", "Dataset003_X"
 
 def scores(**dice):
     """Return scores of one label by case; HD95 is ten times what Dice lacks."""
-    return {(case, "organ"): {"dice": value, "hd95": 10 * (1 - value)} for case, value in dice.items()}
+    return {(case, "organ"): Scores(dice=value, hd95=10 * (1 - value)) for case, value in dice.items()}
 
 
 def results(without=None, **changes):

@@ -159,6 +159,8 @@ def test_a_new_round_shows_without_reloading_and_nothing_that_was_opened_is_lost
             open_part(page, "training")
             page.select_option("#part-training select", label=LABELS[0])
             page.click("#part-training [data-line=s2]")
+            page.evaluate("window.clicked = document.activeElement")
+            page.evaluate("window.chart = document.querySelector('#part-training .plot').firstElementChild")
             page.evaluate("scrollTo(0, 150)")
             assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 4
             dashboard.show(page_after(5))
@@ -166,6 +168,8 @@ def test_a_new_round_shows_without_reloading_and_nothing_that_was_opened_is_lost
             page.wait_for_function("() => document.querySelector('#subtitle').textContent == 'round 5'")
             assert page.evaluate("window.not_reloaded && scrollY") == 150
             assert page.locator("#part-training").is_visible()
+            assert page.evaluate("clicked.matches('[data-line=s2]') && document.activeElement === clicked")
+            assert page.evaluate("chart === document.querySelector('#part-training .plot').firstElementChild")
             lines = page.evaluate(LINES, "training-0")
             assert [line[1] for line in lines] == [True, True, False, True]
             assert lines[0][2] == "1:s0"

@@ -47,7 +47,7 @@ from fednnunet.events.events import (
     WorkProgressed,
 )
 from fednnunet.report.formats import duration, mean, number, validation_table
-from fednnunet.report.gains import gain_rows
+from fednnunet.report.gain_tables import gain_rows
 from fednnunet.report.live import LiveProgress
 from fednnunet.report.plain import PlainProgress
 from fednnunet.report.progress import progress_for

@@ -17,7 +17,7 @@ from fednnunet.evaluation.metrics import score_case
 from fednnunet.events.event_files import EventReader
 from fednnunet.events.events import SitesEvaluated
 from fednnunet.labels import Labels
-from fednnunet.report.evaluations import Evaluation
+from fednnunet.report.evaluation_tables import Evaluation
 from tests.system.conftest import SITES
 from tests.system.overlap import dice
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames

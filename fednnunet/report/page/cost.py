@@ -1,4 +1,4 @@
-"""Where a round's seconds have gone, and how many bytes it has moved."""
+"""Charts the time and traffic of each round."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,7 +33,7 @@ KINDS = {
     "validating": "#228833",
     "other": "#999999",
 }
-"""What a round's seconds are spent on, from the bottom of the chart to its top."""
+"""Parts of a round's duration with their colours, from the bottom of the chart to its top."""
 
 _MOST_NUMBERS = 60_000
 _MEGA = 1e6

@@ -1,4 +1,4 @@
-"""Which rounds are drawn: all, unless there are so many that the page would be too large."""
+"""Thins out the rounds to draw where the page would get too large."""
 
 import re
 from collections.abc import Sequence

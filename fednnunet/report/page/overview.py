@@ -1,4 +1,4 @@
-"""What a run is and where it stands, and what has gone wrong."""
+"""Shows the state of a run, its sites and its failures."""
 
 from markupsafe import Markup
 

@@ -82,14 +82,12 @@
     return `round ${rounds[0][column]} · ${sites[0][sites[0].length - 1 - row]} · ${state}`;
   }
 
-  function item_of(key, root = document) {
-    return all("script[data-of]", root).find((script) => script.dataset.of === key);
-  }
+  const data_of = (figure) => figure.querySelector(":scope > script").textContent;
 
   async function embed(figure) {
     const target = figure.querySelector(".plot");
     target.replaceChildren();
-    const item = JSON.parse(item_of(figure.dataset.figure).textContent);
+    const item = JSON.parse(data_of(figure));
     const before = new Set(Bokeh.documents);
     await Bokeh.embed.embed_item(item, target);
     const doc = Bokeh.documents.find((known) => !before.has(known));
@@ -162,27 +160,33 @@
     for (const doc of drawn.values()) paint(await doc);
   });
 
-  // What the dashboard sends: a page like this one, of which only what has changed is taken over.
+  // What the dashboard sends: a page like this one, into which the open one is morphed.
 
-  function replace_text(old_element, new_element) {
-    if (old_element.innerHTML === new_element.innerHTML) return;
-    const places = all(".scroll", old_element).map((box) => box.scrollLeft);
-    old_element.innerHTML = new_element.innerHTML;
-    all(".scroll", old_element).forEach((box, index) => { box.scrollLeft = places[index] ?? 0; });
+  const MORPHING = {callbacks: {
+    beforeNodeMorphed: (node, fresh) => !node.isEqualNode(fresh) && !(node.matches?.(".plot, .readout") ?? false),
+    beforeAttributeUpdated: (name) => !["hidden", "aria-current", "aria-pressed"].includes(name),
+  }};
+
+  async function take(fresh) {
+    const before = new Map(all("figure[data-figure]").map((figure) => [figure, data_of(figure)]));
+    document.title = fresh.title;
+    for (const place of ["#subtitle", "nav", "main"]) {
+      Idiomorph.morph(document.querySelector(place), fresh.querySelector(place), MORPHING);
+    }
+    const changed = all("figure[data-figure]").filter((figure) => drawn.has(figure) && before.get(figure) !== data_of(figure));
+    apply_to_controls();
+    const shown = show();
+    for (const figure of changed) await replace_data(figure);
+    await shown;
   }
 
-  async function replace_data(figure, item) {
-    const old_item = item_of(figure.dataset.figure);
-    if (old_item.textContent === item.textContent) return;
-    old_item.textContent = item.textContent;
-    if (!drawn.has(figure)) return;
+  async function replace_data(figure) {
     const doc = await drawn.get(figure);
-    const fresh = Bokeh.require("document").Document.from_json(JSON.parse(item.textContent).doc);
-    if (!take_over(doc, fresh)) {
-      doc.clear();
-      drawn.delete(figure);
-      if (!figure.closest("section").hidden) await draw(figure);
-    }
+    const fresh = Bokeh.require("document").Document.from_json(JSON.parse(data_of(figure)).doc);
+    if (take_over(doc, fresh)) return;
+    doc.clear();
+    drawn.delete(figure);
+    if (!figure.closest("section").hidden) await draw(figure);
   }
 
   function take_over(doc, fresh) {
@@ -195,44 +199,6 @@
     if (new_sources.length !== old_sources.size || !new_sources.every(fits) || kinds(doc) !== kinds(fresh)) return false;
     for (const source of new_sources) old_sources.get(source.name).data = source.data;
     return true;
-  }
-
-  async function take(fresh) {
-    document.title = fresh.title;
-    replace_text(document.querySelector("#subtitle"), fresh.querySelector("#subtitle"));
-    replace_text(document.querySelector("nav"), fresh.querySelector("nav"));
-    const main = document.querySelector("main");
-    const shapes = (section) => all("figure[data-figure]", section).map((figure) => figure.dataset.figure).join();
-    const old_sections = new Map(all("section", main).map((section) => [section.dataset.part, section]));
-    const order = [];
-    for (const section of all("main > section", fresh)) {
-      const old_section = old_sections.get(section.dataset.part);
-      if (old_section === undefined || shapes(old_section) !== shapes(section)) {
-        for (const figure of all("figure[data-figure]", section)) replace_item(item_of(figure.dataset.figure, fresh));
-        order.push(document.adoptNode(section));
-        continue;
-      }
-      order.push(old_section);
-      all(".text", old_section).forEach((text, index) => replace_text(text, all(".text", section)[index]));
-      for (const figure of all("figure[data-figure]", section)) {
-        const old_figure = all("figure[data-figure]", old_section).find((each) => each.dataset.figure === figure.dataset.figure);
-        const readout = old_figure.querySelector(".readout")?.textContent;
-        replace_text(old_figure.querySelector("figcaption"), figure.querySelector("figcaption"));
-        if (readout !== undefined) old_figure.querySelector(".readout").textContent = readout;
-        await replace_data(old_figure, item_of(figure.dataset.figure, fresh));
-      }
-    }
-    if (order.length !== main.children.length || order.some((section, index) => main.children[index] !== section)) {
-      main.replaceChildren(...order);
-    }
-    apply_to_controls();
-    await show();
-  }
-
-  function replace_item(item) {
-    const old_item = item_of(item.dataset.of);
-    if (old_item !== undefined) old_item.textContent = item.textContent;
-    else document.body.append(document.adoptNode(item));
   }
 
   const written = (text) => { document.querySelector("#written").textContent = text; };

@@ -1,4 +1,4 @@
-"""What the report page is made of."""
+"""The building block of the report page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which site took part in which round."""
+"""Charts the participation of sites by round."""
 
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d, FixedTicker, LinearColorMapper, Range1d

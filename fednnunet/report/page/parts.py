@@ -1,4 +1,4 @@
-"""All parts of a run's page, in their order."""
+"""Assembles the parts of a run's page in order."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,8 +11,8 @@ from fednnunet.report.page.overview import overview_parts, trouble_parts
 from fednnunet.report.page.part import Part
 from fednnunet.report.page.participation import participation_parts
 from fednnunet.report.page.planning import planning_parts
-from fednnunet.report.page.scores import evaluation_parts, export_parts, gain_parts, validation_parts
-from fednnunet.report.page.training import training_parts
+from fednnunet.report.page.quality import evaluation_parts, export_parts, gain_parts, validation_parts
+from fednnunet.report.page.training_curves import training_parts
 
 _MAKERS = (
     overview_parts,

@@ -1,4 +1,4 @@
-"""Pictures in the page itself."""
+"""Embeds pictures in the page."""
 
 import base64
 from collections.abc import Sequence

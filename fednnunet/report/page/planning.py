@@ -1,6 +1,6 @@
-"""The common fingerprint and the plans, in readable form.
+"""Shows the common fingerprint and the plans.
 
-Both come as nnU-Net writes them; what is not there, or not of the kind that is expected, is left out.
+Both are nnU-Net's own; missing or unexpected values are left out.
 """
 
 import math
@@ -12,7 +12,9 @@ from bokeh.models import ColumnDataSource, DataRange1d, FixedTicker, HBar, Hover
 from bokeh.plotting import figure
 from markupsafe import Markup
 
+from fednnunet.errors import FednnUNetError
 from fednnunet.events.run_state import RunState
+from fednnunet.fingerprint.plans import resolved
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page.charts import INK, empty_figure
 from fednnunet.report.page.part import NOTHING, Figure, Part
@@ -132,9 +134,9 @@ def _intensities(channel: str, values: Mapping[str, float]) -> figure:
 def _plans(plans: Mapping[str, Any]) -> Markup:
     """Return the table of configurations, side by side, and what holds for all of them."""
     found = plans.get("configurations")
-    configurations = {str(name): _inherited(found, name) for name in found} if isinstance(found, dict) else {}
-    if not configurations:
+    if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()) or not found:
         return NOTHING
+    configurations = {name: _configuration(plans, name) for name in found}
     rows = []
     for keys, of in ((_OF_CONFIGURATION, lambda c: c), (_OF_NETWORK, _network)):
         for key, title in keys.items():
@@ -149,19 +151,12 @@ def _plans(plans: Mapping[str, Any]) -> Markup:
     return html_table(["", *configurations], rows, caption=title, text_columns=columns)
 
 
-def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration together with what it takes over from those from which it inherits."""
-    taken: dict[str, Any] = {}
-    seen: set[str] = set()
-    current: object = name
-    while isinstance(current, str) and current not in seen:
-        seen.add(current)
-        configuration = configurations.get(current)
-        if not isinstance(configuration, dict):
-            break
-        taken = {**configuration, **taken}
-        current = configuration.get("inherits_from")
-    return taken
+def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with what it inherits, an empty one if its parent does not exist."""
+    try:
+        return resolved(plans, name)
+    except FednnUNetError:
+        return {}
 
 
 def _architecture(configuration: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Parts as one HTML document that needs nothing else: BokehJS, style, script and data stand in it."""
+"""Renders parts as one self-contained HTML document, with BokehJS, style, script and data."""
 
 import base64
 import hashlib
@@ -22,16 +22,14 @@ from fednnunet.report.page.part import Part
 
 def render_page(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
     """Return the HTML document; see `write_page`."""
-    shown = [(part, [(f"{part.id}-{i}", caption, plot) for i, (caption, plot) in enumerate(part.figures)])
+    shown = [(part, [(f"{part.id}-{i}", caption, _embedded(plot)) for i, (caption, plot) in enumerate(part.figures)])
              for part in parts]  # fmt: skip
-    data = [(key, _embedded(plot)) for _, figures in shown for key, _, plot in figures]
-    scripts = [_bokeh(), _asset("page.js")]
+    scripts = [_bokeh(), _asset("idiomorph.min.js"), _asset("page.js")]
     return str(
         _template().render(
             title=title,
             subtitle=subtitle,
             parts=shown,
-            data=data,
             style=Markup(_asset("page.css")),
             scripts=[Markup(script) for script in scripts],
             hashes=[_digest(script) for script in scripts],

@@ -1,4 +1,4 @@
-"""Tables of the page."""
+"""Renders tables of the page."""
 
 from collections.abc import Sequence
 

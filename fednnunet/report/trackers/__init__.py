@@ -1,4 +1,4 @@
-"""Where the numbers of a training go so that other programs can draw them: TensorBoard, Weights & Biases, MLflow."""
+"""Sends the metrics of a training to experiment trackers: TensorBoard, Weights & Biases, MLflow."""
 
 from fednnunet.report.trackers.choice import check_trackers, trackers_for
 

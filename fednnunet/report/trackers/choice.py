@@ -1,4 +1,4 @@
-"""Which trackers a run has."""
+"""Selects the trackers of a run."""
 
 import importlib.util
 from pathlib import Path

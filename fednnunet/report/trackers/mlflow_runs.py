@@ -1,4 +1,4 @@
-"""MLflow: one run for each fold, with the numbers of the coordinator's events."""
+"""Logs each fold to an MLflow run."""
 
 import logging
 import os

@@ -1,10 +1,11 @@
-"""Events as numbers with names."""
+"""Converts events to named scalars."""
 
 import math
 import re
 from collections.abc import Iterator, Mapping
 
 from fednnunet.channel.messages import MetricSummaries
+from fednnunet.evaluation.metrics import METRICS, MetricName
 from fednnunet.events.events import FoldValidated, RoundCompleted, SitesEvaluated
 from fednnunet.report.formats import mean, shares
 
@@ -67,7 +68,7 @@ def _of_validation(event: FoldValidated) -> _Named:
 
 
 def _of_evaluation(event: SitesEvaluated) -> _Named:
-    for metric in ("dice", "hd95", "assd", "nsd"):
+    for metric in METRICS:
         yield from _by_site(
             f"test_{metric}", {site: _mean_of(report.overall, metric) for site, report in event.sites.items()}
         )
@@ -76,7 +77,7 @@ def _of_evaluation(event: SitesEvaluated) -> _Named:
                 yield _name(f"test_{metric}_of", label, site), _mean_of(summaries, metric)
 
 
-def _mean_of(summaries: MetricSummaries, metric: str) -> float | None:
+def _mean_of(summaries: MetricSummaries, metric: MetricName) -> float | None:
     summary = getattr(summaries, metric)
     return None if summary is None else summary.mean
 

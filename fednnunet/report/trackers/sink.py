@@ -1,4 +1,4 @@
-"""Events to trackers, beside the training: none of them can end it, or hold it up."""
+"""Forwards events to trackers in background threads, which can neither stop nor delay a training."""
 
 import logging
 import queue
@@ -18,7 +18,7 @@ _Numbers: TypeAlias = tuple[dict[str, float], int]
 _Order: TypeAlias = "Opening | _Numbers | None"
 
 CLOSE_SECONDS = 45.0
-"""How long the end of a run waits for what has not been sent yet."""
+"""Longest wait for unsent metrics at the end of a run."""
 
 
 class TrackerSink:

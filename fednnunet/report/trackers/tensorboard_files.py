@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run folder, one folder for each fold."""
+"""Logs each fold to TensorBoard files in the run folder."""
 
 import logging
 import time

@@ -18,7 +18,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """What a tracker is opened for.
+    """The training for which a tracker is opened.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Opening:
 
     @property
     def fold_folder(self) -> Path:
-        """Where the coordinator keeps this fold; a training that begins anew finds it empty."""
+        """The coordinator's folder of this fold; empty when a training starts from scratch."""
         return self.folder / f"fold_{self.fold}"
 
     def kept(self, name: str) -> str | None:

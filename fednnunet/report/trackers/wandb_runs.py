@@ -1,4 +1,4 @@
-"""Weights & Biases: one run for each fold, with the numbers of the coordinator's events and nothing else."""
+"""Logs each fold to a run of Weights & Biases, metrics only."""
 
 import os
 from collections.abc import Mapping

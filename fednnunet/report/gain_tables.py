@@ -1,4 +1,4 @@
-"""What the federation gave each site, as rows of a table."""
+"""Renders each site's gain from the federation as table rows."""
 
 from collections.abc import Iterator
 

@@ -1,16 +1,16 @@
-"""The result of an evaluation: one table of sites, labels and metrics, as JSON, CSV, Markdown, and on a terminal."""
+"""Renders an evaluation by site, label and metric as JSON, CSV, Markdown, and a terminal table."""
 
 import io
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args
 
 from pydantic import Field
 from rich.table import Table
 
-from fednnunet.channel.messages import EvaluationReport, MetricName, MetricSummaries, MetricSummary
+from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
 from fednnunet.errors import FednnUNetError
+from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName
 from fednnunet.evaluation.prediction import CHECKPOINT, evaluation_name
 from fednnunet.evaluation.summaries import Summary, pooled
 from fednnunet.events.events import SitesEvaluated
@@ -18,7 +18,7 @@ from fednnunet.files import replacing
 from fednnunet.folds import spelled
 from fednnunet.message import Message, Number
 from fednnunet.report.formats import MISSING, own_name, printable
-from fednnunet.table_cells import markdown_cell, markdown_row, write_csv
+from fednnunet.table_cells import markdown_cell, markdown_table, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,11 @@ OVERALL = "overall"
 
 ALL_SITES = "all sites"
 
-_METRICS: tuple[MetricName, ...] = get_args(MetricName)
-_TITLES: dict[MetricName, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": "NSD"}
-_DIGITS: dict[MetricName, int] = {"dice": 4, "hd95": 2, "assd": 2, "nsd": 4}
+TITLES: Mapping[MetricName, str] = {"dice": "Dice", "hd95": "HD95 (mm)", "assd": "ASSD (mm)", "nsd": "NSD"}
 
 
 class Evaluation(Message):
-    """What ``evaluation_FOLD.json`` holds."""
+    """Content of ``evaluation_FOLD.json``."""
 
     fold: str
     folds: int | None = Field(default=None, description="how many there are, where FOLD is ``all``")
@@ -86,18 +84,17 @@ def markdown(evaluation: Evaluation) -> str:
     """Return one Markdown table for each metric: mean ± standard deviation (cases) by site and label."""
     lines = [f"# {_title(evaluation)}", ""]
     labels = list(evaluation.all_sites.labels)
-    for metric in _METRICS:
+    for metric in METRICS:
         if getattr(evaluation.all_sites.overall, metric) is None:
             continue
         unit = f" at {evaluation.nsd_tolerance:g} mm" if metric == "nsd" else ""
-        lines += [f"{_TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
+        lines += [f"{TITLES[metric]}{unit}: mean ± standard deviation (cases)", ""]
         titles = (own_name("site", labels), *labels, own_name(OVERALL, labels))
-        lines.append(markdown_row(map(markdown_cell, titles)))
-        lines += ["|---" + "|--:" * (len(labels) + 1) + "|"]
-        for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
-            cells = (_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall))
-            lines.append(markdown_row([markdown_cell(site), *cells]))
-        lines.append("")
+        rows = (
+            (site, *(_cell(of_label, metric, full=True) for of_label in (*_of(report, labels), report.overall)))
+            for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites)
+        )
+        lines += [*markdown_table(titles, rows), ""]
     lines += [f"Without {markdown_cell(site)}: {markdown_cell(reason)}" for site, reason in evaluation.left_out.items()]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -118,7 +115,7 @@ def evaluation_table(event: SitesEvaluated) -> Table:
             table.add_section()
         cases = report.overall.dice.cases
         cells = (
-            " / ".join(_cell(of_label, metric, full=False) for metric in _METRICS[:2])
+            " / ".join(_cell(of_label, metric, full=False) for metric in METRICS[:2])
             for of_label in (*_of(report, labels), report.overall)
         )
         table.add_row(printable(site), MISSING if cases is None else str(cases), *cells)
@@ -140,7 +137,7 @@ def _of(report: EvaluationReport, labels: list[str]) -> list[MetricSummaries | N
 
 def _pooled(parts: list[MetricSummaries]) -> MetricSummaries:
     told: dict[str, MetricSummary] = {}
-    for metric in _METRICS:
+    for metric in METRICS:
         of_sites: list[MetricSummary] = [part for part in (getattr(one, metric) for one in parts) if part is not None]
         if not of_sites:
             continue  # only the normalised surface Dice may be missing
@@ -153,7 +150,7 @@ def _cell(summaries: MetricSummaries | None, metric: MetricName, full: bool) -> 
     summary: MetricSummary | None = None if summaries is None else getattr(summaries, metric)
     if summary is None or summary.mean is None:
         return MISSING
-    digits = _DIGITS[metric]
+    digits = DIGITS[metric]
     mean = f"{summary.mean:.{digits}f}"
     if not full:
         return mean
@@ -173,7 +170,7 @@ def _csv_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     for site, report in _with_all_sites(evaluation.sites, evaluation.all_sites):
         overall = own_name(OVERALL, evaluation.all_sites.labels)
         for label, summaries in (*report.labels.items(), (overall, report.overall)):
-            for metric in _METRICS:
+            for metric in METRICS:
                 summary = getattr(summaries, metric)
                 if summary is not None:
                     values = (getattr(summary, field) for field in fields)

@@ -1,4 +1,4 @@
-"""Losses and pseudo Dice over the rounds."""
+"""Charts losses and pseudo Dice over the rounds."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,20 +1,21 @@
-"""How good the model is: nnU-Net's validation, the test cases of the sites, and where the model is."""
+"""Shows model quality: nnU-Net's validation, the sites' test cases, and the exported model."""
 
 import shlex
-from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from markupsafe import Markup, escape
 
-from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
+from fednnunet.channel.messages import EvaluationReport, MetricSummary
+from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName
 from fednnunet.events.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.events.run_state import RunState
 from fednnunet.folds import spelled
-from fednnunet.report.evaluations import ALL_SITES, over_all_sites
+from fednnunet.report.evaluation_tables import ALL_SITES, TITLES, over_all_sites
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
-from fednnunet.report.gains import HEADINGS, NOTE, gain_rows
+from fednnunet.report.gain_tables import HEADINGS, NOTE, gain_rows
 from fednnunet.report.page.part import NOTHING, Part
 from fednnunet.report.page.table import html_table
+from fednnunet.wording import counted
 
 _OVERALL = "all labels"
 
@@ -91,19 +92,10 @@ def _validation_table(event: FoldValidated) -> Markup:
     return html_table(headings, rows, caption=f"Fold {event.fold}: Dice", foot=[foot])
 
 
-_Metric = Callable[[MetricSummaries], MetricSummary | None]
-_METRICS: Mapping[str, tuple[_Metric, int]] = {
-    "Dice": (lambda metrics: metrics.dice, 4),
-    "HD95, mm": (lambda metrics: metrics.hd95, 2),
-    "ASSD, mm": (lambda metrics: metrics.assd, 2),
-    "Normalised surface Dice": (lambda metrics: metrics.nsd, 4),
-}
-
-
 def _evaluation(event: SitesEvaluated) -> Markup:
     parts = [Markup("<h3>{}, {}</h3>").format(spelled(event.fold, event.folds).capitalize(), event.checkpoint)]
-    for title, (metric, digits) in _METRICS.items():
-        table = _metric_table(event, title, metric, digits)
+    for metric in METRICS:
+        table = _metric_table(event, metric)
         if table is not None:
             parts.append(table)
     if event.left_out:
@@ -111,35 +103,33 @@ def _evaluation(event: SitesEvaluated) -> Markup:
     return Markup("").join(parts)
 
 
-def _metric_table(event: SitesEvaluated, title: str, metric: _Metric, digits: int) -> Markup | None:
+def _metric_table(event: SitesEvaluated, metric: MetricName) -> Markup | None:
     """Return the table of a metric: sites by labels; ``None`` where no site has measured it."""
     labels = list(dict.fromkeys(label for report in event.sites.values() for label in report.labels))
 
     def summaries(report: EvaluationReport) -> list[MetricSummary | None]:
         there = [report.overall, *(report.labels.get(label) for label in labels)]
-        return [None if metrics is None else metric(metrics) for metrics in there]
+        return [None if metrics is None else getattr(metrics, metric) for metrics in there]
 
     by_site = {site: summaries(report) for site, report in event.sites.items()}
     if not any(summary is not None for row in by_site.values() for summary in row):
         return None
-    rows = [[site, *(_cell(summary, digits) for summary in row)] for site, row in by_site.items()]
+    rows = [[site, *(_cell(summary, DIGITS[metric]) for summary in row)] for site, row in by_site.items()]
     foot = [
         own_name(ALL_SITES, event.sites),
-        *(_cell(summary, digits) for summary in summaries(over_all_sites(event.sites))),
+        *(_cell(summary, DIGITS[metric]) for summary in summaries(over_all_sites(event.sites))),
     ]
-    return html_table([own_name("site", labels), own_name(_OVERALL, labels), *labels], rows, caption=title, foot=[foot])
+    return html_table(
+        [own_name("site", labels), own_name(_OVERALL, labels), *labels], rows, caption=TITLES[metric], foot=[foot]
+    )
 
 
 def _cell(summary: MetricSummary | None, digits: int) -> Markup:
     if summary is None or summary.mean is None:
         return escape(MISSING)
     spread = "" if summary.std is None else f" ± {summary.std:.{digits}f}"
-    return _two_lines(f"{number(summary.mean, digits)}{spread}", summary.cases)
-
-
-def _two_lines(value: str, cases: int | None) -> Markup:
-    small = Markup("<small>{} case{}</small>").format(cases, "" if cases == 1 else "s") if cases else NOTHING
-    return escape(value) + small
+    small = Markup("<small>{}</small>").format(counted(summary.cases, "case")) if summary.cases else NOTHING
+    return escape(f"{number(summary.mean, digits)}{spread}") + small
 
 
 def _model_flags(event: ModelExported) -> str:
