@@ -8,16 +8,17 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-from flwr.common import NDArrays, Scalar
 
-from fednnunet.channel.identity import Challenge
+from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
 from fednnunet.channel.long_lived import joining
 from fednnunet.channel.messages import WorkReport
 from fednnunet.cli.commands import client_main
+from fednnunet.node.site_client import SiteClient
 
-Reply = dict[str, Scalar]
+_SPOILED = {"fetch", "hand", TRAIN, VALIDATE, "finish"}
 
 _HONEST_ROUNDS = 1
 _HONEST = 0.7
@@ -25,8 +26,8 @@ _HONEST = 0.7
 _TEXTS = ("=cmd|' /C calc'!A0", "[red]|\n# x\x1b[2J", "</script><script>alert(1)</script>", "x" * 100_000, "\u202e")
 
 
-class HostileNode:
-    """Stands between a node and its channel, as `joining.Node`.
+class HostileNode(SiteClient):
+    """Stands between a node, with its gate, and the channel.
 
     Parameters
     ----------
@@ -36,69 +37,55 @@ class HostileNode:
         Of what it says.
     """
 
-    def __init__(self, node: joining.Node, seed: int) -> None:
+    def __init__(self, node: SiteClient, seed: int) -> None:
         self._node = node
         self._random = random.Random(seed)
         self._rounds = 0
         self._is_pending: str | None = None
+        self.hello, self.certificate, self.gate = node.hello, node.certificate, self
 
     @property
     def has_left(self) -> bool:
         """Whether the honest node has."""
         return self._node.has_left
 
-    def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
-        """Prove who it is, as it should."""
-        return self._node.introduce(challenge, certificate)
-
-    def get_properties(self, config: Reply) -> Reply:
-        """Answer a question, or hand over other weights."""
-        kind = str(config.get("ask"))
-        reply = self._node.get_properties(config)
-        return self._spoiled(kind, reply) if kind in ("fetch", "hand", "finish") else reply
-
-    def fit(self, parameters: NDArrays, config: Reply) -> tuple[NDArrays, int, Reply]:
-        """Train, and lie about the number of cases."""
-        arrays, weight, reply = self._node.fit(parameters, config)
-        self._rounds += "pending" not in reply
-        reply = self._spoiled("fit", reply)
-        return arrays, (self._random.choice([weight, 0, -1, 2**31 - 1]) if self._is_hostile() else weight), reply
-
-    def evaluate(self, parameters: NDArrays, config: Reply) -> tuple[float, int, Reply]:
-        """Validate, and tell absurd figures."""
-        loss, weight, reply = self._node.evaluate(parameters, config)
-        return loss, weight, self._spoiled("evaluate", reply)
+    def answer(self, question: Question) -> Answer:
+        """Answer a question, prove who it is, or lie."""
+        answer = self._node.gate.answer(question)
+        self._rounds += question.kind == TRAIN and answer.pending is None
+        return self._spoiled(question.kind, answer) if question.kind in _SPOILED else answer
 
     def _is_hostile(self) -> bool:
         return self._rounds > _HONEST_ROUNDS and self._random.random() > _HONEST
 
-    def _spoiled(self, kind: str, reply: Reply) -> Reply:
+    def _spoiled(self, kind: str, answer: Answer) -> Answer:
         if self._is_pending == kind:
-            return {"pending": WorkReport(done=0, total=1).to_json()}
-        if "pending" in reply or not self._is_hostile():
-            return reply
-        nonsense: dict[str, Callable[[], Reply]] = {
+            return Answer(pending=WorkReport(done=0, total=1))
+        if answer.pending is not None or not self._is_hostile():
+            return answer
+        nonsense: dict[str, Callable[[], Answer]] = {
             "pending for ever": lambda: self._pend(kind),
-            "malformed": lambda: {**reply, "body": self._random.choice(["", "[" * 9999, "{}", '{"round": 1e999}'])},
-            "a failure that is long, or steers a terminal": lambda: {"failure": self._random.choice(_TEXTS)},
-            "figures beyond their meaning": lambda: {**reply, "body": _absurd(str(reply.get("body", "{}")))},
+            "malformed": lambda: replace(answer, body=self._random.choice(["", "[" * 9999, "{}", '{"round": 1e999}'])),
+            "a failure that is long, or steers a terminal": lambda: Answer(failure=self._random.choice(_TEXTS)),
+            "figures beyond their meaning": lambda: replace(answer, body=_absurd(answer.body or "{}")),
         }
-        data = reply.get("data")
-        if isinstance(data, bytes):
+        data = answer.data
+        if data:
             count = len(data) // 4
+            huge = np.full(count, 3e38, np.float32).tobytes() + data[4 * count :]
             nonsense |= {
-                "NaN": lambda: {**reply, "data": b"\xff" * len(data)},
-                "huge": lambda: {**reply, "data": np.full(count, 3e38, np.float32).tobytes() + data[4 * count :]},
-                "half": lambda: {**reply, "data": data[: len(data) // 2]},
-                "random bytes": lambda: {**reply, "data": self._random.randbytes(len(data))},
+                "NaN": lambda: replace(answer, data=b"\xff" * len(data)),
+                "huge": lambda: replace(answer, data=huge),
+                "half": lambda: replace(answer, data=data[: len(data) // 2]),
+                "random bytes": lambda: replace(answer, data=self._random.randbytes(len(data))),
             }
         what = self._random.choice(list(nonsense))
         print(f"nonsense: {what} ({kind})", flush=True)
         return nonsense[what]()
 
-    def _pend(self, kind: str) -> Reply:
+    def _pend(self, kind: str) -> Answer:
         self._is_pending = kind
-        return {"pending": WorkReport(done=0, total=1).to_json()}
+        return Answer(pending=WorkReport(done=0, total=1))
 
 
 def _absurd(body: str) -> str:
@@ -117,7 +104,7 @@ def main() -> int:
     seed, *words = sys.argv[1:]
     join = joining.join
 
-    def join_as_hostile(endpoint: joining.Endpoint, node: joining.Node, *rest: float | None) -> None:
+    def join_as_hostile(endpoint: joining.Endpoint, node: SiteClient, *rest: float | None) -> None:
         join(endpoint, HostileNode(node, int(seed)), *rest)  # type: ignore[arg-type]
 
     joining.join = join_as_hostile  # type: ignore[assignment]

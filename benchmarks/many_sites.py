@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 from rich.console import Console
 from rich.table import Table
 
 from fednnunet.channel.address import find_free_port
-from fednnunet.channel.identity import Challenge
+from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.joining import join
 from fednnunet.channel.messages import (
     Accepted,
@@ -46,7 +47,7 @@ _LOOK_SECONDS = 0.05
 Reply = dict[str, Scalar]
 
 
-class TinyNode:
+class TinyNode(NumPyClient):
     """A node of the task ``train`` without data, as `joining.Node`.
 
     Parameters
@@ -62,18 +63,17 @@ class TinyNode:
         self._step = np.float32(1e-3 * number)
         self._model: SiteModel
         self.has_left = False
+        self.certificate = NO_CERTIFICATE
         self.hello = Hello(
             site=f"Site {number:02d}", instance=str(number), task="train", method="FFE", fold="0", cases=5,
             versions={}, labels={"background": 0, "x": 1}, channels={"0": "CT"},
         )  # fmt: skip
 
-    def introduce(self, challenge: Challenge, certificate: bytes) -> Reply:
-        """Say who it is."""
-        return _said(self.hello)
-
     def get_properties(self, config: Reply) -> Reply:
         """Answer a question."""
         kind, body, data = str(config["ask"]), str(config["body"]), config.get("data", b"")
+        if kind == "hello":
+            return _said(self.hello)
         if kind == "offer":
             return _said(TrainingOffer(epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1))
         if kind == "start":

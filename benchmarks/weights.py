@@ -21,10 +21,10 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar, ndarrays_to_parameters
-from flwr.server import Server, ServerConfig, start_server
+from flwr.server import ServerConfig, start_server
 from flwr.server.client_manager import SimpleClientManager
-from flwr.server.history import History
 from flwr.server.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,8 @@ from rich.table import Table
 from fednnunet.channel.address import find_free_port, join_address
 from fednnunet.channel.audit import AuditLog
 from fednnunet.channel.certificates import create_certificates
+from fednnunet.channel.conversation import Answer, Answers, Question
+from fednnunet.channel.identity import NO_CERTIFICATE
 from fednnunet.channel.long_lived.serving import serve
 from fednnunet.channel.messages import Hello, ModelPart, Shared
 from fednnunet.channel.tls import Endpoint, authority
@@ -108,19 +110,19 @@ def _measure(millions: int, nodes: int, name: str, server: str, node: str, folde
     return done.stdout.split()
 
 
-class _Measuring(Server):
+class _Measuring:
     """A coordinator that exchanges a model a few times."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        super().__init__(client_manager=SimpleClientManager())
+        self.manager = SimpleClientManager()
         self._arguments = arguments
 
-    def fit(self, num_rounds: int, timeout: float | None) -> tuple[History, float]:
+    def run(self) -> None:
         """Exchange and print the figures."""
         nodes, encoding = self._arguments.nodes[0], self._arguments.encodings[0]
         size = self._arguments.millions[0] * 1_000_000
-        self.client_manager().wait_for(nodes, timeout=600)
-        proxies = list(self.client_manager().all().values())
+        self.manager.wait_for(nodes, timeout=600)
+        proxies = list(self.manager.all().values())
         sites = [Site(_hello(f"site {number:02d}"), proxy, 600) for number, proxy in enumerate(proxies)]
         names = tuple(site.name for site in sites)
         exchange = Exchange([Group(names, _layout(size))], Averaging(encoding, "mean", "none", None))
@@ -134,10 +136,6 @@ class _Measuring(Server):
         per_parameter = ENCODINGS[encoding].size(size) / size
         moved = 2 * per_parameter * size * nodes
         _print_cells(per_parameter, per_parameter, float(np.median(seconds)), moved)
-        return History(), 0.0
-
-    def disconnect_all_clients(self, timeout: float | None) -> None:
-        """Leave the nodes to whoever has started them."""
 
 
 def _hello(site: str) -> Hello:
@@ -162,13 +160,16 @@ def _print_cells(up: float, down: float, seconds: float, moved: float) -> None:
 def _server(arguments: argparse.Namespace) -> None:
     folder: Path | None = arguments.folder
     tls = None if folder is None else ((folder / "server.pem").read_bytes(), (folder / "server.key").read_bytes())
-    serve(join_address(HOST, arguments.port), _Measuring(arguments), tls)
+    measuring = _Measuring(arguments)
+    serve(join_address(HOST, arguments.port), measuring.manager, measuring.run, tls)
 
 
-class _Node:
+class _Node(NumPyClient):
     """Has one slice of weights, which stands for all of them."""
 
     has_left = False
+    certificate = NO_CERTIFICATE
+    changed_cases = None
     hello = _hello("a site")
 
     def __init__(self, encoding: str, size: int) -> None:
@@ -178,36 +179,30 @@ class _Node:
         self._known = rng.normal(size=_SLICE).astype(np.float32)
         self._update = self._known + rng.normal(size=_SLICE).astype(np.float32) / 100
         self._sender = Sender(self._encoding, _SLICE)
-
-    def introduce(self, challenge: object, certificate: bytes) -> dict[str, Scalar]:
-        """Not asked for."""
-        raise NotImplementedError
-
-    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        """Not asked for."""
-        raise NotImplementedError
-
-    def evaluate(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[float, int, dict[str, Scalar]]:
-        """Not asked for."""
-        raise NotImplementedError
+        self.gate: Answers = self
 
     def get_properties(self, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        """Hand a question to the gate, if there is one."""
+        return self.gate.answer(Question.from_config(config)).to_config()
+
+    def tells_of_cases(self) -> None:
+        """Tell of none."""
+
+    def answer(self, question: Question) -> Answer:
         """Agree, or send or take a part."""
-        if config["ask"] == "share":
-            return {"body": Shared(digests=[self._layout.digest]).to_json()}
-        part = ModelPart.from_json(str(config["body"]))
+        if question.kind == "share":
+            return Answer.of(Shared(digests=[self._layout.digest]))
+        part = question.read(ModelPart)
         here = slice(0, part.stop - part.start)
         encoding = ENCODINGS["float32"] if part.round == 0 else self._encoding
-        if config["ask"] == "fetch":
+        if question.kind == "fetch":
             if part.round == 0:
-                return {"body": part.to_json(), "data": encoding.encode(self._known[here], rounding(0))[0]}
+                return Answer.of(part, encoding.encode(self._known[here], rounding(0))[0])
             random = rounding(part.round, part.start)
             data, _ = self._sender.encode(here, self._update[here], self._known[here], random)
-            return {"body": part.to_json(), "data": data}
-        data = config["data"]
-        assert isinstance(data, bytes)
-        receive(encoding, data, self._known[here])
-        return {"body": part.to_json()}
+            return Answer.of(part, data)
+        receive(encoding, question.data, self._known[here])
+        return Answer.of(part)
 
 
 def _node(arguments: argparse.Namespace) -> None:
@@ -223,8 +218,8 @@ def _node(arguments: argparse.Namespace) -> None:
         join(Endpoint(HOST, arguments.port), node)
         return
     log = AuditLog(folder / f"{arguments.index}.jsonl", "a site", "train")
-    gate = Gate(node, Policy(), log, Approver(folder, terminal=False))
-    join(Endpoint("localhost", arguments.port, authority(str(folder / "ca.pem"))), gate)
+    node.gate = Gate(node, Policy(), log, Approver(folder, terminal=False))
+    join(Endpoint("localhost", arguments.port, authority(str(folder / "ca.pem"))), node)
 
 
 def _model(arguments: argparse.Namespace) -> NDArrays:
