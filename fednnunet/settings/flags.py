@@ -70,9 +70,9 @@ AVERAGING_FLAGS = (
          {"choices": ["cases", "uniform"], "default": "cases"}),
     Flag("--aggregation", "how one model is made of the sites': weighted mean, or median or trimmed mean, "
          "which a few wrong sites cannot spoil and in which all sites count the same (default: %(default)s)",
-         {"choices": list(AGGREGATIONS), "default": "mean"}),
+         {"choices": AGGREGATIONS, "default": "mean"}),
     Flag("--server_optimizer", "what is made of the difference to the last global model (default: %(default)s)",
-         {"choices": list(SERVER_OPTIMIZERS), "default": "none"}),
+         {"choices": SERVER_OPTIMIZERS, "default": "none"}),
     Flag("--server_lr", "learning rate of --server_optimizer (default: 1 for momentum, 0.01 for adam and yogi)",
          {"type": positive_float, "default": None}),
     Flag("--proximal_mu", "FedProx: weight of the distance to the global model in the sites' training (default: 0)",
