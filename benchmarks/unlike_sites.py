@@ -2,10 +2,10 @@
 
 ``python benchmarks/unlike_sites.py "521 522 523 524" 2d --out FOLDER [--seeds 1 2 3] [--trainer SmallAdamWTrainer]``
 
-nnU-Net's plans, but with small patches and few features, are brought to all sites and to their pooled data; then each
-method trains with each seed, in one process, and nnU-Net's full validation of fold 0 tells the mean Dice over each
-site's validation cases. All methods give a site's cases the same number of iterations: personal models and those that
-are trained alone have the federation's and two epochs more. What is done is not done again. Datasets are looked up in
+All sites and their pooled data get nnU-Net's plans, but with small patches and few features. Each method trains with
+each seed, in one process; nnU-Net's full validation of fold 0 gives the mean Dice over each site's validation cases.
+All methods train for equally many iterations on a site's cases; personal models and those trained alone for two epochs
+more, and the personal models of ``often`` for four. Finished trainings are not repeated. Datasets are looked up in
 ``nnUNet_raw``, with their ``splits_final.json`` if there is one; everything is written to FOLDER.
 """
 
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +29,6 @@ from fednnunet.node.splits import SPLITS
 
 ROUNDS = 8
 PERSONAL_EPOCHS = 2
-ITERATIONS = 25
 PLANS = "small"
 FOLD = 0
 FEATURES = (8, 16, 32, 64)
@@ -37,10 +36,31 @@ PATCHES = {2: (4, [128, 128]), 3: (2, [32, 40, 32])}
 """Batch size and patch by dimension."""
 POOLED = "Dataset999_Pooled"
 
+
+class Federated(NamedTuple):
+    """A way of federating.
+
+    Attributes
+    ----------
+    flags
+        Of the command.
+    times
+        How often as many rounds, with as many iterations in all.
+    personal
+        Epochs of the personal models, as long as its rounds.
+    """
+
+    flags: tuple[str, ...]
+    times: int = 1
+    personal: int = PERSONAL_EPOCHS
+
+
 FEDERATED = {
-    "momentum local": ["--optimizer_state", "local"],
-    "momentum averaged": ["--optimizer_state", "average", "--personalize", str(PERSONAL_EPOCHS)],
-    "normalization local": ["--keep_local", "norm", "--personalize", str(PERSONAL_EPOCHS)],
+    "momentum local": Federated(("--optimizer_state", "local")),
+    "momentum averaged": Federated(()),
+    "normalization local": Federated(("--keep_local", "norm")),
+    "uniform": Federated(("--weighting", "uniform")),
+    "often": Federated((), times=5, personal=20),
 }
 METHODS = [*FEDERATED, "alone", "pooled"]
 
@@ -53,9 +73,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trainer", default="SmallTrainer", choices=["SmallTrainer", "SmallAdamWTrainer"])
+    parser.add_argument("--iterations", type=int, default=25, help="of a round")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     arguments = parser.parse_args()
-    study = Study(arguments.datasets.split(), arguments.configuration, arguments.trainer, arguments.out.absolute())
+    ids, out = arguments.datasets.split(), arguments.out.absolute()
+    study = Study(ids, arguments.configuration, arguments.trainer, arguments.iterations, out)
     study.prepare()
     lines = [study.result(method, seed) for method in arguments.methods for seed in arguments.seeds]
     Console().print(_table(lines))
@@ -70,14 +92,17 @@ class Study:
         The sites' datasets.
     configuration, trainer
         As nnU-Net calls them.
+    iterations
+        Of a round.
     out
         Folder for everything.
     """
 
-    def __init__(self, ids: Sequence[str], configuration: str, trainer: str, out: Path) -> None:
+    def __init__(self, ids: Sequence[str], configuration: str, trainer: str, iterations: int, out: Path) -> None:
         self._ids = ids
         self._configuration = configuration
         self._trainer = trainer
+        self._iterations = iterations
         self._out = out
         self._sources = find_sources(list(ids))
         self._environment = {
@@ -126,7 +151,8 @@ class Study:
             return dict(json.loads(kept.read_text()))
         began, names = time.monotonic(), [source.name for source in self._sources]
         if method in FEDERATED:
-            self._train(results, seed, " ".join(self._ids), ROUNDS, *FEDERATED[method])
+            flags, times, personal = FEDERATED[method]
+            self._train(results, seed, " ".join(self._ids), ROUNDS, *flags, "--personalize", personal, times=times)
         for ids in self._ids if method == "alone" else [POOLED] if method == "pooled" else []:
             rounds = ROUNDS + PERSONAL_EPOCHS if method == "alone" else ROUNDS
             self._train(results, seed, ids, rounds, "--encoding", "float32")
@@ -140,8 +166,9 @@ class Study:
         kept.write_text(json.dumps(line))
         return line
 
-    def _train(self, results: Path, seed: int, ids: str, rounds: int, *flags: str) -> None:
-        schedule = ["--rounds", rounds, "--iterations_per_epoch", ITERATIONS, "--val_iterations_per_epoch", 1]
+    def _train(self, results: Path, seed: int, ids: str, rounds: int, *flags: object, times: int = 1) -> None:
+        lengths = ["--rounds", rounds * times, "--iterations_per_epoch", self._iterations // times]
+        schedule = [*lengths, "--val_iterations_per_epoch", 1]
         own = ["-tr", self._trainer, "-p", PLANS, "-device", "cpu", "--in_process", "--seed", seed, "--overwrite"]
         self._run(results, "train", ids, self._configuration, FOLD, *own, *schedule, *flags)
 
