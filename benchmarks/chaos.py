@@ -31,11 +31,11 @@ from typing import Self
 import torch
 from rich.console import Console
 
-from fednnunet.channel.address import find_free_port
-from fednnunet.channel.certificates import create_certificates
-from fednnunet.channel.identity import create_key, entry
 from fednnunet.coordinator.run_folder import FoldFolder
 from fednnunet.demo.hospitals import write_hospitals
+from fednnunet.security.certificates import create_certificates
+from fednnunet.security.identity import create_key, entry
+from fednnunet.transport.address import find_free_port
 
 HOST = "127.0.0.1"
 TRAINER = "ChaosTrainer"

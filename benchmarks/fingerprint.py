@@ -26,9 +26,9 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.table import Table
 
-from fednnunet.channel.address import find_free_port
 from fednnunet.events.event_files import EventReader
 from fednnunet.events.events import FingerprintFound, StageStarted
+from fednnunet.transport.address import find_free_port
 
 FIRST_ID = 951
 POOLED_ID = 950

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
-from fednnunet.channel.long_lived import joining
-from fednnunet.channel.messages import WorkReport
 from fednnunet.cli.commands import client_main
 from fednnunet.node.site_client import SiteClient
+from fednnunet.protocol.conversation import TRAIN, VALIDATE, Answer, Question
+from fednnunet.protocol.messages import WorkReport
+from fednnunet.transport.long_lived import joining
 
 _SPOILED = {"fetch", "hand", TRAIN, VALIDATE, "finish"}
 

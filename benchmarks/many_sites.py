@@ -20,10 +20,9 @@ from flwr.common import NDArrays, Scalar
 from rich.console import Console
 from rich.table import Table
 
-from fednnunet.channel.address import find_free_port
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.long_lived.joining import join
-from fednnunet.channel.messages import (
+from fednnunet.coordinator.run_folder import FoldFolder
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.protocol.messages import (
     Accepted,
     Hello,
     ModelPart,
@@ -34,9 +33,10 @@ from fednnunet.channel.messages import (
     TrainingOffer,
     ValidationReport,
 )
-from fednnunet.channel.tls import Endpoint
-from fednnunet.coordinator.run_folder import FoldFolder
-from fednnunet.message import Message
+from fednnunet.schema import Message
+from fednnunet.transport.address import find_free_port
+from fednnunet.transport.long_lived.joining import join
+from fednnunet.transport.tls import Endpoint
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.site_model import SiteModel

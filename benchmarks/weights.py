@@ -29,16 +29,15 @@ from flwr.server.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
 
-from fednnunet.channel.address import find_free_port, join_address
-from fednnunet.channel.audit import AuditLog
-from fednnunet.channel.certificates import create_certificates
-from fednnunet.channel.conversation import Answer, Answers, Question
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import Hello, ModelPart, Shared
-from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.site import Site
+from fednnunet.privacy.audit import AuditLog
+from fednnunet.protocol.conversation import NO_CERTIFICATE, Answer, Answers, Question
+from fednnunet.protocol.messages import Hello, ModelPart, Shared
+from fednnunet.security.certificates import create_certificates
+from fednnunet.transport.address import find_free_port, join_address
+from fednnunet.transport.long_lived.serving import serve
+from fednnunet.transport.tls import Endpoint, authority
 from fednnunet.weights.encoding import ENCODINGS, Sender, receive, rounding
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -207,10 +206,10 @@ class _Node(NumPyClient):
 
 def _node(arguments: argparse.Namespace) -> None:
     # the coordinator, whose memory is measured, imports none of this
-    from fednnunet.channel.approval import Approver
-    from fednnunet.channel.gate import Gate
-    from fednnunet.channel.long_lived.joining import join
-    from fednnunet.channel.policy import Policy
+    from fednnunet.privacy.approval import Approver
+    from fednnunet.privacy.gate import Gate
+    from fednnunet.privacy.policy import Policy
+    from fednnunet.transport.long_lived.joining import join
 
     node = _Node(arguments.encodings[0], arguments.millions[0] * 1_000_000)
     folder: Path | None = arguments.folder

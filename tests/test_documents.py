@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from fednnunet.channel.messages import TASKS
 from fednnunet.cli.commands import commands
+from fednnunet.protocol.messages import TASKS
 from tests.markdown import DOCS, REPOSITORY, blocks, prose
 
 

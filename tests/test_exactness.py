@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.fingerprint.coverage import PLANNERS
 from fednnunet.fingerprint.fingerprint import Fingerprint
@@ -24,6 +23,7 @@ from fednnunet.fingerprint.protocol import (
     run_protocol,
     shared_cases_fingerprint,
 )
+from fednnunet.protocol.messages import Hello, PlannerOptions
 from tests.pooled import READER, Case, Pooled, Sites, dataset_json, generate_federation, measure
 
 FEDERATIONS = 240

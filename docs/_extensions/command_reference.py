@@ -11,8 +11,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.typing import ExtensionMetadata
 
-from fednnunet.channel.messages import TASKS
 from fednnunet.cli.commands import commands
+from fednnunet.protocol.messages import TASKS
 
 FOLDER = "cli"
 """Below ``docs``; rewritten by every build, and ignored by git."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fednnunet.api.run import Run
-from fednnunet.channel.messages import Task
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Event
 from fednnunet.folds import check_fold
 from fednnunet.launcher.simulation import make_log_dir, with_run_dir
 from fednnunet.launcher.steps import Job, run_job
+from fednnunet.protocol.messages import Task
 from fednnunet.settings.checks import check_given_plans, check_rules, check_training
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.flag import check_values, filled

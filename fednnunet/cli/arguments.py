@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fednnunet.channel.messages import TASKS, TASKS_WITH_NETWORK, Task
 from fednnunet.cli.site_words import parse_with_sites
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_HELP
+from fednnunet.protocol.messages import TASKS, TASKS_WITH_NETWORK, Task
 from fednnunet.settings.checks import check_given_plans, check_training
 from fednnunet.settings.coordinator import CoordinatorSettings, ListeningSettings
 from fednnunet.settings.flag import add_flags, filled

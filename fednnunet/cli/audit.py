@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fednnunet.channel.audit import AuditEntry, Verification, read_entries, read_receipts, verify
 from fednnunet.errors import FednnUNetError
+from fednnunet.privacy.audit import AuditEntry, Verification, read_entries, read_receipts, verify
 from fednnunet.report.formats import MISSING, printable
 from fednnunet.settings.values import positive_int
 

@@ -7,7 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fednnunet.channel.certificates import (
+from fednnunet.errors import FednnUNetError
+from fednnunet.report.formats import MISSING, printable
+from fednnunet.security.certificates import (
     CA_CERTIFICATE,
     CA_KEY,
     DAYS,
@@ -17,8 +19,6 @@ from fednnunet.channel.certificates import (
     create_certificates,
     describe_certificates,
 )
-from fednnunet.errors import FednnUNetError
-from fednnunet.report.formats import MISSING, printable
 from fednnunet.settings.values import positive_int
 
 _PLACES = (

@@ -22,16 +22,16 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
-from fednnunet.message import cleaned
 from fednnunet.report.formats import WARNING
+from fednnunet.schema import cleaned
 from fednnunet.settings.checks import check_rules
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
 
 if TYPE_CHECKING:
-    from fednnunet.channel.identity import Identity
     from fednnunet.node.site_client import SiteClient
+    from fednnunet.security.identity import Identity
 
 Command = TypeVar("Command")
 
@@ -231,8 +231,8 @@ def _run(
 
 
 def _serve(command: ServerCommand) -> int:
-    from fednnunet.channel.address import check_can_listen, join_address
     from fednnunet.cli.trust import door, tls_files
+    from fednnunet.transport.address import check_can_listen, join_address
 
     settings, listening = command.coordinator, command.listening
     if settings.fold is not None:
@@ -248,8 +248,8 @@ def _serve(command: ServerCommand) -> int:
 
     check_dashboard(settings.dashboard)
 
-    from fednnunet.channel.long_lived.serving import serve
     from fednnunet.coordinator.coordinating import coordinate
+    from fednnunet.transport.long_lived.serving import serve
 
     address = join_address(listening.host, listening.port)
     coordinate(
@@ -291,10 +291,10 @@ def _take_part(command: ClientCommand) -> int:
     if command.fold is not None:
         check_fold(command.fold)
 
-    from fednnunet.channel.identity import read_key
-    from fednnunet.channel.long_lived.joining import join
     from fednnunet.cli.trust import endpoint
     from fednnunet.node.gated import alone_in_results, gate
+    from fednnunet.security.identity import read_key
+    from fednnunet.transport.long_lived.joining import join
 
     coordinator, connection = endpoint(command.connection), command.connection
     identity = None if command.key is None else read_key(command.key)

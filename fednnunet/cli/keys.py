@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fednnunet.channel.identity import create_key, entry
+from fednnunet.security.identity import create_key, entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

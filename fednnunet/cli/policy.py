@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fednnunet.channel.approval import as_decision, waiting
-from fednnunet.channel.policy import RECOMMENDED, read_policy
 from fednnunet.errors import FednnUNetError
+from fednnunet.privacy.approval import as_decision, waiting
+from fednnunet.privacy.policy import RECOMMENDED, read_policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

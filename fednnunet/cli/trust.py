@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from fednnunet.channel.address import is_loopback, is_unspecified, join_address
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.certificates import check_server_certificate
-from fednnunet.channel.identity import NO_CERTIFICATE, read_sites
-from fednnunet.channel.policy import read_policy
-from fednnunet.channel.tls import Endpoint, authority
 from fednnunet.errors import FednnUNetError
+from fednnunet.privacy.policy import read_policy
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.security.authentication import Authenticator
+from fednnunet.security.certificates import check_server_certificate
+from fednnunet.security.identity import read_sites
 from fednnunet.settings.coordinator import ListeningSettings
 from fednnunet.settings.node import ConnectionSettings
+from fednnunet.transport.address import is_loopback, is_unspecified, join_address
+from fednnunet.transport.tls import Endpoint, authority
 
 
 def tls_files(settings: ListeningSettings) -> tuple[bytes, bytes] | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import replacing
-from fednnunet.message import Message
+from fednnunet.schema import Message
 
 STATE = "state.json"
 

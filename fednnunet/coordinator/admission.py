@@ -6,17 +6,17 @@ from typing import Any
 
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.connection import disconnect, hang_up
-from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.given_plans import check_fits
 from fednnunet.coordinator.preflight import check_agreement, check_task
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import ApprovalAwaited, EventSink, SiteJoined
-from fednnunet.message import cleaned
+from fednnunet.protocol.messages import Hello
+from fednnunet.schema import cleaned
+from fednnunet.security.authentication import Authenticator
 from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.transport.connection import disconnect, hang_up
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from fednnunet.channel.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.common_model import why_there_is_none
 from fednnunet.coordinator.exchange import Exchange
@@ -17,6 +16,7 @@ from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, 
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SharingAgreed, SiteShare, StageStarted
 from fednnunet.folds import Fold
+from fednnunet.protocol.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import NORM, Group, share
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from fednnunet.channel.messages import WorkReport
 from fednnunet.coordinator.site import Site, as_failure
 from fednnunet.errors import SiteFailure
-from fednnunet.message import Message
+from fednnunet.protocol.messages import WorkReport
+from fednnunet.schema import Message
 
 Reply = TypeVar("Reply")
 AnyMessage = TypeVar("AnyMessage", bound=Message)

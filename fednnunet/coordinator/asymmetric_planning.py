@@ -1,10 +1,10 @@
 """AsymFedAvg: every site plans for itself (Skorupko et al. 2025)."""
 
-from fednnunet.channel.messages import Installed, PlanAlone
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.events.events import EventSink, StageStarted
 from fednnunet.events.sinks import tell_progress
+from fednnunet.protocol.messages import Installed, PlanAlone
 
 
 def plan_at_each_site(registry: ClientRegistry, sink: EventSink) -> None:

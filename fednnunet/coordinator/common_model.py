@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import Field
 
-from fednnunet.channel.messages import Hello, ModelDescription
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import NotOfAPlannerError, check_fingerprint, check_plans, plans_digest
-from fednnunet.message import JsonObject, Message
 from fednnunet.nnunet_defaults import model_folder_name
+from fednnunet.protocol.messages import Hello, ModelDescription
+from fednnunet.schema import JsonObject, Message
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
 from fednnunet.weights.sharing import NORM
 

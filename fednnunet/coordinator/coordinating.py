@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from fednnunet.channel.authentication import Authenticator
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.run_files import RunFiles, named_run_dir, runs_folder
 from fednnunet.events.events import EventSink
 from fednnunet.events.sinks import Tee
 from fednnunet.report.progress import progress_for
+from fednnunet.security.authentication import Authenticator
 from fednnunet.settings.coordinator import CoordinatorSettings
 
 

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
 from fednnunet.coordinator.asking import ask_each
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.registry import ClientRegistry
@@ -11,6 +10,7 @@ from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.events.events import EventSink, SitesEvaluated, StageStarted
 from fednnunet.events.sinks import tell_progress
+from fednnunet.protocol.messages import EvaluationReport, EvaluationRequest
 from fednnunet.report.evaluation_tables import write_evaluation
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from functools import partial
 
 import numpy as np
 
-from fednnunet.channel.conversation import Question
-from fednnunet.channel.messages import Accepted, ModelPart, Shared, Sharing
 from fednnunet.coordinator.asking import each, for_all
 from fednnunet.coordinator.meters import Stopwatch
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.protocol.conversation import Question
+from fednnunet.protocol.messages import Accepted, ModelPart, Shared, Sharing
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
 from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError, encoding_of
 from fednnunet.weights.global_model import GlobalModel, slices

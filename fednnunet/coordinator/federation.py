@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.connection import disconnect
-from fednnunet.channel.messages import TASKS_WITH_NETWORK, EvaluationRequest
 from fednnunet.coordinator.admission import Admission
 from fednnunet.coordinator.agreement import FoldContext
 from fednnunet.coordinator.asymmetric_planning import plan_at_each_site
@@ -31,7 +28,10 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Contact, EventSink, Finished
 from fednnunet.folds import Fold
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.protocol.messages import TASKS_WITH_NETWORK, EvaluationRequest
+from fednnunet.security.authentication import Authenticator
 from fednnunet.settings.coordinator import CoordinatorSettings
+from fednnunet.transport.connection import disconnect
 
 logger = logging.getLogger(__name__)
 

@@ -5,16 +5,6 @@ from flwr.common import FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.conversation import TRAIN, Answer, Question
-from fednnunet.channel.messages import (
-    CommonPlans,
-    FederationRecord,
-    Measure,
-    Measured,
-    Query,
-    SharedCases,
-    Task,
-)
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.planner import FederationPlanner
@@ -31,6 +21,16 @@ from fednnunet.fingerprint.plausibility import AnswersOfSite, check_cases
 from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
 from fednnunet.fingerprint.questions import COUNT_BYTES, COUNTS
 from fednnunet.fingerprint.sampling import samples_per_case
+from fednnunet.protocol.conversation import TRAIN, Answer, Question
+from fednnunet.protocol.messages import (
+    CommonPlans,
+    FederationRecord,
+    Measure,
+    Measured,
+    Query,
+    SharedCases,
+    Task,
+)
 
 _MOST_QUESTIONS = 41
 """See `fednnunet.fingerprint.due`."""

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from fednnunet.channel.messages import ValidationReport
 from fednnunet.coordinator.agreement import FoldContext, FoldTraining, agree
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.own_models import in_their_time
@@ -11,6 +10,7 @@ from fednnunet.coordinator.site import Site, SiteLate
 from fednnunet.coordinator.training_flags import RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import FoldValidated, StageStarted
+from fednnunet.protocol.messages import ValidationReport
 
 
 def validate(training: FoldTraining) -> None:

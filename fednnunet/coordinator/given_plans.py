@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from fednnunet.channel.messages import CommonPlans, FederationRecord, Hello, PlannerOptions
 from fednnunet.coordinator.installing import install
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import EventSink
 from fednnunet.fingerprint.given_plans import moved, preprocessors
 from fednnunet.fingerprint.plans import plans_digest, resolved
+from fednnunet.protocol.messages import CommonPlans, FederationRecord, Hello, PlannerOptions
 
 
 def check_fits(plans: dict[str, Any], hello: Hello) -> None:

@@ -1,11 +1,11 @@
 """Distributes a common fingerprint and plans to all sites."""
 
-from fednnunet.channel.messages import CommonPlans, Installed
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import EventSink, PlansAgreed, StageStarted
 from fednnunet.events.sinks import tell_progress
+from fednnunet.protocol.messages import CommonPlans, Installed
 
 
 def install(common: CommonPlans, registry: ClientRegistry, sink: EventSink) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fednnunet.channel.conversation import Answer, Question
+from fednnunet.protocol.conversation import Answer, Question
 
 
 def now() -> float:

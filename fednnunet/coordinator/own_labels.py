@@ -3,8 +3,8 @@
 import logging
 from typing import TypeVar
 
-from fednnunet.channel.messages import EvaluationReport, GainReport, Hello, RoundReport, ValidationReport
-from fednnunet.message import cleaned
+from fednnunet.protocol.messages import EvaluationReport, GainReport, Hello, RoundReport, ValidationReport
+from fednnunet.schema import cleaned
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from fednnunet.channel.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining
 from fednnunet.coordinator.asking import each
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.participation import Participation
@@ -17,7 +16,8 @@ from fednnunet.coordinator.site import Site, SiteLost
 from fednnunet.coordinator.training_flags import OwnModelFlags, RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, GainTold, StageStarted
-from fednnunet.message import Message
+from fednnunet.protocol.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining
+from fednnunet.schema import Message
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json, save_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.nnunet_defaults import planner_environment, planning_class
+from fednnunet.protocol.messages import Hello, PlannerOptions
 
 _NAME = "Dataset001_Federation"
 _DEFAULT_OPTIONS = PlannerOptions(planner="ExperimentPlanner")

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fednnunet.channel.messages import TASKS_WITH_NETWORK, Hello
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET
-from fednnunet.message import Message
+from fednnunet.protocol.messages import TASKS_WITH_NETWORK, Hello
+from fednnunet.schema import Message
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.wording import counted
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.audit import Receipt
 from fednnunet.coordinator.site import Site
 from fednnunet.files import ends_within_line
+from fednnunet.privacy.audit import Receipt
 
 logger = logging.getLogger(__name__)
 

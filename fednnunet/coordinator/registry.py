@@ -9,9 +9,9 @@ from collections.abc import Callable
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.connection import FAREWELL_SECONDS, hang_up
-from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.site import Site
+from fednnunet.protocol.messages import Hello
+from fednnunet.transport.connection import FAREWELL_SECONDS, hang_up
 
 _PING_SECONDS = 5.0
 _MOST_PENDING = 32

@@ -10,11 +10,11 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.history import History
 from flwr.server.strategy import Strategy
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.conversation import Config, Question
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import SiteFailure
+from fednnunet.protocol.conversation import Config, Question
+from fednnunet.transport.connection import NO_PARAMETERS
 
 Failures = Sequence[tuple[ClientProxy, FitRes] | tuple[ClientProxy, EvaluateRes] | BaseException]
 """Flower's type; `Site` raises what goes wrong, as a `SiteFailure`."""

@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
+from fednnunet.protocol.messages import Hello
 
 _FOLD = re.compile(r"fold_(all|[0-9]+)")
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,120}")

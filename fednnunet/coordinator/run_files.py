@@ -8,11 +8,11 @@ from typing import Self
 
 from rich.console import Console
 
-from fednnunet.channel.messages import TASKS_WITH_NETWORK
 from fednnunet.coordinator.run_folder import alone_in
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.event_files import EVENTS, EventFile, RunFile, begins_planning, begins_training
 from fednnunet.events.events import Contact, Event, EventSink
+from fednnunet.protocol.messages import TASKS_WITH_NETWORK
 from fednnunet.report.dashboard import report_page
 from fednnunet.report.status import STATUS, StatusFile
 from fednnunet.report.trackers import trackers_for

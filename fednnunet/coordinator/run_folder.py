@@ -20,12 +20,12 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field
 
-from fednnunet.channel.messages import RoundReport, Schedule
 from fednnunet.coordinator.common_model import CommonModel
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import alone, replacing, when_files_can_be_opened
-from fednnunet.message import Message
+from fednnunet.protocol.messages import RoundReport, Schedule
+from fednnunet.schema import Message
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
 

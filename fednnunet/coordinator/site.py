@@ -26,12 +26,12 @@ from flwr.common import (
 )
 from flwr.server.client_proxy import ClientProxy
 
-from fednnunet.channel.connection import FAREWELL_SECONDS, NO_PARAMETERS, answer_over, disconnect, hang_up
-from fednnunet.channel.conversation import PING, Answer, Question
-from fednnunet.channel.messages import Hello, WorkReport
 from fednnunet.coordinator.meters import SiteMeter
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.message import Message, cleaned
+from fednnunet.protocol.conversation import PING, Answer, Question
+from fednnunet.protocol.messages import Hello, WorkReport
+from fednnunet.schema import Message, cleaned
+from fednnunet.transport.connection import FAREWELL_SECONDS, NO_PARAMETERS, answer_over, disconnect, hang_up
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.background import Background
-from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
-from fednnunet.channel.messages import RoundReport, RoundRequest
 from fednnunet.coordinator.agreement import FoldContext, FoldTraining, begin, kept_description, resume
 from fednnunet.coordinator.exchange import SpoiltUpdates
 from fednnunet.coordinator.exporting import export, learn_model
@@ -32,6 +30,8 @@ from fednnunet.coordinator.site import Site, SiteOutlier, blamed_on
 from fednnunet.coordinator.training_flags import OwnModelFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import RoundCompleted, StageStarted, UpdateOutOfLine
+from fednnunet.protocol.conversation import TRAIN, VALIDATE, Answer, Question
+from fednnunet.protocol.messages import RoundReport, RoundRequest
 from fednnunet.weights.norms import Norms
 
 logger = logging.getLogger(__name__)

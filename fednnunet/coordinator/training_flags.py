@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from fednnunet.channel.messages import OptimizerStateName, OwnModel, Schedule, TrainingOffer
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.messages import OptimizerStateName, OwnModel, Schedule, TrainingOffer
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.values import DEFAULT_MODEL_NAME
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from fednnunet.channel.messages import EvaluationReport, GainReport, RoundReport, ValidationReport
-from fednnunet.message import JsonObject, Message
+from fednnunet.protocol.messages import EvaluationReport, GainReport, RoundReport, ValidationReport
+from fednnunet.schema import JsonObject, Message
 
 _MANY = 10_000
 

@@ -4,8 +4,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from fednnunet.channel.messages import WorkReport
 from fednnunet.events.events import Event, EventSink, SiteProgress, WorkProgressed
+from fednnunet.protocol.messages import WorkReport
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plan_costs import network_finding, resampling_finding, threads_finding
-from fednnunet.message import Name, Number, first_problem
+from fednnunet.schema import Name, Number, first_problem
 
 _CLASS_OF_NETWORK = re.compile(r"dynamic_network_architectures\.architectures\.[a-z][a-z0-9_]*\.[A-Z][A-Za-z0-9_]*")
 _CLASS_OF_LAYER = re.compile(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from fednnunet.message import Message
+from fednnunet.schema import Message
 
 QuantityName = Literal["intensity", "spacing", "shape", "relative_size", "resampled_shape"]
 

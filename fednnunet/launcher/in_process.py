@@ -18,9 +18,6 @@ from rich.console import Console
 from rich.text import Text
 
 from fednnunet.background import Background, Worker
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.long_lived.flower import silence
 from fednnunet.coordinator.coordinating import coordinate
 from fednnunet.coordinator.federation import Federation
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -33,9 +30,12 @@ from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
 from fednnunet.node.gated import alone_in_results, gate
 from fednnunet.node.hello import training_hello
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.security.authentication import Authenticator
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.node import GateSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
+from fednnunet.transport.long_lived.flower import silence
 
 logger = logging.getLogger(__name__)
 

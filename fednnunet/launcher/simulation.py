@@ -12,8 +12,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fednnunet.channel.address import check_can_listen, find_free_port, is_loopback, join_address
-from fednnunet.channel.messages import Task
 from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
 from fednnunet.launcher.preflight import check_sites
@@ -21,10 +19,12 @@ from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import SEPARATOR, run_together
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
+from fednnunet.protocol.messages import Task
 from fednnunet.settings.flags import client_flags
 from fednnunet.settings.node import EvaluationSettings, ModelSettings, NodeSettings, PlanningSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
 from fednnunet.settings.words import client_words, server_words
+from fednnunet.transport.address import check_can_listen, find_free_port, is_loopback, join_address
 
 _COORDINATOR = "coordinator"
 _LONGEST_IDS = 120

@@ -4,10 +4,10 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
-from fednnunet.channel.messages import ModelDescription
 from fednnunet.fingerprint.plans import fingerprint_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.record import read_record
+from fednnunet.protocol.messages import ModelDescription
 from fednnunet.weights.packing import listing_of
 
 _FINGERPRINT = "dataset_fingerprint.json"

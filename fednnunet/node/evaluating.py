@@ -8,9 +8,6 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from fednnunet.background import Tracker
-from fednnunet.channel.conversation import Answer
-from fednnunet.channel.identity import Identity
-from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
 from fednnunet.errors import CaseError, FednnUNetError
 from fednnunet.evaluation.metrics import MetricName, Scores, score_case
 from fednnunet.evaluation.prediction import Predictor
@@ -20,6 +17,9 @@ from fednnunet.node.dataset import CaseFiles, SiteDataset
 from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.evaluation_input import evaluated_model, find_test_cases, results_folder
 from fednnunet.node.site_client import SiteClient, Work
+from fednnunet.protocol.conversation import Answer
+from fednnunet.protocol.messages import EvaluationReport, EvaluationRequest, Hello, MetricSummaries, MetricSummary
+from fednnunet.security.identity import Identity
 from fednnunet.settings.node import EvaluationSettings
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from fednnunet.channel.messages import Gain as TellableGain
-from fednnunet.channel.messages import GainReport, GainRequest, PairedDifference
 from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.gain import PAIRS, TITLES, Advice, Dice, Gain, ModelName, advise, gain_of_label, gain_overall
 from fednnunet.evaluation.paired import Difference
@@ -18,6 +16,8 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.dataset_json import DATASET_JSON
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.own_trainer import fold_folder
+from fednnunet.protocol.messages import Gain as TellableGain
+from fednnunet.protocol.messages import GainReport, GainRequest, PairedDifference
 from fednnunet.settings.node import TrainingSettings
 from fednnunet.table_cells import Markdown, markdown_table
 

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from fednnunet.channel.messages import Task
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import nnunet_folder
+from fednnunet.protocol.messages import Task
 
 _WRITTEN: dict[Task, tuple[str, ...]] = {
     "extract_fingerprint": ("nnUNet_preprocessed",),

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fednnunet.channel.approval import Approver
-from fednnunet.channel.audit import AuditLog
-from fednnunet.channel.gate import Gate
-from fednnunet.channel.kept_approvals import KeptApprovals
-from fednnunet.channel.policy import Policy, read_policy
 from fednnunet.files import alone
 from fednnunet.folds import FOLDS_OF_NNUNET, parse_folds
 from fednnunet.node.dataset import SiteDataset, nnunet_folder
 from fednnunet.node.evaluation_input import results_folder
 from fednnunet.node.site_client import SiteClient
+from fednnunet.privacy.approval import Approver
+from fednnunet.privacy.audit import AuditLog
+from fednnunet.privacy.gate import Gate
+from fednnunet.privacy.kept_approvals import KeptApprovals
+from fednnunet.privacy.policy import Policy, read_policy
 from fednnunet.settings.node import EvaluationSettings, GateSettings, NodeSettings, TrainingSettings
 
 AUDIT_LOG = "fednnunet_audit"

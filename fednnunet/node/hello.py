@@ -6,11 +6,9 @@ from importlib.metadata import version
 from typing import Any
 
 from fednnunet import __version__
-from fednnunet.channel.messages import EvaluationOptions, FingerprintMode, Hello, PlannerOptions, TrainingOptions
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import EXTRACTOR, PLANNERS
 from fednnunet.fingerprint.plans import plans_digest
-from fednnunet.message import as_name, check_name
 from fednnunet.nnunet_defaults import planning_class
 from fednnunet.node.dataset import SiteDataset, case_files, find_dataset
 from fednnunet.node.dataset_json import DatasetJson, image_reader, read_raw_dataset_json
@@ -22,6 +20,8 @@ from fednnunet.node.splits import SPLITS, read_splits
 from fednnunet.node.trainer_hooks import DEFAULT_TRAINER, check_hooks, find_trainer
 from fednnunet.node.trainer_search import check_trainer
 from fednnunet.node.training_input import check_flags, read_training
+from fednnunet.protocol.messages import EvaluationOptions, FingerprintMode, Hello, PlannerOptions, TrainingOptions
+from fednnunet.schema import as_name, check_name
 from fednnunet.settings.node import EvaluationSettings, NodeSettings, PlanningSettings, TrainingSettings
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ its log, its checkpoints and recovery work as in `FederatedRounds`. No part of t
 import logging
 
 from fednnunet.background import Tracker
-from fednnunet.channel.messages import OwnTrained, OwnTraining, Start
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.kept_states import KeptStates
 from fednnunet.node.own_trainer import OwnTrainer, fold_folder
 from fednnunet.node.rounds import FederatedRounds
+from fednnunet.protocol.messages import OwnTrained, OwnTraining, Start
 from fednnunet.settings.node import TrainingSettings
 
 logger = logging.getLogger(__name__)

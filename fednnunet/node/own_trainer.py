@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
-from fednnunet.channel.messages import OwnModel, OwnTraining
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
@@ -27,6 +26,7 @@ from fednnunet.node.dataset_json import DATASET_JSON
 from fednnunet.node.preprocessed_cases import find_preprocessed
 from fednnunet.node.splits import SPLITS
 from fednnunet.node.trainer_hooks import find_trainer
+from fednnunet.protocol.messages import OwnModel, OwnTraining
 from fednnunet.settings.node import TrainingSettings
 
 if TYPE_CHECKING:

@@ -11,20 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fednnunet.background import Tracker
-from fednnunet.channel.conversation import TRAIN, Answer
-from fednnunet.channel.identity import Identity
-from fednnunet.channel.messages import (
-    CommonPlans,
-    FederationRecord,
-    FingerprintMode,
-    Hello,
-    Installed,
-    Measure,
-    Measured,
-    PlanAlone,
-    Query,
-    SharedCases,
-)
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import read_json, read_json_object, write_json
 from fednnunet.fingerprint.coverage import EXTRACTOR
@@ -58,6 +44,20 @@ from fednnunet.node.preprocessing import check_configurations, check_dimensions,
 from fednnunet.node.record import FINGERPRINT, read_record, write_record
 from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.splits import SPLITS
+from fednnunet.protocol.conversation import TRAIN, Answer
+from fednnunet.protocol.messages import (
+    CommonPlans,
+    FederationRecord,
+    FingerprintMode,
+    Hello,
+    Installed,
+    Measure,
+    Measured,
+    PlanAlone,
+    Query,
+    SharedCases,
+)
+from fednnunet.security.identity import Identity
 from fednnunet.settings.node import PlanningSettings
 
 _QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {

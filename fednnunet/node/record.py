@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from fednnunet.channel.messages import FederationRecord
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import write_json
 from fednnunet.node.dataset import SiteDataset
+from fednnunet.protocol.messages import FederationRecord
 
 RECORD = "federation.json"
 FINGERPRINT = "dataset_fingerprint.json"

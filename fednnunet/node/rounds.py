@@ -21,16 +21,6 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.utilities.helpers import empty_cache
 
 from fednnunet.background import Background, Tracker
-from fednnunet.channel.messages import (
-    ModelDescription,
-    Ready,
-    RoundReport,
-    Schedule,
-    Start,
-    Support,
-    TrainingOffer,
-    ValidationReport,
-)
 from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.files import read_json_object
 from fednnunet.folds import Fold
@@ -45,6 +35,16 @@ from fednnunet.node.proximal import ProximalTerm
 from fednnunet.node.support import support_in_summary, support_of
 from fednnunet.node.trainer_hooks import changed_number, check_hooks, check_schedule, overriding_class, set_schedule
 from fednnunet.node.warm_trainers import Parked
+from fednnunet.protocol.messages import (
+    ModelDescription,
+    Ready,
+    RoundReport,
+    Schedule,
+    Start,
+    Support,
+    TrainingOffer,
+    ValidationReport,
+)
 from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import layout_of, load_state, normalization_in, pack, unpack

@@ -10,15 +10,15 @@ from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 
 from fednnunet.background import Submits, Tracker
-from fednnunet.channel.conversation import FAREWELL, HELLO, NO_BODY, PING, Answer, Answers, Question
-from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, Identity
-from fednnunet.channel.messages import Farewell, Hello, WorkReport
-from fednnunet.channel.paths import without_paths
 from fednnunet.errors import FednnUNetError, disk_problem
-from fednnunet.message import Message
 from fednnunet.node.case_names import without_cases
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.replies import Replies, StillWorking
+from fednnunet.privacy.paths import without_paths
+from fednnunet.protocol.conversation import FAREWELL, HELLO, NO_BODY, NO_CERTIFICATE, PING, Answer, Answers, Question
+from fednnunet.protocol.messages import Farewell, Hello, WorkReport
+from fednnunet.schema import Message
+from fednnunet.security.identity import Challenge, Identity
 from fednnunet.settings.node import NodeSettings
 
 logger = logging.getLogger(__name__)

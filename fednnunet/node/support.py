@@ -7,8 +7,8 @@ from typing import Any
 
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
-from fednnunet.channel.messages import Support
 from fednnunet.labels import Labels, members
+from fednnunet.protocol.messages import Support
 
 
 def support_of(folder: Path, validation: Sequence[str], labels: Labels) -> Support:

@@ -10,8 +10,8 @@ import io
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from fednnunet.channel.messages import Schedule
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.messages import Schedule
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

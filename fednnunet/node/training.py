@@ -7,9 +7,17 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fednnunet.background import Background, Stopped, Submits
-from fednnunet.channel.conversation import TRAIN, VALIDATE, Answer, Question
-from fednnunet.channel.identity import Identity
-from fednnunet.channel.messages import (
+from fednnunet.errors import FednnUNetError
+from fednnunet.folds import Fold
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.federation_gain import tell_gain
+from fednnunet.node.own_models import train_own_model
+from fednnunet.node.randomness import seed_all
+from fednnunet.node.rounds import FederatedRounds
+from fednnunet.node.site_client import SiteClient, Work
+from fednnunet.node.warm_trainers import WarmTrainers
+from fednnunet.protocol.conversation import TRAIN, VALIDATE, Answer, Question
+from fednnunet.protocol.messages import (
     Accepted,
     FoldRequest,
     GainRequest,
@@ -25,15 +33,7 @@ from fednnunet.channel.messages import (
     Start,
     ValidationReport,
 )
-from fednnunet.errors import FednnUNetError
-from fednnunet.folds import Fold
-from fednnunet.node.dataset import SiteDataset
-from fednnunet.node.federation_gain import tell_gain
-from fednnunet.node.own_models import train_own_model
-from fednnunet.node.randomness import seed_all
-from fednnunet.node.rounds import FederatedRounds
-from fednnunet.node.site_client import SiteClient, Work
-from fednnunet.node.warm_trainers import WarmTrainers
+from fednnunet.security.identity import Identity
 from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.layout import Layout

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from fednnunet.channel.messages import FederationRecord, Method
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import data_digest, plans_digest, resolved
 from fednnunet.fingerprint.plans_file import read_plans_file
@@ -17,6 +16,7 @@ from fednnunet.node.dataset_json import DATASET_JSON, DatasetJson, read_dataset_
 from fednnunet.node.preprocessed_cases import cases_of_folds, check_cases, check_previous_stage, find_preprocessed
 from fednnunet.node.record import preprocessed_with, read_record
 from fednnunet.node.trainer_hooks import reads_splits
+from fednnunet.protocol.messages import FederationRecord, Method
 from fednnunet.settings.node import TrainingSettings
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from pydantic import Field
 from rich.table import Table
 
-from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary
 from fednnunet.errors import FednnUNetError
 from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName
 from fednnunet.evaluation.prediction import CHECKPOINT, evaluation_name
@@ -16,8 +15,9 @@ from fednnunet.evaluation.summaries import Summary, pooled
 from fednnunet.events.events import SitesEvaluated
 from fednnunet.files import replacing
 from fednnunet.folds import spelled
-from fednnunet.message import Message, Number
+from fednnunet.protocol.messages import EvaluationReport, MetricSummaries, MetricSummary
 from fednnunet.report.formats import MISSING, own_name, printable
+from fednnunet.schema import Message, Number
 from fednnunet.table_cells import markdown_cell, markdown_table, write_csv
 
 logger = logging.getLogger(__name__)

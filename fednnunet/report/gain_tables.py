@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from fednnunet.channel.messages import Gain, GainReport, PairedDifference
 from fednnunet.events.events import GainTold
+from fednnunet.protocol.messages import Gain, GainReport, PairedDifference
 from fednnunet.report.formats import MISSING, number, own_name, printable
 
 OVERALL = "all labels"

@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import (
     Event,
     Finished,
@@ -20,6 +19,7 @@ from fednnunet.events.events import (
     WorkProgressed,
 )
 from fednnunet.events.run_state import RunState
+from fednnunet.protocol.messages import RoundReport
 from fednnunet.report.formats import (
     LABELS_SHOWN,
     MISSING,

@@ -3,7 +3,6 @@
 from rich.console import Console
 from rich.table import Table
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
@@ -25,6 +24,7 @@ from fednnunet.events.events import (
     WorkProgressed,
 )
 from fednnunet.events.run_state import RunState
+from fednnunet.protocol.messages import RoundReport
 from fednnunet.report.evaluation_tables import evaluation_table
 from fednnunet.report.formats import (
     LABELS_SHOWN,

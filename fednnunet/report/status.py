@@ -21,9 +21,9 @@ from fednnunet.events.events import (
 )
 from fednnunet.events.run_state import RunState
 from fednnunet.files import replacing
-from fednnunet.message import Message
 from fednnunet.report.formats import duration, number, printable
 from fednnunet.report.standing import headline
+from fednnunet.schema import Message
 
 STATUS = "status.json"
 

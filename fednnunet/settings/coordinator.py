@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.channel.messages import FingerprintMode, Task
+from fednnunet.protocol.messages import FingerprintMode, Task
 from fednnunet.settings.training import AveragingSettings, OwnModelSettings, RecoverySettings, ScheduleSettings
 from fednnunet.settings.values import DEFAULT_MODEL_NAME
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fednnunet.channel.messages import FINGERPRINT_MODES, TASKS_WITH_NETWORK, Task
 from fednnunet.evaluation.prediction import CHECKPOINT
+from fednnunet.protocol.messages import FINGERPRINT_MODES, TASKS_WITH_NETWORK, Task
 from fednnunet.settings.coordinator import DEFAULT_HOST, DEFAULT_PORT
 from fednnunet.settings.flag import Flag
 from fednnunet.settings.nnunet_flags import FLAGS_OF_TASK

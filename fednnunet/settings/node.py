@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.channel.messages import FingerprintMode, OwnModel, Task
 from fednnunet.evaluation.prediction import CHECKPOINT
 from fednnunet.nnunet_defaults import model_folder_name
+from fednnunet.protocol.messages import FingerprintMode, OwnModel, Task
 from fednnunet.settings.coordinator import DEFAULT_HOST, DEFAULT_PORT
 from fednnunet.settings.nnunet_flags import DEFAULT_CONFIGURATIONS
 

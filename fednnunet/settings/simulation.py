@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.channel.messages import Task
+from fednnunet.protocol.messages import Task
 from fednnunet.settings.coordinator import DEFAULT_HOST, CoordinatorSettings
 from fednnunet.settings.node import NodeSettings
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fednnunet.channel.messages import OptimizerStateName
+from fednnunet.protocol.messages import OptimizerStateName
 from fednnunet.weights.aggregation import AggregationName
 from fednnunet.weights.encoding import EncodingName
 from fednnunet.weights.server_optimizers import ServerOptimizerName

@@ -3,8 +3,8 @@
 import argparse
 import re
 
-from fednnunet.channel.address import read_host
 from fednnunet.errors import FednnUNetError
+from fednnunet.transport.address import read_host
 
 DEFAULT_MODEL_NAME = "Dataset999_FedNNUNet"
 

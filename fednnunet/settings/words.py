@@ -1,6 +1,6 @@
 """The command lines of processes, as words that give them their settings."""
 
-from fednnunet.channel.messages import TASKS_WITH_NETWORK
+from fednnunet.protocol.messages import TASKS_WITH_NETWORK
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.flag import Flag
 from fednnunet.settings.flags import client_flags, server_flags

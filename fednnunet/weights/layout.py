@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from fednnunet.message import printable_line
+from fednnunet.schema import printable_line
 
 MOST_ELEMENTS = 1 << 34
 """Upper bound; larger claims are rejected."""

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.address import is_loopback
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.identity import create_key
 from fednnunet.cli.arguments import ServerCommand, parse_client, parse_run, parse_server
 from fednnunet.cli.trust import door, endpoint, tls_files
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.gated import AUDIT_LOG, default_log
+from fednnunet.security.authentication import Authenticator
+from fednnunet.security.identity import create_key
+from fednnunet.transport.address import is_loopback
 
 
 def _door(command: ServerCommand) -> Authenticator:

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from bokeh.models import ColumnDataSource
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.comparison.page import comparison_part, write_report
 from fednnunet.events.event_files import EventFile
 from fednnunet.events.events import RoundCompleted
+from fednnunet.protocol.messages import RoundReport
 from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
 from tests.comparison.test_tables import A, results
 from tests.report.page.made_up import SITES, a_training

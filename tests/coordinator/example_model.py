@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from fednnunet.channel.messages import Hello, ModelDescription, TrainingOptions
 from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.protocol.messages import Hello, ModelDescription, TrainingOptions
 from fednnunet.weights.packing import layout_of, listing_of, normalization_in, pack
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 

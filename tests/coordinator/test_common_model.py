@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.channel.messages import TrainingOptions
 from fednnunet.coordinator.common_model import CommonModel, ask_for_model, common_model, why_there_is_none
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.protocol.messages import TrainingOptions
 from fednnunet.weights.layout import Layout, Listing, TensorSpec
 from fednnunet.weights.packing import listing_of
 from tests.coordinator.example_model import LAYOUT, STATE, description, hello

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.channel.messages import Accepted, Hello, ModelPart, Shared, Sharing
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.protocol.messages import Accepted, Hello, ModelPart, Shared, Sharing
 from fednnunet.weights.aggregation import AggregationName
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
 from fednnunet.weights.layout import Layout, TensorSpec, state_name

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.messages import Ready, RoundReport, Schedule
 from fednnunet.coordinator.agreement import FoldContext, resume
 from fednnunet.coordinator.exchange import Averaging, Exchange, SpoiltUpdates
 from fednnunet.coordinator.registry import ClientRegistry
@@ -18,6 +16,8 @@ from fednnunet.coordinator.training import FederatedAveraging
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import Event, UpdateOutOfLine
+from fednnunet.protocol.messages import Ready, RoundReport, Schedule
+from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
 from fednnunet.weights.layout import Layout, TensorSpec, state_name
 from fednnunet.weights.sharing import Group

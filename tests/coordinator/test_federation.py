@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from flwr.common import DisconnectRes, FitIns, FitRes, ReconnectIns, Scalar
 
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.messages import CommonPlans, Hello, Installed, Measured, Query
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
 from fednnunet.errors import FednnUNetError, SiteFailure
@@ -20,6 +16,10 @@ from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.sampling import samples_per_case
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.protocol.messages import CommonPlans, Hello, Installed, Measured, Query
+from fednnunet.security.authentication import Authenticator
+from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK, FakeNode
 
 

@@ -12,8 +12,6 @@ import pytest
 import torch
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.messages import Ready, RoundReport, Schedule, ValidationReport
 from fednnunet.coordinator.agreement import FoldContext
 from fednnunet.coordinator.common_model import CommonModel, common_model
 from fednnunet.coordinator.exchange import Averaging
@@ -25,6 +23,8 @@ from fednnunet.coordinator.training import train_fold
 from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.events.events import Event, ModelExported, PlansAgreed, StageStarted
 from fednnunet.folds import Fold
+from fednnunet.protocol.messages import Ready, RoundReport, Schedule, ValidationReport
+from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import pack
 from tests.coordinator.example_model import LAYOUT, NORMALIZATION, STATE, WEIGHTS, description, hello, network

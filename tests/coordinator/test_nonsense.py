@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flwr.common import FitIns, FitRes, Scalar
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.messages import EvaluationReport, MetricSummaries, MetricSummary, Ready, TrainingOffer
 from fednnunet.coordinator.evaluating import EvaluationRequest, evaluate
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import Event, Finished, SitesEvaluated
 from fednnunet.events.sinks import Tee
 from fednnunet.fingerprint.questions import MomentsQuestion
+from fednnunet.protocol.messages import EvaluationReport, MetricSummaries, MetricSummary, Ready, TrainingOffer
+from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK, FakeNode
 from tests.coordinator.test_federation import Site, _run
 from tests.coordinator.training_federation import LAYOUT, Events, Trainer, run_training
@@ -87,7 +87,7 @@ class Liar(Site):
         self.moments, self.digits = moments, digits
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
-        from fednnunet.channel.messages import Query
+        from fednnunet.protocol.messages import Query
 
         question = Query.from_json(str(ins.config["body"])).question
         lie = self.moments if isinstance(question, MomentsQuestion) else self.digits
@@ -186,10 +186,10 @@ def test_other_sites_do_not_hear_the_text_of_an_error_that_is_not_for_people() -
         def emit(self, event: Event) -> None:
             raise KeyError("/home/user/patient 7")
 
-    from fednnunet.channel.authentication import Authenticator
-    from fednnunet.channel.identity import NO_CERTIFICATE
     from fednnunet.cli.arguments import parse_server
     from fednnunet.coordinator.federation import Federation
+    from fednnunet.protocol.conversation import NO_CERTIFICATE
+    from fednnunet.security.authentication import Authenticator
 
     federation = Federation(
         parse_server(["extract_fingerprint", "--num_clients", "1"]).coordinator,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.channel.messages import EvaluationReport, EvaluationRequest, Hello, RoundReport, ValidationReport
 from fednnunet.coordinator.evaluating import evaluate
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.events.events import Event, SitesEvaluated
+from fednnunet.protocol.messages import EvaluationReport, EvaluationRequest, Hello, RoundReport, ValidationReport
 from tests.coordinator.fake_node import FakeNode
 
 HELLO = Hello(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.channel.messages import Gain, GainReport, OwnTrained
 from fednnunet.coordinator.run_folder import FoldFolder
 from fednnunet.events.events import GainTold
+from fednnunet.protocol.messages import Gain, GainReport, OwnTrained
 from tests.coordinator.training_federation import Trainer, run_training
 
 _FLAGS = ("--rounds", "2", "--local_epochs", "3")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from flwr.common import DisconnectRes, ReconnectIns, Scalar
 
-from fednnunet.channel.messages import Farewell, Hello
 from fednnunet.coordinator.participation import Participation
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import Event, SiteLeftOut, SitesAwaited, SiteTakenIn
+from fednnunet.protocol.messages import Farewell, Hello
 from fednnunet.report.status import STATUS, StatusFile, read_status
 from tests.coordinator.fake_node import FakeNode
 

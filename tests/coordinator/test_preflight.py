@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from fednnunet.channel.messages import Hello, PlannerOptions, TrainingOptions
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.messages import Hello, PlannerOptions, TrainingOptions
 from fednnunet.settings.coordinator import CoordinatorSettings
 
 

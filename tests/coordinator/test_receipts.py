@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.audit import Receipt, read_receipts
-from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.receipts import RECEIPTS, Receipts
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.site import Site
+from fednnunet.privacy.audit import Receipt, read_receipts
+from fednnunet.protocol.messages import Hello
 from tests.coordinator.fake_node import FakeNode
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.messages import Ready, RoundReport, Schedule
 from fednnunet.coordinator.agreement import FoldContext, FoldTraining, resume
 from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.registry import ClientRegistry
@@ -21,6 +19,8 @@ from fednnunet.coordinator.training import FederatedAveraging
 from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Event, RoundCompleted, Traffic
+from fednnunet.protocol.messages import Ready, RoundReport, Schedule
+from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.global_model import GlobalModel
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group

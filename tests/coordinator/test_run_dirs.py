@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.messages import Hello, Schedule, Task
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
+from fednnunet.protocol.messages import Hello, Schedule, Task
 from fednnunet.weights.layout import TensorSpec
 
 MODEL = "nnUNetTrainer__nnUNetPlans__2d"

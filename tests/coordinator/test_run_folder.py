@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fednnunet.channel.messages import RoundReport, Schedule
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.run_folder import HISTORY, FoldFolder, RoundRecord, RunDescription, RunFolderError
 from fednnunet.coordinator.run_folder import SharedTensors as Shared
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.messages import RoundReport, Schedule
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
 

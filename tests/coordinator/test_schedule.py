@@ -1,8 +1,8 @@
 import pytest
 
-from fednnunet.channel.messages import TrainingOffer
 from fednnunet.coordinator.training_flags import ScheduleFlags
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.messages import TrainingOffer
 
 STOCK = TrainingOffer(epochs=1000, iterations_per_epoch=250, val_iterations_per_epoch=50)
 SHORT = TrainingOffer(epochs=5, iterations_per_epoch=250, val_iterations_per_epoch=50)

@@ -11,11 +11,11 @@ import pytest
 from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, GetPropertiesIns, ReconnectIns, Scalar
 from flwr.common import GetPropertiesRes as Reply
 
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.conversation import Answer, Question
-from fednnunet.channel.messages import Farewell, FoldRequest, Hello, Installed, WorkReport
 from fednnunet.coordinator.site import Site, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
+from fednnunet.protocol.conversation import Answer, Question
+from fednnunet.protocol.messages import Farewell, FoldRequest, Hello, Installed, WorkReport
+from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK, FakeNode
 
 Step = dict[str, Scalar] | Exception | Callable[[], Any]

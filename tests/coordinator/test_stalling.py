@@ -9,15 +9,15 @@ from flwr.common import GetPropertiesIns as Question
 from flwr.common import GetPropertiesRes as Reply
 from flwr.common import Scalar
 
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.messages import Installed
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import ANSWER_WITHIN_SECONDS, SiteLate, SiteLost
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import FoldValidated
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.protocol.messages import Installed
+from fednnunet.security.authentication import Authenticator
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_site import ANSWER, Node, Step, _ask, _in_background, _pending, _site
 from tests.coordinator.training_federation import Events, Trainer, pending, run_training

@@ -9,10 +9,11 @@ from unittest import mock
 import numpy as np
 from flwr.common import DisconnectRes, EvaluateIns, EvaluateRes, FitIns, FitRes, ReconnectIns, Scalar
 
-from fednnunet.channel.authentication import Authenticator
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.identity import NO_CERTIFICATE
-from fednnunet.channel.messages import (
+from fednnunet.cli.arguments import parse_server
+from fednnunet.coordinator.federation import Federation
+from fednnunet.events.events import Event, RoundCompleted, SiteLeftOut
+from fednnunet.protocol.conversation import NO_CERTIFICATE
+from fednnunet.protocol.messages import (
     Farewell,
     Gain,
     GainReport,
@@ -27,9 +28,8 @@ from fednnunet.channel.messages import (
     ValidationReport,
     WorkReport,
 )
-from fednnunet.cli.arguments import parse_server
-from fednnunet.coordinator.federation import Federation
-from fednnunet.events.events import Event, RoundCompleted, SiteLeftOut
+from fednnunet.security.authentication import Authenticator
+from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.layout import Layout, TensorSpec
 from tests.coordinator.fake_node import OK
 from tests.coordinator.test_exchange import Holder

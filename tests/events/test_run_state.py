@@ -1,6 +1,5 @@
 import pytest
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import (
     Event,
     Finished,
@@ -14,6 +13,7 @@ from fednnunet.events.events import (
     StageStarted,
 )
 from fednnunet.events.run_state import RunState
+from fednnunet.protocol.messages import RoundReport
 
 
 def training(fold: str = "0", rounds: int = 20, first_round: int = 1) -> StageStarted:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as stock
 
-from fednnunet.channel.messages import Hello, PlannerOptions
 from fednnunet.coordinator.given_plans import check_fits
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.given_plans import moved, read_plans
 from fednnunet.fingerprint.plans import plans_digest
+from fednnunet.protocol.messages import Hello, PlannerOptions
 from tests.fingerprint.example_plans import PLANS
 
 HELLO = Hello(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.channel.messages import CommonPlans, FederationRecord, Hello, Installed, PlannerOptions
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.coverage import PLANNERS
@@ -18,6 +17,7 @@ from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import check_fingerprint, check_plans, check_resampling, plans_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient, check_common
+from fednnunet.protocol.messages import CommonPlans, FederationRecord, Hello, Installed, PlannerOptions
 from fednnunet.settings.node import PlanningSettings
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 

@@ -5,13 +5,13 @@ import sys
 import pytest
 from rich.console import Console
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.event_files import EventFile
 from fednnunet.events.events import RoundCompleted
 from fednnunet.launcher import steps
 from fednnunet.launcher.processes import Line
 from fednnunet.launcher.steps import Job, Steps
+from fednnunet.protocol.messages import RoundReport
 
 
 @pytest.fixture(autouse=True)

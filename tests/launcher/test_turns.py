@@ -11,11 +11,11 @@ from flwr.client import NumPyClient
 from flwr.common import EvaluateIns, FitIns, GetPropertiesIns, NDArrays, ReconnectIns, Scalar
 
 from fednnunet.background import Background, Worker
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.messages import Hello
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.launcher.turns import InProcessNode, Turns, join_in_turn, named_records
 from fednnunet.node.replies import Replies
+from fednnunet.protocol.messages import Hello
+from fednnunet.transport.connection import NO_PARAMETERS
 
 
 class _ByHand:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from fednnunet.channel.messages import FederationRecord
 from fednnunet.files import write_json
 from fednnunet.fingerprint.plans import fingerprint_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import common_fingerprint
 from fednnunet.node.record import write_record
+from fednnunet.protocol.messages import FederationRecord
 from tests.fingerprint.example_plans import FINGERPRINT
 
 PLANS_NAME = "nnUNetPlans"

@@ -11,14 +11,14 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from fednnunet.background import Tracker
-from fednnunet.channel.conversation import Question
-from fednnunet.channel.messages import EvaluationReport, EvaluationRequest
 from fednnunet.cli.arguments import parse_client
 from fednnunet.errors import CaseError
 from fednnunet.node import evaluating
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.evaluating import EvaluationClient
 from fednnunet.node.site_client import Work
+from fednnunet.protocol.conversation import Question
+from fednnunet.protocol.messages import EvaluationReport, EvaluationRequest
 
 SPACING = (5.0, 0.5, 0.25)
 """Of the images, by axis."""

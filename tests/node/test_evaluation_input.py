@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.messages import FederationRecord
 from fednnunet.cli.arguments import parse_client
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import CaseError, FednnUNetError
@@ -15,6 +14,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.evaluation_input import evaluated_model, results_folder
 from fednnunet.node.hello import evaluation_hello
 from fednnunet.node.record import write_record
+from fednnunet.protocol.messages import FederationRecord
 
 SITE = "Dataset901_HospitalA"
 MODEL = "nnUNetTrainer__nnUNetPlans__2d"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from fednnunet.channel.messages import FederationRecord
 from fednnunet.cli.arguments import parse_client
 from fednnunet.demo.hospitals import HOSPITALS, write_hospitals
 from fednnunet.errors import FednnUNetError
@@ -19,6 +18,7 @@ from fednnunet.fingerprint.plans import data_digest, plans_digest
 from fednnunet.node.dataset import CaseFiles, SiteDataset, case_files, find_dataset
 from fednnunet.node.hello import planning_hello, training_hello
 from fednnunet.node.record import read_record, write_record
+from fednnunet.protocol.messages import FederationRecord
 
 SITE = "Dataset901_HospitalA"
 _PLANS = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.messages import FederationRecord
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.own_files import keep_own_plans, write_fingerprint
 from fednnunet.node.record import write_record
+from fednnunet.protocol.messages import FederationRecord
 
 MADE, NEW, FINGERPRINT = {"batch_size": 2}, {"batch_size": 3}, {"spacings": [1]}
 

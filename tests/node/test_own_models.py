@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fednnunet.background import Stopped, Tracker
-from fednnunet.channel.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining, Schedule
 from fednnunet.node.own_models import train_own_model
 from fednnunet.node.own_trainer import OwnTrainer
+from fednnunet.protocol.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining, Schedule
 from tests.node.training_node import LABELS, RUN, SIZE, STEP, UNTRAINED, Reply, Trainer, TrainingNode
 
 FEDERATED = 8.0

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from flwr.common import NDArrays
 
-from fednnunet.channel.conversation import Answer, Config, Question
-from fednnunet.channel.messages import FingerprintMode, Hello, Measure, Measured, Query, SharedCases
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.protocol import exact_fingerprint, shared_cases_fingerprint
 from fednnunet.fingerprint.questions import COUNTS, DigitsQuestion, MomentsQuestion
-from fednnunet.message import Message
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
+from fednnunet.protocol.conversation import Answer, Config, Question
+from fednnunet.protocol.messages import FingerprintMode, Hello, Measure, Measured, Query, SharedCases
+from fednnunet.schema import Message
 from fednnunet.settings.node import PlanningSettings
 from tests.pooled import generate_federation, measure
 

@@ -13,7 +13,6 @@ import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
 
-from fednnunet.channel.messages import Schedule
 from fednnunet.errors import FednnUNetError
 from fednnunet.node import kept_states, rounds, trainer_hooks
 from fednnunet.node.trainer_hooks import (
@@ -25,6 +24,7 @@ from fednnunet.node.trainer_hooks import (
     reads_splits,
     set_schedule,
 )
+from fednnunet.protocol.messages import Schedule
 
 TRAINERS = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
 REFUSED = {"nnUNetTrainerBenchmark_5epochs", "nnUNetTrainerBenchmark_5epochs_noDataLoading"}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.channel.conversation import Question
-from fednnunet.channel.messages import ModelPart, RoundReport, Support, ValidationReport
 from fednnunet.node.warm_trainers import Parkable, WarmTrainers
+from fednnunet.protocol.conversation import Question
+from fednnunet.protocol.messages import ModelPart, RoundReport, Support, ValidationReport
 from tests.node.training_node import SIZE, STEP, UNTRAINED, Reply, TrainingNode
 
 CASES = {f"case_{number}": {"organ", "lesion"} for number in range(6)}

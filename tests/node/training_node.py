@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from fednnunet.channel.conversation import Config, Question
-from fednnunet.channel.messages import Hello, ModelPart, RoundRequest, Schedule, Sharing, Start
 from fednnunet.node import rounds
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.training import TrainingClient
+from fednnunet.protocol.conversation import Config, Question
+from fednnunet.protocol.messages import Hello, ModelPart, RoundRequest, Schedule, Sharing, Start
 from fednnunet.settings.node import TrainingSettings
 
 Reply = Config

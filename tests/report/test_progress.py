@@ -12,16 +12,6 @@ from typing import get_args
 import pytest
 from rich.console import Console
 
-from fednnunet.channel.messages import (
-    EvaluationReport,
-    Gain,
-    GainReport,
-    MetricSummaries,
-    MetricSummary,
-    PairedDifference,
-    RoundReport,
-    ValidationReport,
-)
 from fednnunet.events.events import (
     ApprovalAwaited,
     Event,
@@ -45,6 +35,16 @@ from fednnunet.events.events import (
     Traffic,
     UpdateOutOfLine,
     WorkProgressed,
+)
+from fednnunet.protocol.messages import (
+    EvaluationReport,
+    Gain,
+    GainReport,
+    MetricSummaries,
+    MetricSummary,
+    PairedDifference,
+    RoundReport,
+    ValidationReport,
 )
 from fednnunet.report.formats import duration, mean, number, validation_table
 from fednnunet.report.gain_tables import gain_rows
@@ -432,7 +432,7 @@ from fednnunet.launcher.processes import Process
 from fednnunet.launcher.supervision import run_together
 from fednnunet.events.events import RoundCompleted, StageStarted
 from fednnunet.report.progress import progress_for
-from fednnunet.channel.messages import RoundReport
+from fednnunet.protocol.messages import RoundReport
 import sys, pathlib
 console = Console(highlight=False)
 site = RoundReport(train_loss=0, val_loss=0, mean_dice=0.5, dice={})

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import (
     Contact,
@@ -28,6 +27,7 @@ from fednnunet.events.events import (
     StageStarted,
     UpdateOutOfLine,
 )
+from fednnunet.protocol.messages import RoundReport
 from fednnunet.report.formats import MISSING
 from fednnunet.report.status import Failure, Status, StatusFile, read_status, status_screen
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fednnunet.channel.messages import TASKS, Task
 from fednnunet.comparison.flags import SETTLED_FLAGS, TESTING_FLAGS
 from fednnunet.comparison.settings import ComparisonSettings
+from fednnunet.protocol.messages import TASKS, Task
 from fednnunet.settings.coordinator import CoordinatorSettings, ListeningSettings
 from fednnunet.settings.flag import Flag, filled
 from fednnunet.settings.flags import (

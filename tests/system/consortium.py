@@ -2,10 +2,10 @@
 
 import subprocess
 
-from fednnunet.channel.address import find_free_port
-from fednnunet.channel.certificates import create_certificates
-from fednnunet.channel.identity import Challenge, create_key, entry, read_key
-from fednnunet.channel.tls import Certificate, Endpoint, authority, look_at
+from fednnunet.security.certificates import create_certificates
+from fednnunet.security.identity import Challenge, create_key, entry, read_key
+from fednnunet.transport.address import find_free_port
+from fednnunet.transport.tls import Certificate, Endpoint, authority, look_at
 from tests.system.conftest import SITES
 from tests.system.strangers import Stranger
 from tests.system.workspace import Workspace, finish

@@ -11,13 +11,13 @@ import pytest
 import SimpleITK as sitk
 from flwr.proto.transport_pb2 import ClientMessage
 
-from fednnunet.channel.address import find_free_port
-from fednnunet.channel.messages import EvaluationReport
 from fednnunet.evaluation.metrics import score_case
 from fednnunet.events.event_files import EventReader
 from fednnunet.events.events import SitesEvaluated
 from fednnunet.labels import Labels
+from fednnunet.protocol.messages import EvaluationReport
 from fednnunet.report.evaluation_tables import Evaluation
+from fednnunet.transport.address import find_free_port
 from tests.system.conftest import SITES
 from tests.system.overlap import dice
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames

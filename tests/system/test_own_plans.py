@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fednnunet.channel.audit.entries import AuditEntry
+from fednnunet.privacy.audit.entries import AuditEntry
 from fednnunet.weights.packing import layout_of, pack
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace

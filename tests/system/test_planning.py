@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fednnunet.channel.address import find_free_port
 from fednnunet.events.event_files import EventReader
 from fednnunet.events.events import PlansAgreed
+from fednnunet.transport.address import find_free_port
 from tests.system.conftest import CASES, SITES, unshrunk_plans
 from tests.system.workspace import Workspace, finish
 

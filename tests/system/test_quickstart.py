@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from fednnunet.channel.address import find_free_port
+from fednnunet.transport.address import find_free_port
 from tests.markdown import DOCS, REPOSITORY, blocks
 from tests.system.workspace import ENDS_WITHIN_SECONDS, equal_weights
 

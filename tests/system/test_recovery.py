@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos import Chaos
-from fednnunet.channel.address import find_free_port
 from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord
+from fednnunet.transport.address import find_free_port
 from tests.system.conftest import SITES
 from tests.system.workspace import Workspace, equal_weights, finish
 

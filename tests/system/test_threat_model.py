@@ -22,31 +22,6 @@ from flwr.common import EvaluateIns, FitIns, GetPropertiesIns, Scalar
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.background import Tracker
-from fednnunet.channel.address import find_free_port, join_address
-from fednnunet.channel.approval import Approver
-from fednnunet.channel.approval import waiting as requests_in
-from fednnunet.channel.audit import AuditLog, verify
-from fednnunet.channel.certificates import create_certificates
-from fednnunet.channel.connection import NO_PARAMETERS
-from fednnunet.channel.conversation import Config, Question
-from fednnunet.channel.gate import Gate
-from fednnunet.channel.identity import NO_CERTIFICATE, Challenge, read_key
-from fednnunet.channel.long_lived.descriptors import RESERVE, most_connections
-from fednnunet.channel.long_lived.joining import join
-from fednnunet.channel.long_lived.serving import serve
-from fednnunet.channel.messages import (
-    CommonPlans,
-    Hello,
-    Installed,
-    Measure,
-    Query,
-    RoundReport,
-    SharedCases,
-    Start,
-    TrainingOptions,
-)
-from fednnunet.channel.policy import Policy, Rule
-from fednnunet.channel.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.cli.arguments import parse_server
 from fednnunet.cli.trust import door, tls_files
 from fednnunet.coordinator.common_model import common_model
@@ -66,9 +41,34 @@ from fednnunet.node.dataset_json import read_raw_dataset_json
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.site_client import SiteClient
 from fednnunet.node.training import TrainingClient
+from fednnunet.privacy.approval import Approver
+from fednnunet.privacy.approval import waiting as requests_in
+from fednnunet.privacy.audit import AuditLog, verify
+from fednnunet.privacy.gate import Gate
+from fednnunet.privacy.policy import Policy, Rule
+from fednnunet.protocol.conversation import NO_CERTIFICATE, Config, Question
+from fednnunet.protocol.messages import (
+    CommonPlans,
+    Hello,
+    Installed,
+    Measure,
+    Query,
+    RoundReport,
+    SharedCases,
+    Start,
+    TrainingOptions,
+)
 from fednnunet.report.formats import printable
+from fednnunet.security.certificates import create_certificates
+from fednnunet.security.identity import Challenge, read_key
 from fednnunet.settings.node import PlanningSettings, TrainingSettings
 from fednnunet.table_cells import markdown_cell, write_csv
+from fednnunet.transport.address import find_free_port, join_address
+from fednnunet.transport.connection import NO_PARAMETERS
+from fednnunet.transport.long_lived.descriptors import RESERVE, most_connections
+from fednnunet.transport.long_lived.joining import join
+from fednnunet.transport.long_lived.serving import serve
+from fednnunet.transport.tls import Endpoint, UntrustedError, authority, look_at
 from fednnunet.weights.norms import out_of_line
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fednnunet.channel.certificates import create_certificates
-from fednnunet.channel.identity import Challenge, create_key
+from fednnunet.security.certificates import create_certificates
+from fednnunet.security.identity import Challenge, create_key
 from tests.system.conftest import SITES
 from tests.system.consortium import CLINICS, TASK, Consortium, introduction_of, turn_away
 from tests.system.strangers import FalseCoordinator, garbage

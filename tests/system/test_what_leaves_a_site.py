@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
-from fednnunet.channel.address import find_free_port
-from fednnunet.channel.audit import read_receipts, verify
-from fednnunet.channel.messages import Farewell, Hello, Installed, Measured, Query, SharedCases, WorkReport
 from fednnunet.coordinator.receipts import RECEIPTS
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.moments import VECTOR_LENGTH, Moments
 from fednnunet.fingerprint.questions import COUNTS, DigitsQuestion, Follow
-from fednnunet.message import Message
 from fednnunet.node.extraction import KEPT_MEASUREMENT
 from fednnunet.node.gated import AUDIT_LOG
+from fednnunet.privacy.audit import read_receipts, verify
+from fednnunet.protocol.messages import Farewell, Hello, Installed, Measured, Query, SharedCases, WorkReport
+from fednnunet.schema import Message
+from fednnunet.transport.address import find_free_port
 from tests.system.conftest import CASES, SITES
 from tests.system.test_planning import copy_site
 from tests.system.wire import RecordingProxy, grpc_messages, split_frames

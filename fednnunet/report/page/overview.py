@@ -4,11 +4,11 @@ from markupsafe import Markup
 
 from fednnunet.events.events import SiteLeftOut, SitesAwaited, UpdateOutOfLine
 from fednnunet.events.run_state import RunState, Trouble
-from fednnunet.message import cleaned
 from fednnunet.report.formats import MISSING, duration, mean, number
 from fednnunet.report.page.part import Part
 from fednnunet.report.page.table import html_table
 from fednnunet.report.standing import condition, stage_title
+from fednnunet.schema import cleaned
 
 _MOST_TROUBLES = 500
 _LONGEST_REASON = 500

@@ -7,12 +7,12 @@ from bokeh.plotting import figure
 from markupsafe import Markup, escape
 
 from fednnunet.events.run_state import FoldRounds, RunState
-from fednnunet.message import cleaned
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page.charts import GAP, empty_figure, plain, rounds_axis
 from fednnunet.report.page.drawn import Drawn, drawn_folds
 from fednnunet.report.page.part import NOTHING, Figure, Part
 from fednnunet.report.page.table import html_table
+from fednnunet.schema import cleaned
 
 TOOK_PART, ABSENT, LEFT_OUT = range(3)
 """Codes in the matrix; those above `LEFT_OUT` are left out too, for other reasons."""

@@ -5,11 +5,11 @@ from pathlib import PurePath
 
 from markupsafe import Markup, escape
 
-from fednnunet.channel.messages import EvaluationReport, MetricSummary
 from fednnunet.evaluation.metrics import DIGITS, METRICS, MetricName
 from fednnunet.events.events import FoldValidated, ModelExported, SitesEvaluated
 from fednnunet.events.run_state import RunState
 from fednnunet.folds import spelled
+from fednnunet.protocol.messages import EvaluationReport, MetricSummary
 from fednnunet.report.evaluation_tables import ALL_SITES, TITLES, over_all_sites
 from fednnunet.report.formats import MEAN, MISSING, labels_of, mean, number, own_name
 from fednnunet.report.gain_tables import HEADINGS, NOTE, gain_rows

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import escape
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.events.events import RoundCompleted
 from fednnunet.events.run_state import RunState
+from fednnunet.protocol.messages import RoundReport
 from fednnunet.report.formats import MEAN, labels_of, own_name
 from fednnunet.report.page.charts import Floats, Lines, choice, legend, line_figure
 from fednnunet.report.page.drawn import Drawn, drawn_folds

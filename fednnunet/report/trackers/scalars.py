@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from fednnunet.channel.messages import MetricSummaries
 from fednnunet.evaluation.metrics import METRICS, MetricName
 from fednnunet.events.events import FoldValidated, RoundCompleted, SitesEvaluated
+from fednnunet.protocol.messages import MetricSummaries
 from fednnunet.report.formats import mean, shares
 
 _UNUSUAL = re.compile(r"[^\w. -]")

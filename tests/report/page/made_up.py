@@ -5,16 +5,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from fednnunet.channel.messages import (
-    EvaluationReport,
-    Gain,
-    GainReport,
-    MetricSummaries,
-    MetricSummary,
-    PairedDifference,
-    RoundReport,
-    ValidationReport,
-)
 from fednnunet.events.events import (
     Event,
     Finished,
@@ -34,6 +24,16 @@ from fednnunet.events.events import (
     StageStarted,
     Traffic,
     UpdateOutOfLine,
+)
+from fednnunet.protocol.messages import (
+    EvaluationReport,
+    Gain,
+    GainReport,
+    MetricSummaries,
+    MetricSummary,
+    PairedDifference,
+    RoundReport,
+    ValidationReport,
 )
 
 LABELS = ("liver", "kidney", "spleen")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from fednnunet.channel.messages import RoundReport
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import (
     PlansAgreed,
@@ -20,6 +19,7 @@ from fednnunet.events.events import (
     UpdateOutOfLine,
 )
 from fednnunet.events.run_state import RunState
+from fednnunet.protocol.messages import RoundReport
 from fednnunet.report.formats import MISSING
 from fednnunet.report.page import Part, html_table, parts_of, pictures_part, render_page, write_page
 from fednnunet.report.page.cost import seconds_of

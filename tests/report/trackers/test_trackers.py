@@ -8,13 +8,6 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fednnunet.channel.messages import (
-    EvaluationReport,
-    MetricSummaries,
-    MetricSummary,
-    RoundReport,
-    ValidationReport,
-)
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import (
     Finished,
@@ -24,6 +17,13 @@ from fednnunet.events.events import (
     SitesEvaluated,
     StageStarted,
     Traffic,
+)
+from fednnunet.protocol.messages import (
+    EvaluationReport,
+    MetricSummaries,
+    MetricSummary,
+    RoundReport,
+    ValidationReport,
 )
 from fednnunet.report.trackers import check_trackers, trackers_for
 from fednnunet.report.trackers.scalars import scalars

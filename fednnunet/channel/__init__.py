@@ -1,1 +1,0 @@
-"""Connects coordinator and nodes, and defines the messages between them."""

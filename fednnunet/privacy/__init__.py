@@ -1,0 +1,1 @@
+"""What may leave a site: its policy, gate, approvals and audit log."""

@@ -1,0 +1,1 @@
+"""Who may connect: certificates, keys and authentication."""
