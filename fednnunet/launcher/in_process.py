@@ -6,6 +6,7 @@ main memory while others use the GPU. So each ends with the weights that it woul
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -67,7 +68,8 @@ def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], Non
     log_dir = make_log_dir(settings.log_dir, settings.task, os.environ)
     if coordinator.progress_file is None:
         coordinator = replace(coordinator, progress_file=log_dir / "events.jsonl")
-    console = Console(file=sys.stdout, highlight=False)  # this one, also while a site's output goes elsewhere
+    # this standard output, also while a site's goes elsewhere; whoever takes events shows them
+    console = Console(file=sys.stdout if on_event is None else io.StringIO(), highlight=False)
     try:
         with interruptible(), contextlib.ExitStack() as stack:
             sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)

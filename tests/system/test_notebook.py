@@ -14,8 +14,7 @@ CELLS = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_typ
 def test_the_notebook_runs_from_data_to_picture(tmp_path: Path) -> None:
     # as in a notebook, the main module has no file, which processes that are spawned would run again
     done = subprocess.run(
-        [sys.executable, "-"],
-        input="\n".join(CELLS),
+        [sys.executable, "-c", "\n".join(CELLS)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
