@@ -29,7 +29,7 @@ from fednnunet.weights.server_optimizers import SERVER_OPTIMIZERS
 Datasets = Sequence[int | str] | int | str
 """Id or name of each site's dataset."""
 OnEvent = Callable[[Event], None]
-"""Is called with each event of a run as it happens; see `fednnunet.report.events`."""
+"""Is called with each event of a run as it happens; see `fednnunet.events.events`."""
 
 _NOT_CHOSEN_HERE = frozenset({"task", "dataset", "num_clients", "coordinator", "nodes", "progress_file", "quiet"})
 

@@ -5,7 +5,9 @@ main memory while others use the GPU. So each ends with the weights that it woul
 """
 
 import contextlib
+import contextvars
 import importlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.text import Text
@@ -40,6 +43,8 @@ from fednnunet.transport.long_lived.flower import silence
 logger = logging.getLogger(__name__)
 
 _STOP_WITHIN_SECONDS = 10.0
+_is_telling: contextvars.ContextVar[bool] = contextvars.ContextVar("is_telling", default=False)
+"""Whether this thread is in a function that takes events."""
 
 
 def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], None] | None = None) -> int:
@@ -67,7 +72,8 @@ def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], Non
     log_dir = make_log_dir(settings.log_dir, settings.task, os.environ)
     if coordinator.progress_file is None:
         coordinator = replace(coordinator, progress_file=log_dir / "events.jsonl")
-    console = Console(file=sys.stdout, highlight=False)  # this one, also while a site's output goes elsewhere
+    # this standard output, also while a site's goes elsewhere; whoever takes events shows them
+    console = Console(file=sys.stdout if on_event is None else io.StringIO(), highlight=False)
     try:
         with interruptible(), contextlib.ExitStack() as stack:
             sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)
@@ -112,7 +118,44 @@ class _Teller:
     """Calls a function with each event."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
-        self.emit = on_event
+        self._on_event = on_event
+
+    def emit(self, event: Event) -> None:
+        """Call the function; what it prints is shown, whichever site is at work meanwhile."""
+        token = _is_telling.set(True)
+        try:
+            self._on_event(event)
+        finally:
+            _is_telling.reset(token)
+
+
+class _Output(io.StringIO):
+    """Takes what is printed while a site is at work: standard output is one for all threads.
+
+    Parameters
+    ----------
+    log
+        Gets what the site prints.
+    shown
+        Gets what is printed by functions that take events.
+    """
+
+    def __init__(self, log: IO[str], shown: IO[str]) -> None:
+        super().__init__()
+        self._log = log
+        self._shown = shown
+
+    def write(self, text: str) -> int:
+        """Write `text` where it belongs."""
+        return (self._shown if _is_telling.get() else self._log).write(text)
+
+    def fileno(self) -> int:
+        """Return the number of the log, for processes that write into it."""
+        return self._log.fileno()
+
+    def flush(self) -> None:
+        """Write out what is held back."""
+        (self._shown if _is_telling.get() else self._log).flush()
 
 
 class _Sites:
@@ -137,6 +180,7 @@ class _Sites:
             from fednnunet.launcher.turns import InProcessNode, Turns, named_records
             from fednnunet.node.training import TrainingClient
             from fednnunet.node.warm_trainers import WarmTrainers
+        shown = sys.stdout
         self._worker = Worker()
         self._clients: list[TrainingClient] = []
         self._nodes: list[InProcessNode] = []
@@ -153,7 +197,9 @@ class _Sites:
                     raise
                 logger.warning("Continuing without site %s: %s", name, error)
                 continue
-            client = TrainingClient(settings, dataset, hello, Turns(self._worker, hello.site, log), places)
+            client = TrainingClient(
+                settings, dataset, hello, Turns(self._worker, hello.site, _Output(log, shown)), places
+            )
             self._clients.append(client)
             stack.enter_context(alone_in_results(settings, client))
             stack.enter_context(gate(GateSettings(), settings, client))

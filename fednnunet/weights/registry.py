@@ -81,7 +81,7 @@ class Registry(Mapping[str, Value]):
                 f"'{name}' cannot name a {self._what}: use lower-case letters, digits and underscores."
             )
         if name in self._own:
-            raise FednnUNetError(f"FednnU-Net has a {self._what} '{name}' already: choose another name.")
+            raise FednnUNetError(f"FednnU-Net has the {self._what} '{name}' already: choose another name.")
         try:
             self._check(value)
         except Exception as error:  # what others have written may fail in any way

@@ -1,12 +1,15 @@
-"""What a federation in one process refuses."""
+"""What a federation in one process refuses, and where what it prints goes."""
 
+import contextlib
+import sys
 from pathlib import Path
 
 import pytest
 
 from fednnunet.cli.arguments import parse_run
 from fednnunet.errors import FednnUNetError
-from fednnunet.launcher.in_process import run_in_process
+from fednnunet.events.events import Finished
+from fednnunet.launcher.in_process import _Output, _Teller, run_in_process
 from fednnunet.launcher.simulation import run_simulation
 
 TRAIN = ("train", "1 2", "2d", "0", "-device", "cpu")
@@ -52,3 +55,12 @@ def test_a_site_named_twice_is_refused(tmp_path: Path) -> None:
 def test_warm_sites_without_in_process_is_refused() -> None:
     with pytest.raises(FednnUNetError, match="--warm_sites has no effect without --in_process"):
         run_simulation(parse_run([*TRAIN, "--warm_sites", "2"]))
+
+
+def test_what_a_function_prints_that_takes_events_is_shown_while_a_site_works(tmp_path, capsys):
+    with (tmp_path / "site.log").open("w") as log, contextlib.redirect_stdout(_Output(log, sys.stdout)):
+        print("of the site")
+        _Teller(lambda event: print(event.seconds)).emit(Finished(seconds=5.0))
+        print("of the site again")
+    assert capsys.readouterr().out == "5.0\n"
+    assert (tmp_path / "site.log").read_text() == "of the site\nof the site again\n"
