@@ -56,7 +56,9 @@ class Run:
         self.path = Path(path)
         self.events: tuple[Event, ...] = tuple(read_events(self.path / EVENTS))
         if not self.events:
-            raise FednnUNetError(f"{self.path} is no run folder, it has no {EVENTS}: name the coordinator's --run_dir.")
+            raise FednnUNetError(
+                f"{self.path} is not a run folder: it has no {EVENTS}; give the coordinator's --run_dir."
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -168,7 +168,7 @@ def parse_run(argv: Sequence[str]) -> SimulationSettings:
     _check_given_plans(parser, arguments, "exact")
     _check_dashboard(parser, arguments)
     if task == "evaluate" and len(arguments.dataset) > 1 and (arguments.images or arguments.labels):
-        parser.error("-i and -l name the cases of one site: give them with one dataset only, or start client.py")
+        parser.error("-i and -l select the cases of one site: give them with one dataset only, or start client.py")
     values = vars(arguments)
     for_each = {
         name: _one_for_each(parser, option, values[name], len(arguments.dataset))

@@ -34,15 +34,15 @@ def parse_compare(argv: Sequence[str]) -> ComparisonSettings:
         parser.error(str(error))
     seeds = split_words(" ".join(arguments.seeds))
     if not all(word.isdecimal() for word in seeds):
-        parser.error(f"--seeds: '{' '.join(seeds)}' are no whole numbers")
+        parser.error(f"--seeds: '{' '.join(seeds)}' are not whole numbers")
     for name in ("gpus", "round_timeout"):
         if arguments.in_process and values[name] is not None:
-            parser.error(f"--{name} has no sense with --in_process, where sites take turns: leave one of them out")
+            parser.error(f"--{name} does not apply with --in_process, where sites take turns: leave one of them out")
     gpus = None if arguments.gpus is None else split_words(arguments.gpus)
     if gpus is not None and len(gpus) != sites:
         parser.error(f"--gpus needs one value for each of the {sites} datasets")
     if (arguments.min_clients or 1) > sites:
-        parser.error(f"--min_clients {arguments.min_clients} is more than there are sites, {sites}")
+        parser.error(f"--min_clients {arguments.min_clients} exceeds the number of sites, {sites}")
     read = {
         "datasets": arguments.dataset,
         "external": split_words(arguments.external),

@@ -27,8 +27,9 @@ def tls_files(settings: ListeningSettings) -> tuple[bytes, bytes] | None:
         return settings.tls_cert.read_bytes(), settings.tls_key.read_bytes()
     if not is_loopback(settings.host) and not settings.insecure:
         raise FednnUNetError(
-            f"Other machines can reach {settings.host}, but nothing would be encrypted: give --tls-cert and --tls-key "
-            "(see 'fednnunet certificates create'), or --insecure if the network is trusted."
+            f"Other machines can reach {settings.host}, but the connection would not be encrypted: "
+            "give --tls-cert and --tls-key (see 'fednnunet certificates create'), or --insecure if "
+            "the network is trusted."
         )
     return None
 
@@ -47,8 +48,8 @@ def door(settings: ListeningSettings, num_clients: int) -> Authenticator:
     if settings.sites is None:
         if not is_loopback(settings.host) and not settings.insecure:
             raise FednnUNetError(
-                f"Other machines can reach {settings.host}, and any of them could take part: list the sites with "
-                "--sites (see 'fednnunet keys create'), or give --insecure."
+                f"Other machines can reach {settings.host}, and any of them could join: list the sites "
+                "with --sites (see 'fednnunet keys create'), or give --insecure."
             )
         return Authenticator(None, certificate)
     sites = read_sites(settings.sites)
@@ -71,19 +72,20 @@ def endpoint(settings: ConnectionSettings) -> Endpoint:
         return Endpoint(settings.host, settings.port, authority(settings.ca_cert))
     if is_unspecified(settings.host) and not settings.insecure:
         raise FednnUNetError(
-            f"--host {settings.host} stands for all addresses of a coordinator's machine: name one by which this node "
-            "reaches it, on the same machine 127.0.0.1."
+            f"--host {settings.host} means all addresses of a coordinator's machine: give the one by "
+            "which this node reaches it, on the same machine 127.0.0.1."
         )
     if not is_loopback(settings.host) and not settings.insecure:
         raise FednnUNetError(
-            f"{join_address(settings.host, settings.port)} is another machine, and nothing would be encrypted on the "
-            "way to it: give --ca-cert with the certificate that the coordinator has sent you, or --insecure."
+            f"{join_address(settings.host, settings.port)} is another machine, and the connection to "
+            "it would not be encrypted: give --ca-cert with the certificate that the coordinator "
+            "sent you, or --insecure."
         )
     return Endpoint(settings.host, settings.port)
 
 
 def fewest_cases(min_cases: int, policy: Path | None) -> int:
-    """Return below how many cases nothing is told of a metric: the larger one of the flag and the policy's rule.
+    """Return the minimum number of cases behind a reported metric: the larger one of flag and policy.
 
     Raises
     ------

@@ -79,7 +79,7 @@ def run_comparison(settings: ComparisonSettings) -> int:
     console.print(Text(tables.MEANING))
     for note in tables.notes(results):
         console.print(Text(note), soft_wrap=True)
-    console.print(Text(f"Everything is in {folder}"), soft_wrap=True)
+    console.print(Text(f"All results are in {folder}"), soft_wrap=True)
     return 1 if results.failures else 0
 
 
@@ -103,7 +103,7 @@ def compare_methods(settings: ComparisonSettings, console: Console) -> tuple[Res
         try:
             return comparison.run(), comparison.work.folder
         except KeyboardInterrupt:
-            console.print("Interrupted: run the same command again to go on.")
+            console.print("Interrupted: run the same command again to continue.")
             raise
 
 

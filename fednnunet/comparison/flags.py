@@ -48,4 +48,4 @@ TESTING_FLAGS = (
 """Of evaluations; they may change when a comparison is continued."""
 
 SETTLED_FLAGS = (*PLANNING_FLAGS, *COMMON_PLANS_FLAGS, *ANY_TRAINING_FLAGS, *FEDERATED_TRAINING_FLAGS, *COHORT_FLAGS)
-"""What cannot change when a comparison is continued."""
+"""Flags that cannot change when a comparison continues."""

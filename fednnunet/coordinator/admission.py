@@ -94,7 +94,7 @@ class Admission:
 
     @property
     def _all_taken(self) -> str:
-        return f"All {self._registry.places} places are taken: raise --num_clients to take more."
+        return f"All {self._registry.places} expected sites have joined: raise --num_clients to admit more."
 
     def _admit(self, connection: ClientProxy) -> None:
         try:
@@ -128,9 +128,9 @@ class Admission:
             self._sink.emit(SiteJoined(site=hello.site, cases=hello.cases, joined=joined, expected=expected))
             if self._authenticator.requires_proof:
                 called = "" if display_name == hello.site else f" ({display_name})"
-                logger.info("Site %s%s has proven who it is.", hello.site, called)
+                logger.info("Site %s%s authenticated.", hello.site, called)
         elif is_there and known is not None and not known.is_restarted:
-            logger.info("Site %s is connected again.", hello.site)
+            logger.info("Site %s has reconnected.", hello.site)
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
@@ -152,6 +152,6 @@ class Admission:
         seen, known = self._node_of(hello.site), self._registry.named(hello.site)
         if known is not None and known.hello.instance != hello.instance and known.ping():
             raise FednnUNetError(
-                f"Site {hello.site} takes part already: start one node per site, with its own dataset or --site."
+                f"Site {hello.site} is already connected: start one node per site, with its own dataset or --site."
             )
         return seen

@@ -105,9 +105,9 @@ class FoldTraining:
         description = self.description
         if site.name not in description.sites:
             names = ", ".join(description.sites)
-            raise FednnUNetError(f"site {site.name} does not take part in this training, in which are {names}")
+            raise FednnUNetError(f"site {site.name} does not belong to this training of {names}")
         if description.plans.get(site.name) != site.hello.plans_digest:
-            raise FednnUNetError("its plans are not those with which the training began: restore them")
+            raise FednnUNetError("its plans have changed since the training started: restore them")
         start = Start(fold=description.fold, schedule=self.schedule, run=description.run, completed=self.completed)
         # an id of its own: a node that was late goes on with what it is doing when it is asked again
         ready = site.ask("start", start, Ready, id=self.question_id(f"start {self.completed}"))
@@ -115,11 +115,11 @@ class FoldTraining:
         mine = [group.layout.tensors for group in description.groups if site.name in group.sites]
         missing = [tensor.name for shared in mine for tensor in shared if tensor not in tensors]
         if missing:
-            raise FednnUNetError(f"its network has no tensor {missing[0]} as when the training began")
+            raise FednnUNetError(f"its network lacks the tensor {missing[0]}, which it had when the training started")
         if not ready.has_model:
             self.exchange.send_model(site, self.completed)
         if self.completed and not ready.restored and self.schedule.optimizer_state == "local":
-            logger.warning("Site %s goes on without what its optimizer knew in the last round.", site.name)
+            logger.warning("Site %s continues without the state of its optimizer.", site.name)
 
 
 def kept_description(context: FoldContext) -> RunDescription | None:
@@ -158,8 +158,8 @@ def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
     flags.check_unchanged(kept.schedule)
     if kept.averaging != averaging.averaging or kept.flags != averaging.others:
         raise FednnUNetError(
-            "The training was begun with other flags for averaging "
-            f"({kept.averaging}, {kept.flags}): continue it with the same."
+            f"The training was started with other flags for aggregation ({kept.averaging}, "
+            f"{kept.flags}): continue it with the same."
         )
     schedule = kept.schedule.model_copy(update={"save_every": flags.save_every})
     description = kept.model_copy(update={"schedule": schedule})
@@ -168,7 +168,7 @@ def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
     done = folder.last_complete()
     completed, state = folder.last_model(done)
     if completed < done:
-        logger.warning("Rounds %d to %d come again: no model was kept of them.", completed + 1, done)
+        logger.warning("Repeating rounds %d to %d, whose models were not saved.", completed + 1, done)
     folder.forget_after(completed)
     exchange.restore(state)
     return FoldTraining(context, description, exchange, completed)
@@ -227,7 +227,7 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
     layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
     for site in sites:
         if ready[site.name].training_cases > site.hello.cases:
-            raise SiteFailure(site.name, f"it trains with more than its {site.hello.cases} cases")
+            raise SiteFailure(site.name, f"it reports more than its {site.hello.cases} cases")
     _check_layouts(layouts, hellos[0].method)
     groups = share(
         layouts,
@@ -272,7 +272,7 @@ def _check_layouts(layouts: dict[str, Layout], method: Method) -> None:
     for other in others:
         if method == "FFE" and layouts[other].digest != layouts[first].digest:
             raise FednnUNetError(
-                f"The network of site {other} is not that of site {first}: use the same plans and trainer everywhere."
+                f"The network of site {other} differs from that of site {first}: use the same plans and trainer."
             )
 
 

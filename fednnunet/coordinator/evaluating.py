@@ -43,13 +43,13 @@ def evaluate(request: EvaluationRequest, run_dir: Path | None, registry: ClientR
     left_out = {site.name: _NO_CASES for site in sites if not site.hello.cases}
     able = [site for site in sites if site.hello.cases]
     if not able:
-        raise FednnUNetError("No site has test cases with labels: put them into imagesTs and labelsTs of a dataset.")
+        raise FednnUNetError("No site has test cases with labels: add them to imagesTs and labelsTs of a dataset.")
     sink.emit(StageStarted(stage="testing"))
     reports, failures = ask_each(able, "test", request, EvaluationReport, tell_progress(sink))
     for site in able:
         if site.name in reports and not _can_be(reports[site.name], site.hello.cases):
             del reports[site.name]
-            failures.append(SiteFailure(site.name, f"it tells of more than its {site.hello.cases} cases"))
+            failures.append(SiteFailure(site.name, f"it reports more than its {site.hello.cases} cases"))
     for failure in failures:
         logger.warning("Without site %s: %s.", failure.site, failure.reason)
         left_out[failure.site] = failure.reason

@@ -13,8 +13,9 @@ from fednnunet.events.events import PlansAgreed
 logger = logging.getLogger(__name__)
 
 _MEAN_NORMALIZATION = (
-    "no site has trained with the normalization of this model, which is the mean of the sites' own: where sites "
-    "differ, it may find nothing. Each site has a model of its own, in its own results folder"
+    "no site has trained with the normalization of this model, the mean of the sites' own. "
+    "If sites differ, it may segment nothing. Each site has its own model, in its own "
+    "results folder"
 )
 
 
@@ -64,9 +65,9 @@ def _collect(training: FoldTraining) -> np.ndarray | None:
             return training.exchange.collect(sites, training.completed, training.description.sites)
         except SiteFailure as failure:
             logger.warning(
-                "The exported model has a mean without the normalization of site %s: %s.",
+                "The mean in the exported model excludes the normalization of site %s: %s.",
                 *(failure.site, failure.reason.rstrip(".")),
             )
             sites = [site for site in sites if site.name != failure.site]
-    logger.warning("The model is not exported: no site has sent its layers of normalization.")
+    logger.warning("The model is not exported: no site has sent its normalization layers.")
     return None

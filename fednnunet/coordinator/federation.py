@@ -197,5 +197,5 @@ class Federation:
 def _as_told(error: Exception | KeyboardInterrupt) -> str:
     """Return what sites are told of an error; what is not for people may hold anything, another site's data too."""
     if isinstance(error, KeyboardInterrupt):
-        return "It was stopped by hand."
-    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see what it says."
+        return "A user stopped it."
+    return str(error) if isinstance(error, FednnUNetError) else "The coordinator has failed, see its output."

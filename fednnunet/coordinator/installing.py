@@ -9,7 +9,7 @@ from fednnunet.protocol.messages import CommonPlans, Installed
 
 
 def install(common: CommonPlans, registry: ClientRegistry, sink: EventSink) -> None:
-    """Let every site install what is common, and preprocess if there are plans.
+    """Ask every site to install the common fingerprint and plans, and to preprocess.
 
     Raises
     ------

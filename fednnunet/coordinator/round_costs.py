@@ -97,6 +97,6 @@ class RoundCosts:
         return {name: of_site for name, of_site in traffic.items() if of_site.to_site or of_site.from_site}
 
     def _readings(self) -> Iterator[tuple[str, _Reading, _Reading]]:
-        """Yield what each site's meter showed when the round began, and what it shows now."""
+        """Yield each site's readings at the start of the round, and now."""
         for site in self._registry.sites:
             yield site.name, self._before.get(site.name, _Reading()), _Reading.of(site.meter)

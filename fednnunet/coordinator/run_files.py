@@ -38,7 +38,7 @@ def named_run_dir(settings: CoordinatorSettings) -> Path | None:
     runs = runs_folder()
     if settings.task in TASKS_WITH_NETWORK:
         if settings.task == "train" and runs is None:
-            raise FednnUNetError("Where shall the training be kept? Give --run_dir, or set nnUNet_results.")
+            raise FednnUNetError("No folder for the training: give --run_dir, or set nnUNet_results.")
         return None
     return None if runs is None else runs / str(settings.task)
 
@@ -115,7 +115,7 @@ class RunFiles:
             self._status.end(how)
 
     def _files(self, run_dir: Path | None) -> Iterator[AbstractContextManager[EventSink]]:
-        """Yield what keeps the events of a run, or sends them to where the user wants to see them."""
+        """Yield the sinks that store the events of a run, or send them to the user's trackers."""
         settings = self._settings
         if run_dir is not None:
             plans = settings.task not in TASKS_WITH_NETWORK

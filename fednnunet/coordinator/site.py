@@ -350,7 +350,7 @@ class Site(ClientProxy):
             if self.is_restarted:
                 raise SiteLost(self.name, "its node was restarted")
             if self._connection is None or self._is_closed:
-                raise SiteLost(self.name, "its connection broke, see what the node says")
+                raise SiteLost(self.name, "its connection broke, see the node's output")
             return self._connection
 
     def _lose(self, connection: ClientProxy, error: Exception) -> None:
@@ -390,10 +390,8 @@ def as_failure(site: Site, error: BaseException) -> SiteFailure:
     if isinstance(error, FednnUNetError):
         return SiteFailure(site.name, str(error))
     # what it says may hold anything, and all sites are told
-    logger.warning(
-        "What site %s was asked, or has answered, came to nothing: %s: %s", site.name, type(error).__name__, error
-    )
-    reason = f"its answer could not be taken ({type(error).__name__}, see the coordinator's output)"
+    logger.warning("A question to site %s, or its answer, failed: %s: %s", site.name, type(error).__name__, error)
+    reason = f"its answer could not be handled ({type(error).__name__}, see the coordinator's output)"
     return SiteFailure(site.name, reason)
 
 

@@ -186,7 +186,7 @@ class FederatedAveraging(RoundStrategy):
                 "log, and continue with --c and other values."
             )
         return [
-            SiteOutlier(site, f"its update is {ratio:.0f} times as large as is usual, more than --max_update_norm")
+            SiteOutlier(site, f"its update is {ratio:.0f} times the median of the others, above --max_update_norm")
             for site, ratio in ratios.items()
         ]
 
@@ -195,7 +195,7 @@ class FederatedAveraging(RoundStrategy):
         kept = [other for other in self._context.folder.models() if other < number - 1]
         run_dir, fold = self._context.recovery.run_dir, self._context.fold
         how = (
-            f"go back with 'fednnunet rollback {run_dir} --fold {fold} --to {kept[-1]}', and on with --c"
+            (f"roll back with 'fednnunet rollback {run_dir} --fold {fold} --to {kept[-1]}', and continue with --c")
             if kept
             else "start over, with a smaller learning rate"
         )
@@ -226,9 +226,7 @@ class FederatedAveraging(RoundStrategy):
         """Warn of updates that are much larger than the others of the round."""
         for site, ratio in self._norms.out_of_line().items():
             event = UpdateOutOfLine(site=site, round=number, ratio=ratio if math.isfinite(ratio) else None)
-            logger.warning(
-                "The update of site %s in round %d %s: look at its training log.", site, number, event.finding
-            )
+            logger.warning("The update of site %s in round %d %s: check its training log.", site, number, event.finding)
             self._context.sink.emit(event)
 
     def _complete(self, number: int, reports: dict[str, RoundReport]) -> None:
@@ -237,7 +235,7 @@ class FederatedAveraging(RoundStrategy):
             self._saving.result()
             self._saving = None
         seconds, training = self._costs.seconds, self._training
-        absent = dict.fromkeys(training.description.sites, "it was not there")
+        absent = dict.fromkeys(training.description.sites, "it was not connected")
         absent |= self._context.participation.take_left_out()
         left_out = {name: why for name, why in absent.items() if name not in reports}
         self._context.folder.append(

@@ -162,7 +162,7 @@ def run_demo(settings: DemoSettings) -> int:
     # a file of its own, because nnU-Net's output is redirected while the console's spinner turns
     console = Console(file=sys.stdout, highlight=False)
     steps = Steps(console, verbose=settings.verbose)
-    with steps.step("Three hospitals are made up"):
+    with steps.step("Three synthetic hospitals are generated"):
         demo = _Demo(settings)  # refuses what cannot work, so it comes before the folders are made
         folders = demo.folders
         folders.make()

@@ -42,5 +42,5 @@ class Tee:
                 except Exception as error:  # whatever it is, a training that lasts a week does not end for it
                     self._failed.append(sink)
                     what, why = type(sink).__name__, type(error).__name__
-                    logger.warning("What %s shows or keeps is not brought up to date any more (%s).", what, why)
+                    logger.warning("%s is no longer updated (%s).", what, why)
                     logger.debug("%s failed", what, exc_info=error)

@@ -239,8 +239,8 @@ def make_log_dir(wanted: Path | None, task: str, environment: Mapping[str, str])
 def _port(settings: SimulationSettings) -> int:
     if not is_loopback(settings.host):
         raise FednnUNetError(
-            f"Other machines can reach {settings.host}, but this federation is on one machine: leave --host out, or "
-            "start coordinator and nodes by themselves."
+            f"Other machines can reach {settings.host}, but this federation is on one machine: leave "
+            "--host out, or start coordinator and nodes separately."
         )
     check_can_listen(settings.host, settings.port or 0)  # with port 0, it is the host that is checked
     return settings.port or find_free_port(settings.host)

@@ -71,7 +71,7 @@ def read_model(settings: EvaluationSettings, dataset: SiteDataset, content: Data
         If a file is missing, or the model is one for other images or labels, or another configuration.
     """
     site, model = settings.site or dataset.name, evaluated_model(settings, dataset)
-    remedy = "train first, or name the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
+    remedy = "train first, or give the folder TRAINER__PLANS__CONFIGURATION of a trained model with -m"
     missing = [path for path in (model.folder / "plans.json", *model.checkpoints) if not path.is_file()]
     if missing:
         raise FednnUNetError(f"Site {site} has no {missing[0]}: {remedy}, or correct FOLD or --checkpoint.")
@@ -119,7 +119,7 @@ def find_test_cases(
     """
     for flag, folder in (("-i", settings.images), ("-l", settings.labels)):
         if folder is not None and not folder.is_dir():
-            raise FednnUNetError(f"There is no folder {folder}: correct {flag}.")
+            raise FednnUNetError(f"Folder {folder} does not exist: correct {flag}.")
     images, labels = settings.images or dataset.raw / "imagesTs", settings.labels or dataset.raw / "labelsTs"
     cases, unlabelled = labelled_cases(images.absolute(), labels.absolute(), content.file_ending)
     check_channels(cases, len(content.channels))

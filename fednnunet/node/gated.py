@@ -35,7 +35,7 @@ def alone_in_results(settings: NodeSettings, client: SiteClient) -> Iterator[Non
     folder = nnunet_folder("nnUNet_results") / client.dataset.name / settings.model_name()
     with ExitStack() as stack:
         for fold in parse_folds(settings.fold, client.hello.folds or FOLDS_OF_NNUNET):
-            taken = f"Another node trains fold {fold} in {folder}: end it, or train another fold."
+            taken = f"Another node trains fold {fold} in {folder}: stop it, or train another fold."
             stack.enter_context(alone(folder / f".fednnunet_fold_{fold}.lock", taken))
         yield
 

@@ -89,8 +89,8 @@ def check_extractor(name: str, asym: bool) -> None:
     _check_class_exists(name, "-fpe")
     if not asym and name != EXTRACTOR:
         raise FednnUNetError(
-            f"A common fingerprint is what {EXTRACTOR} would find, not {name}: "
-            "leave -fpe out, or let every site plan for itself with --asym."
+            f"A common fingerprint equals that of {EXTRACTOR}, not of {name}: leave -fpe out, or let "
+            "every site plan for itself with --asym."
         )
 
 
@@ -105,9 +105,9 @@ def check_planner(name: str, fingerprint: FingerprintMode, asym: bool) -> None:
     _check_class_exists(name, "-pl")
     if not asym and fingerprint == "exact" and name not in PLANNERS:
         raise FednnUNetError(
-            f"Planner {name} is not known to read no more than nnU-Net's own planners do, so its plans might "
-            "not be those of the pooled data: give --fingerprint shared-cases, which tells spacing and shape of each "
-            "case, to all sites."
+            f"Planner {name} may read more of the fingerprint than nnU-Net's own planners, so its "
+            "plans might not be those of the pooled data: give --fingerprint shared-cases, which "
+            "sends spacing and shape of each case, to all sites."
         )
 
 
@@ -154,7 +154,7 @@ def evaluation_hello(settings: EvaluationSettings) -> tuple[SiteDataset, Hello]:
         If something is missing or wrong at the site.
     """
     if not 0 < settings.step_size <= 1:
-        raise FednnUNetError(f"-step_size {settings.step_size} is no share of the patch: give one above 0, at most 1.")
+        raise FednnUNetError(f"-step_size {settings.step_size} is invalid: give a number above 0, at most 1.")
     check_device_name(settings.device)
     check_folders(settings.task)
     dataset = find_dataset(settings.dataset)
@@ -172,7 +172,7 @@ def evaluation_hello(settings: EvaluationSettings) -> tuple[SiteDataset, Hello]:
         logger.warning("Site %s has no test cases with labels: it takes no part in the evaluation.", site)
     elif len(cases) < settings.min_cases:
         logger.warning(
-            "Site %s has %d test cases with labels, fewer than --min_cases %d: it tells no figures.",
+            ("Site %s has %d test cases with labels, fewer than --min_cases %d: it withholds all figures."),
             *(site, len(cases), settings.min_cases),
         )
     specifics = {

@@ -95,7 +95,7 @@ class OwnTrainer:
         name = f"{plans['plans_name']}_{self.asked.model}"
         taken = self.dataset.preprocessed / f"{name}.json"
         if taken.exists():
-            raise FednnUNetError(f"{taken} has the name that the {self.asked.model} model's plans get: rename it")
+            raise FednnUNetError(f"{taken} has the name of the {self.asked.model} model's plans: rename it")
         trainer: nnUNetTrainer = find_trainer(settings.trainer)(
             plans={**plans, "plans_name": name, "continue_training": False},
             configuration=settings.configuration,

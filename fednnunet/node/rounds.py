@@ -192,9 +192,9 @@ class FederatedRounds:
         except AssertionError as error:
             reason = str(error).partition(". ")[0]  # then come all the values of a tensor
             raise FednnUNetError(
-                f"-pretrained_weights {file} is of another network than that of {configuration} in the plans "
-                f"{self._settings.plans} ({reason}): bring the plans of the pretrained model to all sites with "
-                "plan_and_preprocess --plans FILE at the coordinator"
+                f"-pretrained_weights {file} is not for the network of {configuration} in the plans "
+                f"{self._settings.plans} ({reason}): distribute the plans of the pretrained model to all "
+                "sites with plan_and_preprocess --plans FILE at the coordinator"
             ) from error
         except Exception as error:  # torch raises whatever the file makes it stumble over
             raise FednnUNetError(

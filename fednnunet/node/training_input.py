@@ -76,11 +76,11 @@ def check_flags(settings: TrainingSettings) -> None:
             "augments there, or leave --seed out."
         )
     if settings.pretrained_weights and not Path(settings.pretrained_weights).is_file():
-        raise FednnUNetError(f"There is no file {settings.pretrained_weights}: correct -pretrained_weights.")
+        raise FednnUNetError(f"File {settings.pretrained_weights} does not exist: correct -pretrained_weights.")
 
 
 def read_training(settings: TrainingSettings) -> TrainingInput:
-    """Check that all is there that a training takes, and return what it is.
+    """Check the inputs of a training, and return them.
 
     Raises
     ------

@@ -342,7 +342,7 @@ class Gate:
         if kind == "metrics" and rule.startswith("metrics.") and question.kind in _WITHOUT_METRICS:
             without = Answer(_WITHOUT_METRICS[question.kind].to_json(), withheld=rule)
             return self._send("contact", without, question.round)
-        told = Answer(failure=f"the site's policy does not let this out (rule {rule}): ask the site")
+        told = Answer(failure=f"the site's policy does not allow this message (rule {rule}): ask the site")
         return self._send("failure", told, _round(question, answer))
 
     def _log_withheld(self, kind: Kind, rule: str, question: Question, answer: Answer) -> None:

@@ -73,7 +73,7 @@ def condition(run: RunState) -> str:
     if run.work is not None and run.work.total:
         parts.append(f"{run.work.done} of {run.work.total} cases")
     if run.approvals:
-        parts.append(f"waiting for a person's yes at {', '.join(sorted(run.approvals))}")
+        parts.append(f"waiting for approval at {', '.join(sorted(run.approvals))}")
     if run.awaited is not None:
         parts.append(awaited(run.awaited))
     elif run.remaining is not None:

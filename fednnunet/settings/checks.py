@@ -21,7 +21,7 @@ def check_training(settings: CoordinatorSettings | TrainingSettings) -> None:
         raise FednnUNetError("--c continues what --overwrite would remove: leave one of them out")
     if isinstance(settings, CoordinatorSettings) and (settings.min_clients or 1) > settings.num_clients:
         raise FednnUNetError(
-            f"--min_clients {settings.min_clients} is more than there are sites, {settings.num_clients}"
+            f"--min_clients {settings.min_clients} exceeds the number of sites, {settings.num_clients}"
         )
 
 
@@ -35,7 +35,7 @@ def check_given_plans(given: Path | None, asym: bool, fingerprint: str | None, d
     """
     flag = "--asym" if asym else "--fingerprint" if fingerprint != default else None
     if given is not None and flag is not None:
-        raise FednnUNetError(f"{flag} says how to plan, but --plans brings plans: leave one of them out")
+        raise FednnUNetError(f"{flag} controls planning, but --plans replaces it: leave one of them out")
 
 
 def check_rules(settings: CoordinatorSettings) -> None:

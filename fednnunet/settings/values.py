@@ -42,14 +42,14 @@ def port_number(text: str) -> int:
     """Return `text` as a TCP port, for argparse."""
     value = int(text)
     if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{value} is no port, give one from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{value} is not a port, give one from 1 to 65535")
     return value
 
 
 def dataset_name(text: str) -> str:
     """Return `text` if it can be the name of a dataset of nnU-Net, for argparse."""
     if not re.fullmatch(r"Dataset(?!000)[0-9]{3}_[A-Za-z0-9_-]{1,80}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no dataset, give a name such as {DEFAULT_MODEL_NAME}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a dataset name, give one such as {DEFAULT_MODEL_NAME}")
     return text
 
 

@@ -41,7 +41,7 @@ def disconnect(connection: ClientProxy, error: str | None) -> Answer | None:
         last_words = answer_over(connection, Question.of(FAREWELL, Farewell(error=error)), FAREWELL_SECONDS)
         connection.reconnect(ReconnectIns(seconds=None), FAREWELL_SECONDS, None)
     except Exception as problem:  # it has gone, or is still at work and will see the connection end
-        logger.debug("A node could not be told farewell: %s", problem)
+        logger.debug("A node could not be disconnected cleanly: %s", problem)
     return last_words
 
 

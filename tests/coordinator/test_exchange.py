@@ -210,7 +210,7 @@ def test_a_site_whose_network_is_not_what_it_has_said_is_refused() -> None:
     nodes = [Holder(site, _layout(a=5), 1) for site in "AB"]
     groups = share({node.cid: node.layout for node in nodes})
     nodes[1].layout = _layout(a=6)
-    with pytest.raises(FednnUNetError, match="not the one that it has described"):
+    with pytest.raises(FednnUNetError, match="differs from its description"):
         Exchange(groups, EXACT).send_model(_sites(nodes)[1], 0)
 
 

@@ -178,7 +178,7 @@ def test_an_update_that_is_out_of_line_is_told_once_and_kept(tmp_path: Path, cap
         training.round(1, -2, 18)
     assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=12)]
     assert _of_updates(caplog) == [
-        "The update of site C in round 1 is 12 times as large as is usual among the others: look at its training log."
+        ("The update of site C in round 1 is 12 times the median of the others: check its training log.")
     ]
     (record,) = training.folder.history()
     assert record.norms == {"A": 1, "B": 2, "C": 18}
@@ -204,7 +204,10 @@ def test_who_alone_changes_the_model_is_told_without_a_number(tmp_path: Path, ca
         training.round(0, 0, 900)
     assert training.found == [UpdateOutOfLine(site="C", round=1, ratio=None)]
     assert _of_updates(caplog) == [
-        "The update of site C in round 1 changes the model, those of most others do not: look at its training log."
+        (
+            "The update of site C in round 1 changes the model, while those of most others do not: "
+            "check its training log."
+        )
     ]
     assert training.folder.history()[0].norms["C"] == pytest.approx(900)
 

@@ -201,7 +201,7 @@ def test_other_sites_do_not_hear_the_text_of_an_error_that_is_not_for_people() -
     federation.registry.register(node)
     federation.registry.admit(node, node.hello)
     federation.disconnect()
-    assert node.farewell == "The coordinator has failed, see what it says."
+    assert node.farewell == "The coordinator has failed, see its output."
 
 
 def test_an_unexpected_error_in_taking_an_answer_does_not_tell_others_its_text() -> None:

@@ -243,7 +243,7 @@ def test_a_site_that_cannot_be_prepared_is_left_out_and_let_go() -> None:
             raise FednnUNetError("its plans have changed since the training started")
 
     assert _names(participation.wait_for_quorum(3, prepare)) == ["A", "B"]
-    reason = "its plans are not those with which the training began"
+    reason = "its plans have changed since the training started"
     assert federation.events == [SiteLeftOut(site="C", round=3, reason=reason)]
     assert federation.nodes["C"].has_left.wait(60)
     assert federation.nodes["C"].farewell == f"This site has failed: {reason}."

@@ -205,7 +205,7 @@ def test_a_site_that_exceeds_its_time_is_late_and_stays_connected() -> None:
     node = Node()
     node.steps = itertools.repeat(_pending(1), 10_000)
     site = _site(node)
-    with pytest.raises(SiteLate, match="Site A failed: it has not done its work within 0 s"):
+    with pytest.raises(SiteLate, match="Site A failed: it did not finish within 0 s"):
         site.fit(FitIns(NO_PARAMETERS, {"ask": "fit", "body": "{}"}), 0.0, None)
     assert site.is_connected
     assert len(set(node.ids)) == 1

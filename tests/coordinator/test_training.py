@@ -51,7 +51,7 @@ def test_a_signal_ends_a_round_that_a_site_would_train_for_ever(tmp_path: Path) 
     federation, events = run_training(tmp_path, nodes, "--rounds", "2")
     assert isinstance(federation.error, KeyboardInterrupt)
     assert events.rounds == []
-    assert [node.farewell for node in nodes] == ["It was stopped by hand."] * 2
+    assert [node.farewell for node in nodes] == ["A user stopped it."] * 2
 
 
 def test_a_signal_ends_a_round_though_a_site_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

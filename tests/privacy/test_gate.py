@@ -178,7 +178,7 @@ def test_what_is_not_allowed_is_not_sent_and_the_coordinator_learns_the_rule(
     site = make(task, Policy.model_validate({kind: rules.get(kind, Rule)(allow=False)}))
     site.node.reply = Answer('{"secret": 42}', b"secret")
     reply = _without_log(site.ask(question))
-    assert reply == Answer(failure=f"the site's policy does not let this out (rule {kind}.allow): ask the site")
+    assert reply == Answer(failure=f"the site's policy does not allow this message (rule {kind}.allow): ask the site")
     withheld, told = site.entries()[-2:]
     assert (withheld.kind, withheld.decision, withheld.bytes) == (kind, f"withheld: {kind}.allow", 0)
     assert (told.kind, told.decision) == ("failure", "sent")
@@ -314,7 +314,7 @@ def test_a_site_that_withholds_its_figures_leaves_the_evaluation(make: Any, rule
     site = make("evaluate", Policy(metrics=rules), cases=9)
     site.node.reply = Answer('{"secret": 0.5}')
     reply = _without_log(site.ask("test"))
-    assert reply == Answer(failure=f"the site's policy does not let this out (rule metrics.{rule}): ask the site")
+    assert reply == Answer(failure=f"the site's policy does not allow this message (rule metrics.{rule}): ask the site")
     assert site.entries()[-2].decision == f"withheld: metrics.{rule}"
 
 
@@ -322,13 +322,13 @@ def test_what_went_wrong_is_kept_to_itself_where_the_policy_says_so(make: Any) -
     site = make(policy=Policy(failure=Rule(allow=False)))
     site.node.reply = Answer(failure="case 17 of Mr X")
     reply = _without_log(site.ask("start"))
-    assert reply == Answer(failure="the site's policy does not let this out (rule failure.allow): ask the site")
+    assert reply == Answer(failure="the site's policy does not allow this message (rule failure.allow): ask the site")
 
 
 def test_a_failure_leaves_without_the_paths_of_the_site(make: Any, tmp_path: Path) -> None:
     site = make()
-    site.node.reply = Answer(failure=f"{tmp_path}/Mr X/dataset.json is no JSON: correct it")
-    assert _without_log(site.ask("start")) == Answer(failure="dataset.json is no JSON: correct it")
+    site.node.reply = Answer(failure=f"{tmp_path}/Mr X/dataset.json is not JSON: correct it")
+    assert _without_log(site.ask("start")) == Answer(failure="dataset.json is not JSON: correct it")
 
 
 def test_the_first_message_of_a_kind_waits_for_a_person_and_the_next_does_not(make: Any) -> None:
@@ -379,7 +379,7 @@ def test_what_stays_until_the_end_is_an_update_like_any_other(make: Any) -> None
     site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person)
     site.node.reply = refused.node.reply
     assert site.ask("collect", round=7, group=0, start=0, stop=1).data == b"none"
-    assert "weights that stay at the site, once" in person.asked[0][1]
+    assert "local weights, once" in person.asked[0][1]
     assert [(entry.kind, entry.round, entry.shapes) for entry in site.entries()[-2:]] == [
         ("collect", 7, {}),
         ("update", 7, {"data": [1]}),

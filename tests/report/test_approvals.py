@@ -13,9 +13,9 @@ def test_the_page_says_where_a_persons_yes_is_awaited_until_it_is_there() -> Non
     state.take(StageStarted(stage="training", fold="0", rounds=3))
     for site in ("B", "A"):
         state.take(ApprovalAwaited(site=site, waits=True))
-    assert "waiting for a person's yes at A, B" in condition(state)
+    assert "waiting for approval at A, B" in condition(state)
     state.take(ApprovalAwaited(site="A", waits=False))
-    assert "waiting for a person's yes at B" in condition(state)
+    assert "waiting for approval at B" in condition(state)
     state.take(ApprovalAwaited(site="B", waits=False))
     assert "person" not in condition(state)
 

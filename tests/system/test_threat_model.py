@@ -658,7 +658,7 @@ def test_malicious_site_whose_answer_trickles_does_not_hold_up_the_others(monkey
     words = (Endpoint("127.0.0.1", port), Trickling())
     threading.Thread(target=join, args=words, daemon=True).start()
     serve(join_address("127.0.0.1", port), registry, ask)
-    assert said == [("Site Clinic A failed: it has not done its work within 0 s", False)]
+    assert said == [("Site Clinic A failed: it did not finish within 0 s", False)]
 
 
 def test_malicious_site_cannot_fill_memory() -> None:
@@ -678,7 +678,7 @@ def test_malicious_site_cannot_name_the_folder_or_choose_the_plans_of_the_export
     with pytest.raises(FednnUNetError, match="not those on which the sites have agreed"):
         common_model(description(plans=other), [hello()], LAYOUT)
     elsewhere = hello(training=TrainingOptions(trainer="../../../etc", configuration="2d"))
-    with pytest.raises(FednnUNetError, match="no name for it"):
+    with pytest.raises(FednnUNetError, match="has the invalid name"):
         common_model(description(), [elsewhere], LAYOUT)
 
 

@@ -50,7 +50,7 @@ print(AGGREGATIONS[{name!r}]([[1], [2], [9]], [1, 1, 1]))
 def test_a_rule_of_an_installed_package_is_a_value_of_the_flag(package: Path) -> None:
     done = _server(package, "winsorized_mean")
     assert done.stdout.split("\n")[:2] == ["['hospital_rules.winsorized_mean']", "[2.]"]
-    assert "nothing would be encrypted" in done.stderr  # it was not the rule that ended the command
+    assert "the connection would not be encrypted" in done.stderr  # it was not the rule that ended the command
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_rule_of_an_installed_package_is_a_value_of_the_flag(package: Path) ->
 def test_a_rule_that_is_no_good_is_told_before_anything_starts(package: Path, name: str, told: str) -> None:
     done = _server(package, name)
     assert told in done.stderr
-    assert "nothing would be encrypted" not in done.stderr
+    assert "the connection would not be encrypted" not in done.stderr
 
 
 def _float64(models: Sequence[np.ndarray], weights: Sequence[int]) -> np.ndarray:

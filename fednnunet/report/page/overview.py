@@ -42,7 +42,7 @@ def trouble_parts(run: RunState) -> list[Part]:
         return []
     shown = run.troubles[-_MOST_TROUBLES:][::-1]
     rows = [[_stage(trouble), trouble.round or MISSING, *_told(trouble)] for trouble in shown]
-    title = f"{len(run.troubles)} in all, the last first"
+    title = f"{len(run.troubles)} in total, latest first"
     if len(shown) < len(run.troubles):
         title = f"The last {len(shown)} of {len(run.troubles)}, latest first"
     columns = ["stage", "round", "site", "what", "reason"]
@@ -62,7 +62,7 @@ def _told(trouble: Trouble) -> tuple[str, str, str]:
         case SiteLeftOut(site=site, reason=reason):
             return site, "left out", cleaned(reason, _LONGEST_REASON)
         case UpdateOutOfLine(site=site, finding=finding):
-            return site, "update out of line", f"its update {finding}"
+            return site, "outlier update", f"its update {finding}"
         case SitesAwaited(sites=sites, present=present, needed=needed):
             return ", ".join(sites), "awaited", f"{present} of {needed} sites are ready"
 
