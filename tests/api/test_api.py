@@ -11,10 +11,9 @@ import pytest
 
 import fednnunet as fed
 from fednnunet.api import comparisons, federations
-from fednnunet.channel.messages import EvaluationReport, RoundReport, ValidationReport
 from fednnunet.cli.arguments import parse_run
+from fednnunet.events.event_files import EVENTS
 from fednnunet.events.events import (
-    EVENTS,
     Event,
     Finished,
     FoldValidated,
@@ -26,6 +25,7 @@ from fednnunet.events.events import (
     StageStarted,
 )
 from fednnunet.launcher.steps import Job
+from fednnunet.protocol.messages import EvaluationReport, RoundReport, ValidationReport
 from tests.markdown import DOCS, blocks
 
 SITES = ("Dataset301_A", "Dataset302_B")
@@ -42,7 +42,7 @@ PLANS = {"configurations": {"2d": {"patch_size": [48, 48]}}}
 HISTORY: tuple[Event, ...] = (
     *(SiteJoined(site=site, cases=5, joined=1, expected=2) for site in SITES),
     PlansAgreed(plans=PLANS, fingerprint={"spacings": []}),
-    StageStarted(title="training fold 0", rounds=2, fold="0"),
+    StageStarted(stage="training", rounds=2, fold="0"),
     _round(1, 0.25),
     _round(2, 0.1),
     _round(2, 0.75),  # repeated after the coordinator was started again
@@ -156,7 +156,7 @@ def test_words_made_of_settings_are_read_as_the_same_settings(words: list[str]) 
         ({"rounds": "many"}, "rounds cannot be 'many'"),
         ({"encoding": "float8"}, "encoding cannot be 'float8': choose from float32, float16, int8"),
         ({"aggregation": "midrang"}, "aggregation cannot be 'midrang': choose from mean"),
-        ({"min_clients": 3}, "--min_clients 3 is more than there are sites, 2"),
+        ({"min_clients": 3}, "--min_clients 3 exceeds the number of sites, 2"),
         ({"resume": True, "overwrite": True}, "--overwrite would remove"),
         ({"fold": "first"}, "first"),
         ({"trainer": type("Mine", (), {"__module__": "a_notebook"})}, "Mine stands in no file"),
@@ -170,7 +170,7 @@ def test_mistakes_are_told_before_anything_starts(federation: Federations, setti
 
 
 def test_given_plans_and_planning_do_not_go_together(federation: Federations) -> None:
-    with pytest.raises(fed.FednnUNetError, match="--asym says how to plan"):
+    with pytest.raises(fed.FednnUNetError, match="--asym controls planning"):
         fed.plan([301, 302], asym=True, given_plans="plans.json")
     fed.plan([301, 302], ["2d", "3d_fullres"], given_plans="plans.json")
     (job,) = federation.jobs
@@ -209,7 +209,7 @@ def test_a_run_folder_is_read_as_tables(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_or_a_curve_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(fed.FednnUNetError, match="no run folder"):
+    with pytest.raises(fed.FednnUNetError, match="is not a run folder"):
         fed.Run(tmp_path)
     _write(tmp_path)
     with pytest.raises(fed.FednnUNetError, match="choose from mean_dice"):

@@ -36,7 +36,7 @@ def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> 
     with pytest.raises(FednnUNetError, match="all addresses" if host in {"0.0.0.0", "::"} else "--ca-cert"):
         endpoint(parse_client(client).connection)
     assert tls_files(parse_server([*server, "--insecure"]).listening) is None
-    assert not _door(parse_server([*server, "--insecure"])).is_guarded
+    assert not _door(parse_server([*server, "--insecure"])).requires_proof
     assert endpoint(parse_client([*client, "--insecure"]).connection).authority is None
 
 
@@ -62,7 +62,7 @@ def test_a_list_with_fewer_sites_than_shall_take_part_is_refused(tmp_path: Path)
     _, public, _ = create_key("Clinic A", tmp_path)
     with pytest.raises(FednnUNetError, match="fewer than --num_clients 2"):
         _door(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
-    assert _door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).is_guarded
+    assert _door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).requires_proof
 
 
 def test_a_site_is_called_as_its_key_unless_it_has_another_name(tmp_path: Path) -> None:

@@ -213,9 +213,9 @@ def test_a_killed_launcher_leaves_nothing_running(tmp_path, script, lifeline):
 
 
 def test_on_a_terminal_the_coordinators_events_are_shown_live(tmp_path):
-    (tmp_path / "events.jsonl").write_text('{"event":"stage_started","title":"an earlier run"}\nnot json\n')
+    (tmp_path / "events.jsonl").write_text('{"event":"stage_started","stage":"validating","fold":"0"}\nnot json\n')
     events = [
-        '{"event":"stage_started","title":"training fold 0","rounds":7}',
+        '{"event":"stage_started","stage":"training","fold":"0","rounds":7}',
         "not an event",
         '{"event":"round_completed","round":3,"rounds":7,"seconds":1.0,"sites":'
         '{"hospital":{"train_loss":-0.25,"val_loss":null,"mean_dice":0.8125,"dice":{}}}}',
