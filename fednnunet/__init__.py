@@ -62,5 +62,5 @@ def __dir__() -> list[str]:
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 # nnU-Net forks workers, none of which touches the connection; gRPC would complain about each of them:
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
-# it would also print a line for each stranger whose TLS handshake fails:
+# it would also print a line for each client whose TLS handshake fails:
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -231,7 +231,7 @@ def _run(
 
 
 def _serve(command: ServerCommand) -> int:
-    from fednnunet.cli.trust import door, tls_files
+    from fednnunet.cli.trust import authenticator_of, tls_files
     from fednnunet.transport.address import check_can_listen, join_address
 
     settings, listening = command.coordinator, command.listening
@@ -241,7 +241,7 @@ def _serve(command: ServerCommand) -> int:
     _check_trackers(settings)
     plans = _given_plans(settings)
     tls = tls_files(listening)
-    at_the_door = door(listening, settings.num_clients)
+    authenticator = authenticator_of(listening, settings.num_clients)
     check_can_listen(listening.host, listening.port)
 
     from fednnunet.report.dashboard import check_dashboard
@@ -254,7 +254,7 @@ def _serve(command: ServerCommand) -> int:
     address = join_address(listening.host, listening.port)
     coordinate(
         settings,
-        at_the_door,
+        authenticator,
         lambda federation: serve(address, federation.registry, federation.run, tls),
         Console(),
         given_plans=plans,

@@ -34,7 +34,7 @@ def tls_files(settings: ListeningSettings) -> tuple[bytes, bytes] | None:
     return None
 
 
-def door(settings: ListeningSettings, num_clients: int) -> Authenticator:
+def authenticator_of(settings: ListeningSettings, num_clients: int) -> Authenticator:
     """Return what lets sites in.
 
     Raises

@@ -79,7 +79,7 @@ class Admission:
             raise self._refused
         self._registry.settle()
 
-    def farewell_to_pending(self, reason: str | None) -> str:
+    def goodbye_to_pending(self, reason: str | None) -> str:
         """Return what nodes are told at the end that are no site, which is nothing about the sites."""
         if self._authenticator.requires_proof:
             return "The federation has ended."

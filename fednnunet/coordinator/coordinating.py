@@ -18,7 +18,7 @@ from fednnunet.settings.coordinator import CoordinatorSettings
 
 def coordinate(
     settings: CoordinatorSettings,
-    door: Authenticator,
+    authenticator: Authenticator,
     carry: Callable[[Federation], None],
     console: Console,
     *,
@@ -33,7 +33,7 @@ def coordinate(
     ----------
     settings
         What the coordinator does.
-    door
+    authenticator
         Who may take part.
     carry
         Lets nodes connect to the federation, and runs it.
@@ -63,7 +63,7 @@ def coordinate(
         federation = Federation(
             settings,
             Tee([progress, files, *more_sinks]),
-            door,
+            authenticator,
             given_plans=given_plans,
             runs=runs_folder(),
             on_run_dir=files.open,

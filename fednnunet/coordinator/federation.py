@@ -128,7 +128,7 @@ class Federation:
             for site in sites:
                 pool.submit(site.disconnect, reason)
             for connection in others:
-                pool.submit(disconnect, connection, self._admission.farewell_to_pending(reason))
+                pool.submit(disconnect, connection, self._admission.goodbye_to_pending(reason))
         self._receipts.keep(sites)
 
     def contacts(self) -> Mapping[str, Contact]:

@@ -78,8 +78,8 @@ def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], Non
         with interruptible(), contextlib.ExitStack() as stack:
             sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)
             sinks = [] if on_event is None else [_Teller(on_event)]
-            door = Authenticator(None, NO_CERTIFICATE)
-            coordinate(coordinator, door, sites.carry, console, nodes_return=False, more_sinks=sinks)
+            authenticator = Authenticator(None, NO_CERTIFICATE)
+            coordinate(coordinator, authenticator, sites.carry, console, nodes_return=False, more_sinks=sinks)
     finally:
         if not settings.quiet:
             console.print(Text(f"Logs: {log_dir}"), soft_wrap=True)

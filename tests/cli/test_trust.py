@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fednnunet.cli.arguments import ServerCommand, parse_client, parse_run, parse_server
-from fednnunet.cli.trust import door, endpoint, tls_files
+from fednnunet.cli.trust import authenticator_of, endpoint, tls_files
 from fednnunet.errors import FednnUNetError
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.gated import AUDIT_LOG, default_log
@@ -14,8 +14,8 @@ from fednnunet.security.identity import create_key
 from fednnunet.transport.address import is_loopback
 
 
-def _door(command: ServerCommand) -> Authenticator:
-    return door(command.listening, command.coordinator.num_clients)
+def _authenticator(command: ServerCommand) -> Authenticator:
+    return authenticator_of(command.listening, command.coordinator.num_clients)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.7", "::1", "[::1]", "localhost"])
@@ -32,11 +32,11 @@ def test_with_other_machines_it_has_to_be_unless_the_user_insists(host: str) -> 
     with pytest.raises(FednnUNetError, match="--insecure"):
         tls_files(parse_server(server).listening)
     with pytest.raises(FednnUNetError, match="--sites"):
-        _door(parse_server(server))
+        _authenticator(parse_server(server))
     with pytest.raises(FednnUNetError, match="all addresses" if host in {"0.0.0.0", "::"} else "--ca-cert"):
         endpoint(parse_client(client).connection)
     assert tls_files(parse_server([*server, "--insecure"]).listening) is None
-    assert not _door(parse_server([*server, "--insecure"])).requires_proof
+    assert not _authenticator(parse_server([*server, "--insecure"])).requires_proof
     assert endpoint(parse_client([*client, "--insecure"]).connection).authority is None
 
 
@@ -61,8 +61,8 @@ def test_certificate_and_key_go_together(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_list_with_fewer_sites_than_shall_take_part_is_refused(tmp_path: Path) -> None:
     _, public, _ = create_key("Clinic A", tmp_path)
     with pytest.raises(FednnUNetError, match="fewer than --num_clients 2"):
-        _door(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
-    assert _door(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).requires_proof
+        _authenticator(parse_server(["train", "--num_clients", "2", "--sites", str(public)]))
+    assert _authenticator(parse_server(["train", "--num_clients", "1", "--sites", str(public)])).requires_proof
 
 
 def test_a_site_is_called_as_its_key_unless_it_has_another_name(tmp_path: Path) -> None:

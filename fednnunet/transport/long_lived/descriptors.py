@@ -16,7 +16,7 @@ _ASSUMED_LIMIT = 1024
 def most_connections() -> int:
     """Raise the limit of this process on open files as far as it may, and return how many connections fit below it.
 
-    Connections of sites are counted, and those of strangers, who may have no more than these.
+    Connections of sites are counted, and those of unauthenticated nodes, which may have no more than these.
     """
     limit = _raised_limit()
     return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, limit - RESERVE))
