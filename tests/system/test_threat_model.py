@@ -23,7 +23,7 @@ from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.background import Tracker
 from fednnunet.cli.arguments import parse_server
-from fednnunet.cli.trust import door, tls_files
+from fednnunet.cli.trust import authenticator_of, tls_files
 from fednnunet.coordinator.common_model import common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.own_labels import of_own_labels
@@ -219,7 +219,7 @@ def test_outsider_cannot_reach_a_coordinator_without_certificate_and_list(waitin
     for flags in ((), ("--tls-cert", str(trust / "server.pem"), "--tls-key", str(trust / "server.key"))):
         listening = parse_server(["train", "--num_clients", "3", "--host", "0.0.0.0", *flags]).listening
         with pytest.raises(FednnUNetError, match=r"Other machines can reach 0\.0\.0\.0"):
-            door(listening, 3) if flags else tls_files(listening)
+            authenticator_of(listening, 3) if flags else tls_files(listening)
 
 
 def test_curious_coordinator_sees_the_update_of_each_site() -> None:
