@@ -4,19 +4,21 @@ import logging
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.common_model import why_there_is_none
-from fednnunet.coordinator.exchange import Exchange
+from fednnunet.coordinator.exchange import Averaging, Exchange
 from fednnunet.coordinator.participation import Participation
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RunDescription, SharedTensors
+from fednnunet.coordinator.schedule import agreed_schedule, check_unchanged
 from fednnunet.coordinator.site import Site, SiteLost
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SharingAgreed, SiteShare, StageStarted
 from fednnunet.folds import Fold
 from fednnunet.protocol.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
+from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import NORM, Group, share
 
@@ -31,12 +33,12 @@ class FoldContext:
     ----------
     fold
         The fold to train.
-    flags
-        The coordinator's numbers.
-    averaging
-        What is averaged, and how.
-    recovery
-        What is kept, and who may be missing.
+    settings
+        The coordinator's.
+    run_dir
+        Folder of the training.
+    min_clients
+        Sites without which no round is completed.
     registry
         The sites.
     sink
@@ -48,18 +50,17 @@ class FoldContext:
     """
 
     fold: Fold
-    flags: ScheduleFlags
-    averaging: AveragingFlags
-    recovery: RecoveryFlags
+    settings: CoordinatorSettings
+    run_dir: Path
+    min_clients: int
     registry: ClientRegistry
     sink: EventSink
     folder: FoldFolder = field(init=False)
     participation: Participation = field(init=False)
 
     def __post_init__(self) -> None:
-        recovery = self.recovery
-        self.folder = FoldFolder.of(recovery.run_dir, self.fold)
-        self.participation = Participation(self.registry, recovery.min_clients, recovery.give_up_after, self.sink)
+        self.folder = FoldFolder.of(self.run_dir, self.fold)
+        self.participation = Participation(self.registry, self.min_clients, self.settings.give_up_after, self.sink)
 
 
 @dataclass
@@ -101,7 +102,7 @@ class FoldTraining:
 
     def _prepare(self, site: Site) -> None:
         """Bring a site to where the training is."""
-        site.allow(self.context.recovery.round_timeout)
+        site.allow(self.context.settings.round_timeout)
         description = self.description
         if site.name not in description.sites:
             names = ", ".join(description.sites)
@@ -133,7 +134,7 @@ def kept_description(context: FoldContext) -> RunDescription | None:
     try:
         return context.folder.description()
     except FednnUNetError as error:
-        if not context.recovery.overwrite:
+        if not context.settings.overwrite:
             raise CanGoOnError(str(error)) from error
         context.folder.set_aside()  # its models may be intact
         return None
@@ -154,14 +155,14 @@ def resume(context: FoldContext, kept: RunDescription) -> FoldTraining:
 
 
 def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
-    flags, averaging, folder = context.flags, context.averaging, context.folder
-    flags.check_unchanged(kept.schedule)
-    if kept.averaging != averaging.averaging or kept.flags != averaging.others:
+    settings, folder = context.settings, context.folder
+    check_unchanged(settings, kept.schedule)
+    if kept.averaging != averaging_of(settings) or kept.flags != other_flags(settings):
         raise FednnUNetError(
             f"The training was started with other flags for aggregation ({kept.averaging}, "
             f"{kept.flags}): continue it with the same."
         )
-    schedule = kept.schedule.model_copy(update={"save_every": flags.save_every})
+    schedule = kept.schedule.model_copy(update={"save_every": settings.save_every})
     description = kept.model_copy(update={"schedule": schedule})
     folder.describe(description)  # one of its two files may be lost
     exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
@@ -189,11 +190,11 @@ def begin(context: FoldContext, kept: RunDescription | None) -> FoldTraining:
     FednnUNetError
         If the sites do not agree, or one fails.
     """
-    if context.recovery.resume:
+    if context.settings.resume:
         logger.warning("There is no training of fold %s in %s yet: it begins now.", context.fold, context.folder.path)
     context.participation.wait_for_all()
     while True:
-        context.registry.allow(context.recovery.give_up_after)  # nothing begins without any one of them
+        context.registry.allow(context.settings.give_up_after)  # nothing begins without any one of them
         try:
             description, layouts, preferred = agree(context)
             exchange = Exchange(description.groups, description.averaging, Layout(tuple(description.at_end)))
@@ -217,12 +218,12 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
     FednnUNetError
         If they do not agree, or one fails.
     """
-    sites, hellos, averaging = context.registry.sites, context.registry.hellos, context.averaging
+    sites, hellos, settings = context.registry.sites, context.registry.hellos, context.settings
     for site in sites:
         site.renew()
     context.sink.emit(StageStarted(stage="preparing", fold=str(context.fold)))
     offers = ask_all(sites, "offer", FoldRequest(fold=context.fold), TrainingOffer)
-    schedule, run = context.flags.schedule(offers), uuid.uuid4().hex
+    schedule, run = agreed_schedule(settings, offers), uuid.uuid4().hex
     ready = ask_all(sites, "start", Start(fold=context.fold, schedule=schedule, run=run, completed=0), Ready)
     layouts = {site: Layout(tuple(answer.tensors)) for site, answer in ready.items()}
     for site in sites:
@@ -231,11 +232,11 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
     _check_layouts(layouts, hellos[0].method)
     groups = share(
         layouts,
-        cohorts=averaging.cohorts,
-        keep_local=averaging.keep_local,
+        cohorts=settings.asym_cohorts,
+        keep_local=settings.keep_local,
         normalization={site: answer.normalization for site, answer in ready.items()},
     )
-    by_cases = averaging.weighting == "cases"
+    by_cases = settings.weighting == "cases"
     description = RunDescription(
         run=run,
         fold=context.fold,
@@ -243,13 +244,29 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
         plans={hello.site: hello.plans_digest for hello in hellos},
         models=sorted({hello.model for hello in hellos if hello.model is not None}),
         schedule=schedule,
-        averaging=averaging.averaging,
-        flags=averaging.others,
+        averaging=averaging_of(settings),
+        flags=other_flags(settings),
         shared=[SharedTensors(sites=list(g.sites), tensors=list(g.layout.tensors)) for g in groups],
         at_end=_averaged_at_end(context, groups, next(iter(layouts.values()))),
     )
     # a pretrained model, where only some sites have it, is the one to start from
     return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
+
+
+def averaging_of(settings: CoordinatorSettings) -> Averaging:
+    """Return how weights travel and are aggregated."""
+    return Averaging(
+        encoding=settings.encoding,
+        aggregation=settings.aggregation,
+        server_optimizer=settings.server_optimizer,
+        server_lr=settings.server_lr,
+    )
+
+
+def other_flags(settings: CoordinatorSettings) -> dict[str, str | bool | None]:
+    """Return the flags for averaging that are not in `averaging_of`, by name."""
+    names = ("weighting", "keep_local", "asym_cohorts")
+    return {name: getattr(settings, name) for name in names}
 
 
 def of_weights(groups: Sequence[Group]) -> int:
@@ -259,7 +276,7 @@ def of_weights(groups: Sequence[Group]) -> int:
 
 def _averaged_at_end(context: FoldContext, groups: Sequence[Group], network: Layout) -> list[TensorSpec]:
     """Return which tensors stay at the sites, but for their mean in the model that is exported, if there is one."""
-    keep_local = context.averaging.keep_local
+    keep_local = context.settings.keep_local
     if keep_local != NORM or why_there_is_none(context.registry.hellos, of_weights(groups), keep_local) is not None:
         return []
     shared = set(groups[0].layout.tensors)

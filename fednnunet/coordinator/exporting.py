@@ -26,7 +26,7 @@ def learn_model(training: FoldTraining) -> None:
         return
     training.is_model_asked = True
     hellos = context.registry.hellos
-    reason = why_there_is_none(hellos, of_weights(description.groups), context.averaging.keep_local)
+    reason = why_there_is_none(hellos, of_weights(description.groups), context.settings.keep_local)
     if reason is not None:
         logger.info("The sites have no model in common, %s: each keeps its own, none is exported.", reason)
         return
@@ -48,7 +48,7 @@ def export(training: FoldTraining) -> None:
         if kept is None:
             return
         weights = np.concatenate([weights, kept])
-    run_dir, name = context.recovery.run_dir, context.recovery.model_name
+    run_dir, name = context.run_dir, context.settings.model_name
     exported = export_model(run_dir, context.fold, weights, description.model, training.schedule.epochs, name)
     if exported is not None:
         caution = _MEAN_NORMALIZATION if description.at_end else None
@@ -60,7 +60,7 @@ def _collect(training: FoldTraining) -> np.ndarray | None:
     """Return the mean of what stays at the sites, over those that send it; ``None`` if none does."""
     context, sites = training.context, training.wait_for_quorum()
     while sites:
-        context.registry.allow(context.recovery.round_timeout)
+        context.registry.allow(context.settings.round_timeout)
         try:
             return training.exchange.collect(sites, training.completed, training.description.sites)
         except SiteFailure as failure:

@@ -23,7 +23,6 @@ from fednnunet.coordinator.rounds import RoundServer, RoundStrategy
 from fednnunet.coordinator.run_dirs import check_run_folder, check_sites_let_go, run_folder
 from fednnunet.coordinator.run_folder import CanGoOnError
 from fednnunet.coordinator.training import train_fold
-from fednnunet.coordinator.training_flags import training_flags
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Contact, EventSink, Finished
 from fednnunet.folds import Fold
@@ -181,12 +180,11 @@ class Federation:
 
     def _train(self, fold: Fold) -> None:
         assert self._run_dir is not None, "a training without a run folder"
-        flags = training_flags(self._arguments, self._run_dir, self._needed)
-        context = FoldContext(fold, flags.schedule, flags.averaging, flags.recovery, self.registry, self._sink)
+        context = FoldContext(fold, self._arguments, self._run_dir, self._needed, self.registry, self._sink)
         if self.registry.hellos[0].validates_only:
             validate_only(context)
         else:
-            train_fold(context, flags.own_models, self._run_rounds)
+            train_fold(context, self._run_rounds)
 
     def _run_rounds(self, strategy: RoundStrategy, last: int) -> None:
         """Let Flower do all rounds up to this one."""

@@ -7,7 +7,6 @@ from fednnunet.coordinator.agreement import FoldContext, FoldTraining, agree
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.own_models import in_their_time
 from fednnunet.coordinator.site import Site, SiteLate
-from fednnunet.coordinator.training_flags import RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import FoldValidated, StageStarted
 from fednnunet.protocol.messages import ValidationReport
@@ -21,19 +20,19 @@ def validate(training: FoldTraining) -> None:
     FednnUNetError
         If a site that is needed takes too long.
     """
-    context, recovery = training.context, training.context.recovery
+    context = training.context
     context.sink.emit(StageStarted(stage="validating", fold=str(context.fold)))
     reports: dict[str, ValidationReport] = {}
-    while len(reports) < recovery.min_clients:
+    while len(reports) < context.min_clients:
         sites = [site for site in training.wait_for_quorum(reports) if site.name not in reports]
-        done, failures = _finish_at(sites, training.question_id("finish"), reports, recovery)
+        done, failures = _finish_at(context, sites, training.question_id("finish"), reports)
         context.participation.leave_out(failures, training.completed)
         reports |= done
         late = [failure.site for failure in failures if isinstance(failure, SiteLate)]
-        if late and len(reports) < recovery.min_clients:
+        if late and len(reports) < context.min_clients:
             raise FednnUNetError(
                 f"{', '.join(late)} did not finish nnU-Net's full validation within --give_up_after "
-                f"{recovery.give_up_after:g} s after the first site: start the coordinator again with --c "
+                f"{context.settings.give_up_after:g} s after the first site: start the coordinator again with --c "
                 "when they can, or with --min_clients to do without; the trained model is complete."
             )
     context.folder.describe(training.description.model_copy(update={"finished": True}))
@@ -50,16 +49,16 @@ def validate_only(context: FoldContext) -> None:
     """
     context.participation.wait_for_all()
     description, *_ = agree(context)
-    context.registry.allow(context.recovery.round_timeout)
+    context.registry.allow(context.settings.round_timeout)
     context.sink.emit(StageStarted(stage="validating", fold=str(context.fold)))
-    reports, failures = _finish_at(context.registry.sites, f"{description.run} finish", (), context.recovery)
-    if len(reports) < context.recovery.min_clients:
+    reports, failures = _finish_at(context, context.registry.sites, f"{description.run} finish", ())
+    if len(reports) < context.min_clients:
         raise failures[0]
     _tell(context, reports)
 
 
 def _finish_at(
-    sites: Sequence[Site], id: str, before: Collection[str], recovery: RecoveryFlags
+    context: FoldContext, sites: Sequence[Site], id: str, before: Collection[str]
 ) -> tuple[Mapping[str, ValidationReport], list[SiteFailure]]:
     """Let sites finish, which takes as long as it takes: a full validation has another size than a round.
 
@@ -67,7 +66,7 @@ def _finish_at(
     enough have finished, the rest no more than a round's time.
     """
     ask = partial(Site.ask, kind="finish", body=None, answer=ValidationReport, id=id)
-    return in_their_time(sites, ask, set(before), recovery)
+    return in_their_time(sites, ask, set(before), context)
 
 
 def _tell(context: FoldContext, reports: Mapping[str, ValidationReport]) -> None:

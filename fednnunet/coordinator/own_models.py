@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from fednnunet.coordinator.agreement import FoldContext
 from fednnunet.coordinator.asking import each
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.participation import Participation
-from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.run_folder import RunDescription
 from fednnunet.coordinator.site import Site, SiteLost
-from fednnunet.coordinator.training_flags import OwnModelFlags, RecoveryFlags
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.events.events import EventSink, GainTold, StageStarted
-from fednnunet.protocol.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining
+from fednnunet.events.events import GainTold, StageStarted
+from fednnunet.protocol.messages import GainReport, GainRequest, OwnModel, OwnTrained, OwnTraining, Schedule
 from fednnunet.schema import Message
+from fednnunet.settings.coordinator import CoordinatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -33,32 +33,23 @@ class OwnModels:
 
     Parameters
     ----------
-    flags
-        Which models.
+    context
+        What the federated training has worked with.
     description
-        The federated training, which is finished.
-    recovery
-        Who may be missing.
-    registry
-        The sites.
-    sink
-        Takes what happens.
+        What it has agreed on; it is finished.
     failed
         Sites that have failed, and are not asked any more.
     """
 
-    flags: OwnModelFlags
+    context: FoldContext
     description: RunDescription
-    recovery: RecoveryFlags
-    registry: ClientRegistry
-    sink: EventSink
     failed: set[str] = field(default_factory=set)
 
     def train(self) -> None:
         """Let each site train the models that the flags ask for, one after the other."""
-        models = self.flags.epochs(self.description.schedule)
+        models = _epochs(self.context.settings, self.description.schedule)
         for model, epochs in models.items():
-            self.sink.emit(StageStarted(stage=model, fold=str(self.description.fold)))
+            self.context.sink.emit(StageStarted(stage=model, fold=str(self.description.fold)))
             changes = {"rounds": epochs, "local_epochs": 1, "proximal_mu": 0.0}
             asked = OwnTraining(
                 fold=self.description.fold,
@@ -79,13 +70,16 @@ class OwnModels:
         fold, run = self.description.fold, self.description.run
         asked = GainRequest(fold=fold, run=run, models=models)
         told = self._ask_all("gain", asked, GainReport, f"gain {' '.join(models)}")
-        hellos = {site.name: site.hello for site in self.registry.sites}
+        hellos = {site.name: site.hello for site in self.context.registry.sites}
         sites = {name: of_own_labels(report, hellos[name]) for name, report in told.items()}
-        self.sink.emit(GainTold(fold=str(fold), sites=sites))
+        self.context.sink.emit(GainTold(fold=str(fold), sites=sites))
 
     def _ask_all(self, kind: str, body: Message, answer: type[AnyMessage], what: str) -> dict[str, AnyMessage]:
         """Ask all sites, and return the answers of those that have one."""
-        participation = Participation(self.registry, self.recovery.min_clients, self.recovery.give_up_after, self.sink)
+        context = self.context
+        participation = Participation(
+            context.registry, context.min_clients, context.settings.give_up_after, context.sink
+        )
         number, question = self.description.schedule.rounds, f"{self.description.run} {what}"
         answers: dict[str, AnyMessage] = {}
         failed = self.failed
@@ -93,11 +87,11 @@ class OwnModels:
             there = participation.wait_for_quorum(number, self._check, {*answers, *failed})
             sites = [site for site in there if site.name not in {*answers, *failed}]
             ask = partial(Site.ask, kind=kind, body=body, answer=answer, id=question)
-            told, failures = in_their_time(sites, ask, {*answers, *failed}, self.recovery)
+            told, failures = in_their_time(sites, ask, {*answers, *failed}, context)
             answers |= told
             failed.update(failure.site for failure in failures if not isinstance(failure, SiteLost))
             participation.leave_out(failures, number)
-            if len(answers.keys() | failed) >= self.recovery.min_clients:
+            if len(answers.keys() | failed) >= context.min_clients:
                 return {name: answers[name] for name in sorted(answers)}
 
     def _check(self, site: Site) -> None:
@@ -105,8 +99,17 @@ class OwnModels:
             raise FednnUNetError(f"site {site.name} has taken no part in this training")
 
 
+def _epochs(settings: CoordinatorSettings, schedule: Schedule) -> dict[OwnModel, int]:
+    """Return how many epochs each of the models is trained that are asked for, in order.
+
+    A model that is trained alone gets those of the federation and, for equal work, those of the personal model.
+    """
+    found: dict[OwnModel, int] = {} if settings.personalize is None else {"personal": settings.personalize}
+    return found | ({"alone": schedule.epochs + (settings.personalize or 0)} if settings.alone else {})
+
+
 def in_their_time(
-    sites: Sequence[Site], ask: partial[AnyMessage], before: set[str], recovery: RecoveryFlags
+    sites: Sequence[Site], ask: partial[AnyMessage], before: set[str], context: FoldContext
 ) -> tuple[Mapping[str, AnyMessage], list[SiteFailure]]:
     """Ask sites a question without a time limit until the first answer.
 
@@ -121,7 +124,7 @@ def in_their_time(
         What is asked of each.
     before
         Those that are done already.
-    recovery
+    context
         How many are needed, and how long others may take.
 
     Returns
@@ -132,8 +135,8 @@ def in_their_time(
 
     def hurry_others() -> None:
         for other in sites:
-            other.hurry(recovery.give_up_after)
-            other.hurry(recovery.round_timeout if len(done) >= recovery.min_clients else None)
+            other.hurry(context.settings.give_up_after)
+            other.hurry(context.settings.round_timeout if len(done) >= context.min_clients else None)
 
     def finish(site: Site) -> AnyMessage:
         answer = ask(site)

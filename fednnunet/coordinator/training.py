@@ -27,7 +27,6 @@ from fednnunet.coordinator.rounds import (
 )
 from fednnunet.coordinator.run_folder import CanGoOnError, RoundRecord
 from fednnunet.coordinator.site import Site, SiteOutlier, blamed_on
-from fednnunet.coordinator.training_flags import OwnModelFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import RoundCompleted, StageStarted, UpdateOutOfLine
 from fednnunet.protocol.conversation import TRAIN, VALIDATE, Answer, Question
@@ -37,15 +36,13 @@ from fednnunet.weights.norms import Norms
 logger = logging.getLogger(__name__)
 
 
-def train_fold(context: FoldContext, own_models: OwnModelFlags, run_rounds: RunRounds) -> None:
+def train_fold(context: FoldContext, run_rounds: RunRounds) -> None:
     """Train a fold to its end, from wherever it is: rounds, export, full validation, and models of the sites' own.
 
     Parameters
     ----------
     context
         What it works with.
-    own_models
-        What sites train beside the federation's model.
     run_rounds
         Does the rounds.
 
@@ -55,11 +52,11 @@ def train_fold(context: FoldContext, own_models: OwnModelFlags, run_rounds: RunR
         If it cannot be trained; `CanGoOnError` if it can be continued once something is mended here.
     """
     kept = kept_description(context)
-    if kept is not None and kept.finished and context.recovery.resume:
+    if kept is not None and kept.finished and context.settings.resume:
         logger.warning("The training of fold %s in %s is finished.", context.fold, context.folder.path)
         description = kept
     else:
-        is_resumed = kept is not None and context.recovery.resume
+        is_resumed = kept is not None and context.settings.resume
         training = resume(context, kept) if kept is not None and is_resumed else begin(context, kept)
         description = training.description
         first, last = training.completed + 1, training.schedule.rounds
@@ -67,7 +64,7 @@ def train_fold(context: FoldContext, own_models: OwnModelFlags, run_rounds: RunR
         run_rounds(FederatedAveraging(training), last)
         export(training)
         validate(training)
-    OwnModels(own_models, description, context.recovery, context.registry, context.sink).train()
+    OwnModels(context, description).train()
 
 
 class FederatedAveraging(RoundStrategy):
@@ -118,7 +115,7 @@ class FederatedAveraging(RoundStrategy):
         self._validating = []
         self._leave_out(site_failures(failures), server_round)
         present = list(by_site(results))
-        while len(present) >= self._context.recovery.min_clients:
+        while len(present) >= self._context.min_clients:
             unusable = self._aggregate(present, server_round)
             if not unusable:
                 self._broadcast(present, server_round)
@@ -165,8 +162,8 @@ class FederatedAveraging(RoundStrategy):
         CanGoOnError
             If that is most of them, so that it is not for them to mend, or leaves too few.
         """
-        recovery, exchange = self._context.recovery, self._training.exchange
-        self._context.registry.allow(recovery.round_timeout)
+        context, exchange = self._context, self._training.exchange
+        context.registry.allow(context.settings.round_timeout)
         try:
             with self._costs.exchanging(exchange):
                 self._norms = exchange.aggregate(present, number, self._training.description.sites)
@@ -176,9 +173,9 @@ class FederatedAveraging(RoundStrategy):
             return spoilt.failures
         except SiteFailure as failure:
             return [failure]
-        factor = recovery.max_update_norm
+        factor = context.settings.max_update_norm
         ratios = {} if factor is None else self._norms.out_of_line(factor)
-        if ratios and len(present) - len(ratios) < recovery.min_clients:
+        if ratios and len(present) - len(ratios) < context.min_clients:
             names = ", ".join(ratios)
             raise CanGoOnError(
                 f"The update of {names} in round {number} is more than --max_update_norm {factor:g} times the "
@@ -193,7 +190,7 @@ class FederatedAveraging(RoundStrategy):
     def _diverged(self, number: int, spoilt: SpoiltUpdates) -> CanGoOnError:
         names = ", ".join(failure.site for failure in spoilt.failures)
         kept = [other for other in self._context.folder.models() if other < number - 1]
-        run_dir, fold = self._context.recovery.run_dir, self._context.fold
+        run_dir, fold = self._context.run_dir, self._context.fold
         how = (
             (f"roll back with 'fednnunet rollback {run_dir} --fold {fold} --to {kept[-1]}', and continue with --c")
             if kept
@@ -207,7 +204,7 @@ class FederatedAveraging(RoundStrategy):
     def _broadcast(self, present: Sequence[Site], number: int) -> None:
         """Make what was aggregated the global model, and send it to the sites."""
         exchange, folder = self._training.exchange, self._context.folder
-        self._context.registry.allow(self._context.recovery.round_timeout)
+        self._context.registry.allow(self._context.settings.round_timeout)
         with self._costs.exchanging(exchange):
             self._validating, lost = exchange.broadcast(present, number)
         self._leave_out(lost, number)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.coordinator.agreement import FoldContext, resume
+from fednnunet.coordinator.agreement import FoldContext, averaging_of, other_flags, resume
 from fednnunet.coordinator.exchange import Averaging, Exchange, SpoiltUpdates
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.rounds import RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.coordinator.training import FederatedAveraging
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import Event, UpdateOutOfLine
 from fednnunet.protocol.messages import Ready, RoundReport, Schedule
+from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.encoding import ENCODINGS, EncodingName
 from fednnunet.weights.layout import Layout, TensorSpec, state_name
@@ -128,7 +128,13 @@ class _Training:
     """A training of one round that is about to begin, with a global model of zeros."""
 
     def __init__(self, path: Path, *sites: str) -> None:
-        averaging = AveragingFlags(Averaging("float32", "mean", "none", None))
+        settings = CoordinatorSettings(
+            task="train",
+            num_clients=len(sites),
+            encoding="float32",
+            optimizer_state="local",
+            resume=True,
+        )
         layout = Layout((TensorSpec("a", (1000,), "float32"),))
         description = RunDescription(
             run="one",
@@ -136,21 +142,20 @@ class _Training:
             sites=dict.fromkeys(sites, 1),
             plans=dict.fromkeys(sites),
             schedule=Schedule(rounds=1, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1),
-            averaging=averaging.averaging,
-            flags=averaging.others,
+            averaging=averaging_of(settings),
+            flags=other_flags(settings),
             shared=[SharedTensors(sites=list(sites), tensors=list(layout.tensors))],
         )
         self.folder = FoldFolder.of(path, 0)
         self.folder.begin(description)
-        self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging.averaging).state)
+        self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging_of(settings)).state)
         self.events: list[Event] = []
         self.nodes = [_Trainer(site, layout, 0) for site in sites]
         registry = ClientRegistry(len(sites))
         for node in self.nodes:
             registry.register(node)
             registry.admit(node, _hello(node.cid))
-        recovery = RecoveryFlags(path, True, False, 2, None, None)
-        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, registry, self)
+        context = FoldContext(0, settings, path, 2, registry, self)
         self._server = RoundServer(registry, FederatedAveraging(resume(context, description)), lambda: None)
 
     def emit(self, event: Event) -> None:

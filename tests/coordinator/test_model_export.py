@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.coordinator.agreement import FoldContext
+from fednnunet.coordinator.agreement import FoldContext, other_flags
 from fednnunet.coordinator.common_model import CommonModel, common_model
 from fednnunet.coordinator.exchange import Averaging
 from fednnunet.coordinator.model_export import export_model
@@ -20,10 +20,10 @@ from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.rounds import RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, RunFolderError, SharedTensors
 from fednnunet.coordinator.training import train_fold
-from fednnunet.coordinator.training_flags import AveragingFlags, OwnModelFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.events.events import Event, ModelExported, PlansAgreed, StageStarted
 from fednnunet.folds import Fold
 from fednnunet.protocol.messages import Ready, RoundReport, Schedule, ValidationReport
+from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.packing import pack
@@ -208,7 +208,15 @@ class _Training:
     def __init__(self, path: Path, keep_local: str | None = None, refuses: str | None = None, **changes: Any) -> None:
         self.events: list[Event] = []
         self.path = path
-        averaging = AveragingFlags(EXACT, keep_local=keep_local)
+        settings = CoordinatorSettings(
+            task="train",
+            num_clients=2,
+            encoding="float32",
+            optimizer_state="local",
+            resume=True,
+            keep_local=keep_local,
+            model_name="Dataset007_Ours",
+        )
         stays = set(NORMALIZATION if keep_local == "norm" else ())
         shared, at_end = (
             Layout(tuple(tensor for tensor in LAYOUT.tensors if (tensor.name in stays) == at_end))
@@ -223,7 +231,7 @@ class _Training:
                 plans={site: hello().plans_digest for site in "AB"},
                 schedule=Schedule(rounds=1, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1),
                 averaging=EXACT,
-                flags=averaging.others,
+                flags=other_flags(settings),
                 shared=[SharedTensors(sites=["A", "B"], tensors=list(shared.tensors))],
                 at_end=list(at_end.tensors),
             )
@@ -238,11 +246,9 @@ class _Training:
         for node in self.nodes:
             registry.register(node)
             registry.admit(node, hello(node.cid, **changes))
-        recovery = RecoveryFlags(path, True, False, 2, None, None, "Dataset007_Ours")
-        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, registry, self)
+        context = FoldContext(0, settings, path, 2, registry, self)
         train_fold(
             context,
-            OwnModelFlags(),
             lambda strategy, last: RoundServer(registry, strategy, lambda: None).fit(last, None),
         )
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, Scalar
 
-from fednnunet.coordinator.agreement import FoldContext, FoldTraining, resume
-from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.agreement import FoldContext, FoldTraining, averaging_of, other_flags, resume
+from fednnunet.coordinator.exchange import Exchange
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.rounds import Failures, RoundServer
 from fednnunet.coordinator.run_folder import FoldFolder, RunDescription, SharedTensors
 from fednnunet.coordinator.site import SiteLate
 from fednnunet.coordinator.training import FederatedAveraging
-from fednnunet.coordinator.training_flags import AveragingFlags, RecoveryFlags, ScheduleFlags
 from fednnunet.errors import FednnUNetError
 from fednnunet.events.events import Event, RoundCompleted, Traffic
 from fednnunet.protocol.messages import Ready, RoundReport, Schedule
+from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.transport.connection import NO_PARAMETERS
 from fednnunet.weights.global_model import GlobalModel
 from fednnunet.weights.layout import Layout, TensorSpec
@@ -95,7 +95,13 @@ class Training:
 
     def __init__(self, path: Path, clock: Clock, *sites: str, min_clients: int = 1) -> None:
         layout = Layout((TensorSpec("a", (PARAMETERS,), "float32"),))
-        averaging = AveragingFlags(Averaging("float32", "mean", "none", None))
+        settings = CoordinatorSettings(
+            task="train",
+            num_clients=len(sites),
+            encoding="float32",
+            optimizer_state="local",
+            resume=True,
+        )
         self.folder = FoldFolder.of(path, 0)
         self.folder.begin(
             RunDescription(
@@ -104,12 +110,12 @@ class Training:
                 sites=dict.fromkeys(sites, 1),
                 plans=dict.fromkeys(sites),
                 schedule=Schedule(rounds=5, local_epochs=1, iterations_per_epoch=1, val_iterations_per_epoch=1),
-                averaging=averaging.averaging,
-                flags=averaging.others,
+                averaging=averaging_of(settings),
+                flags=other_flags(settings),
                 shared=[SharedTensors(sites=list(sites), tensors=list(layout.tensors))],
             )
         )
-        self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging.averaging).state)
+        self.folder.keep_model(0, Exchange([Group(sites, layout)], averaging_of(settings)).state)
         self.clock = clock
         self.events: list[Event] = []
         self.nodes = {site: Trainer(site, layout, clock) for site in sites}
@@ -117,8 +123,7 @@ class Training:
         for node in self.nodes.values():
             self.registry.register(node)
             self.registry.admit(node, _hello(node.cid))
-        recovery = RecoveryFlags(path, True, False, min_clients, None, None)
-        context = FoldContext(0, ScheduleFlags(None, 1, None, None), averaging, recovery, self.registry, self)
+        context = FoldContext(0, settings, path, min_clients, self.registry, self)
         kept = self.folder.description()
         assert kept is not None
         self.server = RoundServer(self.registry, Slow(resume(context, kept), clock), lambda: None)
