@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fednnunet.background import Tracker
+from fednnunet.errors import FednnUNetError
 from fednnunet.privacy.approval import Approver
 from fednnunet.privacy.audit import AuditEntry, AuditLog, verify
 from fednnunet.privacy.gate import Gate
@@ -127,6 +128,36 @@ def test_without_rules_everything_passes_unchanged_and_is_logged_before_it_does(
     assert set(went.fields) == {"round", "group", "start", "stop"}
     payload = b"body" + part.to_json().encode() + b"data" + b"\1\2\3\4"
     assert (went.bytes, went.sha256) == (len(payload), hashlib.sha256(payload).hexdigest())
+
+
+_KINDS = (
+    *("measure", "cases", "install", "plan_alone", "offer", "start", "share", "describe", "fetch", "collect", "hand"),
+    *("accept", "fit", "evaluate", "finish", "train_own", "gain", "test"),
+)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_question_is_logged_by_name_and_pings_are_counted(make: Any, kind: str) -> None:
+    site = make()
+    site.node.reply = Answer(failure="not now")
+    site.ask(kind)
+    site.ask("ping")
+    came = [entry.kind for entry in site.entries() if entry.direction == "in"]
+    assert [what for what in came if what != "contact"] == [kind]
+    assert "contact" in came
+
+
+def test_what_nobody_can_be_asked_about_does_not_leave(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Nobody(Approver):
+        def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
+            raise FednnUNetError("The folder for approvals cannot be written.")
+
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=Nobody(Path()))
+    site.node.reply = Answer.of(ModelPart(round=1, group=0, start=0, stop=1), b"secret")
+    reply = site.ask("fetch", round=1, group=0, start=0, stop=1)
+    assert "rule update.confirm" in str(reply.failure)
+    assert reply.data == b""
+    assert "The folder for approvals cannot be written." in caplog.messages
 
 
 def test_values_do_not_get_into_the_log(make: Any) -> None:
