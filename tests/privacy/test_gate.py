@@ -147,12 +147,14 @@ def test_every_question_is_logged_by_name_and_pings_are_counted(make: Any, kind:
     assert "contact" in came
 
 
-def test_what_nobody_can_be_asked_about_does_not_leave(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nobody_can_be_asked_about_does_not_leave(
+    make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Nobody(Approver):
         def ask(self, kind: str, summary: str, payload: Sequence[bytes], tracker: Tracker | None = None) -> bool:
             raise FednnUNetError("The folder for approvals cannot be written.")
 
-    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=Nobody(Path()))
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=Nobody(tmp_path / "waiting"))
     site.node.reply = Answer.of(ModelPart(round=1, group=0, start=0, stop=1), b"secret")
     reply = site.ask("fetch", round=1, group=0, start=0, stop=1)
     assert "rule update.confirm" in str(reply.failure)
