@@ -1,1 +1,1 @@
-"""What programs use FednnU-Net with; `fednnunet` itself gives all of it."""
+"""The Python interface, which `fednnunet` itself exports."""

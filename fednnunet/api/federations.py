@@ -144,7 +144,7 @@ def names_of(datasets: Datasets) -> tuple[str, ...]:
     """Return datasets as words of a command line."""
     each = [datasets] if isinstance(datasets, int | str) else datasets
     if not each:
-        raise FednnUNetError("There is no dataset: name one for each site.")
+        raise FednnUNetError("No dataset given: name one for each site.")
     return tuple(str(dataset) for dataset in each)
 
 
@@ -160,7 +160,7 @@ def check_names(values: Mapping[str, Any], *kinds: Any) -> None:
     for name in values.keys() - known:
         alike = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {alike[0]}?" if alike else f": choose from {', '.join(sorted(known))}."
-        raise FednnUNetError(f"There is no setting '{name}'{hint}")
+        raise FednnUNetError(f"Unknown setting '{name}'{hint}")
 
 
 def _federate(
@@ -226,7 +226,7 @@ def _found(trainer: str | type) -> Iterator[str]:
     except (TypeError, OSError):
         file = Path()
     if not file.is_file():
-        raise FednnUNetError(f"{trainer.__name__} stands in no file: nnU-Net imports trainers from files.")
+        raise FednnUNetError(f"{trainer.__name__} is not defined in a file: nnU-Net imports trainers from files.")
     before = os.environ.get(_EXTERNAL)
     os.environ[_EXTERNAL] = os.pathsep.join(filter(None, [str(file.absolute().parent), before]))
     try:

@@ -1,4 +1,4 @@
-"""Where nnU-Net's data are."""
+"""nnU-Net's folders, set for this process."""
 
 import os
 import sys

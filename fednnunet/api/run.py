@@ -1,4 +1,4 @@
-"""What a federation has done, read from its run folder."""
+"""Reads a run folder: history, figures and results of a federation."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -149,7 +149,7 @@ class Run:
             If there is no such quantity.
         """
         if quantity not in _CURVES:
-            raise FednnUNetError(f"There is no curve of '{quantity}': choose from {', '.join(_CURVES)}.")
+            raise FednnUNetError(f"Unknown curve '{quantity}': choose from {', '.join(_CURVES)}.")
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")

@@ -191,7 +191,7 @@ def begin(context: FoldContext, kept: RunDescription | None) -> FoldTraining:
         If the sites do not agree, or one fails.
     """
     if context.settings.resume:
-        logger.warning("There is no training of fold %s in %s yet: it begins now.", context.fold, context.folder.path)
+        logger.warning("No training of fold %s in %s to continue: starting it.", context.fold, context.folder.path)
     context.participation.wait_for_all()
     while True:
         context.registry.allow(context.settings.give_up_after)  # nothing begins without any one of them

@@ -136,7 +136,7 @@ def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_
     strategy = _measured(registry, planner, cases, sink)
     run_rounds(strategy, _MOST_QUESTIONS)
     if strategy.fingerprint is None:
-        raise FednnUNetError(f"There is no common fingerprint after {_MOST_QUESTIONS} questions.")
+        raise FednnUNetError(f"The common fingerprint is still undetermined after {_MOST_QUESTIONS} questions.")
     sink.emit(FingerprintFound(questions=strategy.questions, answered_bytes=strategy.answered_bytes))
     fingerprint = strategy.fingerprint.to_nnunet()
     common = CommonPlans(fingerprint=fingerprint)

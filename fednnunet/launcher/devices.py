@@ -1,4 +1,4 @@
-"""Which GPU and how many CPU cores each site of a simulated federation gets.
+"""Assigns GPUs and CPU cores to the sites of a simulated federation.
 
 nnU-Net expects a machine to itself and starts as many workers as suit it; here it shares one with the other sites.
 """

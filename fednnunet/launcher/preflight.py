@@ -1,4 +1,4 @@
-"""What the launcher looks at before it starts a process: all that a node refuses before it connects, told once."""
+"""Checks before any process starts: reports once whatever a node would refuse before it connects."""
 
 import difflib
 import logging

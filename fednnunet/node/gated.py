@@ -1,4 +1,4 @@
-"""What a node is surrounded by while it takes part: the gate that its messages pass, and the locks of its folds."""
+"""Surrounds a node while it takes part: the gate for its messages, and the locks of its folds."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

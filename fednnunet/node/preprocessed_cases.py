@@ -137,7 +137,7 @@ def _check_files(folder: Path, cases: Collection[str], preprocess: str) -> None:
         names = [f"{case}{_PROPERTIES}", *_data_files(case, files)]
         damaged = [name for name in names if not files.get(name)]
         if damaged:
-            what = "is empty" if damaged[0] in files else "is not there"
+            what = "is empty" if damaged[0] in files else "is missing"
             raise FednnUNetError(f"{folder / damaged[0]} {what}: {preprocess}.")
 
 

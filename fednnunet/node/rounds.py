@@ -329,7 +329,9 @@ class FederatedRounds:
         if overriding_class(type(trainer), "perform_actual_validation") is not None and (
             not path.is_file() or path.stat().st_mtime_ns == before
         ):
-            logger.warning("Trainer %s has not written %s: there are no figures.", type(trainer).__name__, path)
+            logger.warning(
+                "Trainer %s has not written %s, so there is no validation result.", type(trainer).__name__, path
+            )
             return ValidationReport(mean_dice=None, dice=dict.fromkeys(self._labels.foreground))
         summary = read_json_object(path, "run the validation again with --val")
         dice = {key: metrics["Dice"] for key, metrics in summary["mean"].items()}

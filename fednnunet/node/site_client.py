@@ -1,4 +1,4 @@
-"""What every node does: introduce itself, answer questions, report failures, take leave."""
+"""The base of all nodes: introduces itself, answers questions, reports failures, disconnects."""
 
 import logging
 import uuid

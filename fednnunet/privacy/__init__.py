@@ -1,1 +1,1 @@
-"""What may leave a site: its policy, gate, approvals and audit log."""
+"""Control of outgoing messages at a site: policy, gate, approvals and audit log."""

@@ -1,1 +1,1 @@
-"""Who may connect: certificates, keys and authentication."""
+"""Certificates, keys and authentication: decides who may connect."""

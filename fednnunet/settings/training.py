@@ -1,4 +1,4 @@
-"""What the coordinator decides about a training; each class can also be a part of larger settings."""
+"""Settings of a training, made by the coordinator; larger settings inherit from these."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -52,7 +52,7 @@ class Registry(Mapping[str, Value]):
         if name not in self._registered and name in self._installed:
             self.register(name, self._load(self._installed[name]))
         if name not in self._registered:
-            raise FednnUNetError(f"There is no {self._what} '{name}' here: choose from {', '.join(self)}.")
+            raise FednnUNetError(f"Unknown {self._what} '{name}': choose from {', '.join(self)}.")
         return self._registered[name]
 
     def __contains__(self, name: object) -> bool:

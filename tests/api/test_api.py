@@ -159,7 +159,7 @@ def test_words_made_of_settings_are_read_as_the_same_settings(words: list[str]) 
         ({"min_clients": 3}, "--min_clients 3 exceeds the number of sites, 2"),
         ({"resume": True, "overwrite": True}, "--overwrite would remove"),
         ({"fold": "first"}, "first"),
-        ({"trainer": type("Mine", (), {"__module__": "a_notebook"})}, "Mine stands in no file"),
+        ({"trainer": type("Mine", (), {"__module__": "a_notebook"})}, "Mine is not defined in a file"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(federation: Federations, settings: dict[str, Any], told: str) -> None:
