@@ -150,8 +150,8 @@ def test_words_made_of_settings_are_read_as_the_same_settings(words: list[str]) 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"rouns": 3}, "no setting 'rouns', did you mean rounds?"),
-        ({"quiet": True}, "no setting 'quiet'"),
+        ({"rouns": 3}, "Unknown setting 'rouns', did you mean rounds?"),
+        ({"quiet": True}, "Unknown setting 'quiet'"),
         ({"rounds": 0}, "rounds cannot be 0: 0 is less than 1"),
         ({"rounds": "many"}, "rounds cannot be 'many'"),
         ({"encoding": "float8"}, "encoding cannot be 'float8': choose from float32, float16, int8"),
