@@ -1,4 +1,4 @@
-"""FednnU-Net: hospitals that may not share scans train one nnU-Net together.
+"""FednnU-Net: federated nnU-Net for hospitals that cannot share patient scans.
 
 What stands in ``__all__`` is for programs; all else may change with any release.
 """

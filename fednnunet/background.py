@@ -1,4 +1,4 @@
-"""Long-running work in the background, with progress and cancellation."""
+"""Runs long work in the background while a node keeps answering, with progress and cancellation."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):  # noqa: N818, nothing went wrong
-    """The work was cancelled: the node is leaving, or nobody wants the result any more."""
+    """The work was cancelled: the node is leaving, or nobody needs the result any more."""
 
 
 class Tracker:
-    """Progress and cancellation token of a long-running task."""
+    """Progress and cancellation token for a long-running task."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -78,7 +78,7 @@ class Background(Generic[Result]):
         return bool(wait([self._future], seconds).done)
 
     def result(self) -> Result:
-        """Wait until the work has ended, and return what came of it, or raise what ended it."""
+        """Wait until the work has finished, and return its result, or raise its error."""
         return self._future.result()
 
     def _run(self) -> None:

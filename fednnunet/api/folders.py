@@ -44,6 +44,6 @@ def use_folders(root: Path | str) -> Path:
         for path in wanted.values():
             os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise FednnUNetError(f"{error.filename} cannot be made ({error.strerror}): name another folder.") from error
+        raise FednnUNetError(f"{error.filename} cannot be created ({error.strerror}): choose another one.") from error
     os.environ.update(wanted)
     return folder

@@ -117,7 +117,7 @@ class Admission:
             hang_up(connection)
             return
         except Exception as error:  # whatever is not our own error comes out of the channel
-            self._refusals.warn(f"it left, or said nothing, while it was authenticated ({type(error).__name__})")
+            self._refusals.warn(f"it left, or did not answer, during authentication ({type(error).__name__})")
             hang_up(connection)
             return
         site = self._registry.named(hello.site)

@@ -41,7 +41,7 @@ def check_fits(plans: dict[str, Any], hello: Hello) -> None:
 
 
 def install_given_plans(given: dict[str, Any], registry: ClientRegistry, sink: EventSink) -> None:
-    """Send given plans to all sites, and let them preprocess; sites tell nothing but which plans they have installed.
+    """Distribute the plans to all sites, which preprocess and only report their installed plans.
 
     Parameters
     ----------

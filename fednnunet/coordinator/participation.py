@@ -1,4 +1,4 @@
-"""Participation in a round: waiting for a quorum of sites, and leaving out those that fail."""
+"""Tracks participation in a round: waits for a quorum of sites, and leaves out failing ones."""
 
 import logging
 import time

@@ -26,7 +26,7 @@ def runs_folder() -> Path | None:
 
 
 def named_run_dir(settings: CoordinatorSettings) -> Path | None:
-    """Return the run folder as far as the settings tell it.
+    """Return the run folder, if the settings determine it.
 
     Raises
     ------

@@ -174,7 +174,7 @@ class FederatedAveraging(RoundStrategy):
         except SiteFailure as failure:
             return [failure]
         factor = context.settings.max_update_norm
-        ratios = {} if factor is None else self._norms.out_of_line(factor)
+        ratios = {} if factor is None else self._norms.outliers(factor)
         if ratios and len(present) - len(ratios) < context.min_clients:
             names = ", ".join(ratios)
             raise CanGoOnError(
@@ -221,7 +221,7 @@ class FederatedAveraging(RoundStrategy):
 
     def _tell_outliers(self, number: int) -> None:
         """Warn of updates that are much larger than the others of the round."""
-        for site, ratio in self._norms.out_of_line().items():
+        for site, ratio in self._norms.outliers().items():
             event = UpdateOutOfLine(site=site, round=number, ratio=ratio if math.isfinite(ratio) else None)
             logger.warning("The update of site %s in round %d %s: check its training log.", site, number, event.finding)
             self._context.sink.emit(event)

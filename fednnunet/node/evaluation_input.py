@@ -56,7 +56,7 @@ def results_folder(settings: EvaluationSettings, dataset: SiteDataset) -> Path:
 
 
 def read_model(settings: EvaluationSettings, dataset: SiteDataset, content: DatasetJson) -> dict[str, Any]:
-    """Check that there is a model that can predict the site's images, and return its plans.
+    """Check that the model fits the site's images, and return its plans.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _DIGITS = 4
 
 
 def tell_gain(settings: TrainingSettings, dataset: SiteDataset, asked: GainRequest) -> GainReport:
-    """Compare the site's models on its validation cases, write the report, and return what of it may be told.
+    """Compare the site's models on its validation cases, write the report, and return its shareable part.
 
     Parameters
     ----------

@@ -79,7 +79,7 @@ def planning_hello(settings: PlanningSettings) -> tuple[SiteDataset, Hello]:
 
 
 def check_extractor(name: str, asym: bool) -> None:
-    """Refuse a fingerprint extractor that nnU-Net does not have, or that finds something else than sites agree on.
+    """Refuse a fingerprint extractor that nnU-Net does not have, or whose fingerprint differs from the common one.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def check_extractor(name: str, asym: bool) -> None:
 
 
 def check_planner(name: str, fingerprint: FingerprintMode, asym: bool) -> None:
-    """Refuse a planner that nnU-Net does not have, or for which a common fingerprint would not be what it expects.
+    """Refuse a planner that nnU-Net does not have, or that needs another fingerprint than the common one.
 
     Raises
     ------

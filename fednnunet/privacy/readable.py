@@ -35,7 +35,7 @@ def asked(question: str, body: Mapping[str, object]) -> list[str]:
 
 
 def answered(body: Mapping[str, object], arrays: Sequence[str]) -> list[str]:
-    """Return lines that tell what is answered: fields by name, and what `counts` or `weights` tell of arrays."""
+    """Return lines that describe an answer: fields by name, and arrays as `counts` or `weights` describe them."""
     lines = ["The answer:", *_indented(body), *(f"  {array}" for array in arrays)]
     return lines if len(lines) > 1 else ["The answer has no content."]
 

@@ -92,7 +92,7 @@ class MeasuringSettings:
     overwrite_target_spacing
         Target spacing of 3d_fullres: three numbers in mm, as words.
     overwrite_plans_name
-        Name of the plans, where the default is not wanted.
+        Name of the plans, instead of the default.
     """
 
     extractor: str = "DatasetFingerprintExtractor"

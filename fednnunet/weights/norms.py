@@ -39,10 +39,10 @@ class Norms:
     weights: dict[str, float]
     optimizer: dict[str, float]
 
-    def out_of_line(self, factor: float = FACTOR) -> dict[str, float]:
-        """Return the findings of `out_of_line` in either."""
-        found = out_of_line(self.weights, factor)
-        for site, ratio in out_of_line(self.optimizer, factor).items():
+    def outliers(self, factor: float = FACTOR) -> dict[str, float]:
+        """Return the findings of `outliers` in either."""
+        found = outliers(self.weights, factor)
+        for site, ratio in outliers(self.optimizer, factor).items():
             found[site] = max(ratio, found.get(site, 0.0))
         return found
 
@@ -75,10 +75,10 @@ def squared_norm(values: np.ndarray, known: np.ndarray | None = None) -> float:
     return total
 
 
-def out_of_line(norms: Mapping[str, float], factor: float = FACTOR) -> dict[str, float]:
+def outliers(norms: Mapping[str, float], factor: float = FACTOR) -> dict[str, float]:
     """Find the sites whose updates are much larger than is usual among the others.
 
-    Of one or two sites nobody can say which one is out of line: none is.
+    One or two sites do not determine which one is the outlier, so none is returned.
 
     Parameters
     ----------

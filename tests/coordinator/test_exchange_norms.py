@@ -226,4 +226,4 @@ def test_a_site_whose_momentum_alone_is_out_of_line_is_found() -> None:
     norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1))
     assert norms.weights == {"A": 1, "B": 1, "C": 1}
     assert norms.optimizer == {"A": 1, "B": 1, "C": 20}
-    assert norms.out_of_line() == {"C": 20}
+    assert norms.outliers() == {"C": 20}

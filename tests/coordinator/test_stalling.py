@@ -230,10 +230,10 @@ def test_a_site_whose_old_node_does_not_answer_does_not_keep_others_from_being_a
     old, new, other = Trainer("A", ping=hang), Trainer("A"), Trainer("B")
     for node in (old, new, other):
         federation.registry.register(node)
-    greeting = threading.Thread(target=federation._admission.admit_all, daemon=True)
-    greeting.start()
+    admitting = threading.Thread(target=federation._admission.admit_all, daemon=True)
+    admitting.start()
     assert is_pinged.wait(60)
     assert federation.registry.wait_for(lambda: federation.registry.named("B") is not None, 10)
     federation.registry.close()
     is_over.set()
-    greeting.join(60)
+    admitting.join(60)

@@ -69,7 +69,7 @@ from fednnunet.transport.long_lived.descriptors import RESERVE, most_connections
 from fednnunet.transport.long_lived.joining import join
 from fednnunet.transport.long_lived.serving import serve
 from fednnunet.transport.tls import Endpoint, UntrustedError, authority, look_at
-from fednnunet.weights.norms import out_of_line
+from fednnunet.weights.norms import outliers
 from tests.coordinator.example_model import LAYOUT, description, hello
 from tests.coordinator.test_exchange import Holder, _begin, _layout, _sites
 from tests.coordinator.training_federation import Trainer, pending, run_training
@@ -688,7 +688,7 @@ def test_malicious_site_with_an_update_far_out_of_line_is_reported() -> None:
     for node, value in zip(nodes, (1.1, 1.2, 50), strict=True):
         node.hold(value)
     norms = exchange.aggregate(_sites(nodes), 1, dict.fromkeys("ABC", 1)).weights
-    assert set(out_of_line(norms)) == {"C"}
+    assert set(outliers(norms)) == {"C"}
     exchange.broadcast(_sites(nodes), 1)
     assert nodes[0].received[0] == pytest.approx(1.2, abs=0.01)  # and does not move a median
 

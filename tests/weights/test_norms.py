@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fednnunet.weights.norms import out_of_line, squared_norm
+from fednnunet.weights.norms import outliers, squared_norm
 
 LARGEST = float(np.finfo(np.float32).max)
 _norms = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0, 1e80), max_size=8)
@@ -55,22 +55,22 @@ def test_what_is_given_is_not_changed() -> None:
 )
 def test_out_of_line_is_who_is_far_above_the_median_of_the_others(norms: list[float], found: dict[int, float]) -> None:
     sites = [f"site {number}" for number in range(len(norms))]
-    assert out_of_line(dict(zip(sites, norms, strict=True))) == {sites[number]: by for number, by in found.items()}
+    assert outliers(dict(zip(sites, norms, strict=True))) == {sites[number]: by for number, by in found.items()}
 
 
 def test_the_factor_decides() -> None:
     norms = {"A": 1.0, "B": 1.0, "C": 3.0}
-    assert out_of_line(norms, 3) == {}
-    assert out_of_line(norms, 2.9) == {"C": 3}
+    assert outliers(norms, 3) == {}
+    assert outliers(norms, 2.9) == {"C": 3}
 
 
 @given(_norms, st.integers(-20, 20))
 def test_the_scale_of_all_updates_does_not_matter(norms: dict[str, float], power: int) -> None:
     norms = {site: float(np.float32(norm)) if norm < 1e30 else norm for site, norm in norms.items()}
     scaled = {site: norm * 2.0**power for site, norm in norms.items()}
-    assert out_of_line(scaled) == out_of_line(norms)
+    assert outliers(scaled) == outliers(norms)
 
 
 @given(_norms)
 def test_fewer_than_half_of_the_sites_are_out_of_line(norms: dict[str, float]) -> None:
-    assert 2 * len(out_of_line(norms)) <= len(norms)
+    assert 2 * len(outliers(norms)) <= len(norms)
