@@ -17,6 +17,8 @@ BLOCK = 256
 
 _CHUNK = BLOCK * 256
 _LARGEST_INT8 = 127
+_SMALLEST_SCALE = np.finfo(np.float32).tiny
+"""Smaller ones are subnormal: they have too few bits for multiples of them, so such numbers become zero."""
 
 
 class NotFiniteError(FednnUNetError):
@@ -118,6 +120,7 @@ class Int8:
             largest = np.maximum.reduceat(np.abs(part), np.arange(0, len(part), BLOCK))
             # a hair more than largest / 127, so that no quotient exceeds 127 before or after rounding
             np.multiply(largest, np.float32((1 + 2**-20) / _LARGEST_INT8), out=scale)
+            scale[scale < _SMALLEST_SCALE] = 0
             each = _repeated(np.where(scale > 0, scale, np.float32(1)), len(part))
             random.random(len(part), dtype=np.float32, out=whole)
             whole += part / each
