@@ -7,7 +7,7 @@ import pytest
 
 from fednnunet.cli.commands import main
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, alone_in
-from tests.coordinator.training_federation import Trainer, run_training
+from tests.coordinator.training_federation import Diverging, Trainer, run_training
 
 TWO_OF_THREE = ("--rounds", "3", "--min_clients", "2")
 
@@ -28,28 +28,31 @@ def test_an_update_far_beyond_the_model_is_not_in_it_and_only_its_site_is_let_go
     assert str(nodes[2].farewell).startswith("This site has failed: its weights are ")
 
 
-class _SpoiltAfter(Trainer):
-    """An honest site whose training diverges after a round."""
-
-    after = 2
-
-    @property
-    def step(self) -> float:
-        return 1.0 if self.trained <= self.after else np.nan
-
-    @step.setter
-    def step(self, value: float) -> None:
-        self.trained = 0
-
-
 def test_honest_sites_are_not_dismissed_for_what_is_wrong_with_the_model(tmp_path: Path) -> None:
-    nodes: list[Trainer] = [_SpoiltAfter(site) for site in "ABC"]
+    nodes: list[Trainer] = [Diverging(site) for site in "ABC"]
     federation, events = run_training(tmp_path, nodes, "--rounds", "9", "--min_clients", "2")
     assert isinstance(federation.error, CanGoOnError)
     assert "updates of most sites in round 3 are unusable (A, B, C: its weights are NaN" in str(federation.error)
     assert f"fednnunet rollback {tmp_path} --fold 0 --to 1" in str(federation.error)
     assert events.left_out == []
     assert [node.farewell for node in nodes] == ["none was said"] * 3  # they wait for the coordinator to come back
+
+
+@pytest.mark.parametrize(("spoilt", "is_the_model"), [(1, False), (2, True)])
+def test_the_model_is_to_blame_if_more_than_half_of_the_updates_are_spoilt(
+    tmp_path: Path, spoilt: int, is_the_model: bool
+) -> None:
+    nodes = [Trainer(site, step=np.nan if number < spoilt else 1.0) for number, site in enumerate("ABC")]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "1")
+    assert isinstance(federation.error, CanGoOnError) == is_the_model
+    assert [event.site for event in events.left_out] == ([] if is_the_model else ["A"])
+
+
+def test_of_two_sites_one_with_a_spoilt_update_is_left_out(tmp_path: Path) -> None:
+    nodes = [Trainer("A"), Trainer("B", step=np.nan)]
+    federation, events = run_training(tmp_path, nodes, "--rounds", "1", "--min_clients", "1")
+    assert federation.error is None
+    assert [event.site for event in events.left_out] == ["B"]
 
 
 def test_a_first_model_that_no_network_has_is_the_failure_of_its_site(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flwr.common import Scalar
 
-from fednnunet.coordinator.run_folder import FoldFolder
-from tests.coordinator.training_federation import Trainer, pending, run_training
+from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
+from fednnunet.events.events import StageStarted
+from tests.coordinator.training_federation import Diverging, Trainer, pending, run_training
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 100])
@@ -36,6 +37,20 @@ def test_a_training_that_is_complete_is_not_trained_a_round_more_when_it_is_cont
     assert federation.error is None
     assert events.rounds == []
     assert "fit" not in again.asked
+
+
+def test_only_every_so_many_rounds_a_model_is_kept_and_after_the_last(tmp_path: Path) -> None:
+    run_training(tmp_path, [Trainer("A")], "--rounds", "5", "--save_every", "3")
+    assert [number for number in FoldFolder.of(tmp_path, 0).models() if number] == [3, 5]
+
+
+def test_a_training_that_is_continued_says_with_which_round(tmp_path: Path) -> None:
+    federation, _ = run_training(tmp_path, [Diverging("A")], "--rounds", "4")
+    assert isinstance(federation.error, CanGoOnError)
+    _, events = run_training(tmp_path, [Trainer("A")], "--rounds", "4", "--c")
+    started = [event for event in events.seen if isinstance(event, StageStarted) and event.stage == "training"]
+    assert [(event.first_round, event.rounds) for event in started] == [(3, 4)]
+    assert [event.round for event in events.rounds] == [3, 4]
 
 
 def test_a_signal_ends_a_round_that_a_site_would_train_for_ever(tmp_path: Path) -> None:

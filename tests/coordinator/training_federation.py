@@ -127,6 +127,20 @@ class Trainer(Holder):
         federation.registry.register(self)
 
 
+class Diverging(Trainer):
+    """An honest site whose training diverges after a round."""
+
+    after = 2
+
+    @property
+    def step(self) -> float:
+        return 1.0 if self.trained <= self.after else np.nan
+
+    @step.setter
+    def step(self, value: float) -> None:
+        self.trained = 0
+
+
 class Events:
     """Keeps what happens."""
 
