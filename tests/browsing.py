@@ -51,3 +51,20 @@ def opened(browser, url, width=1280, height=900, scheme="light"):
 def open_part(page, name):
     page.click(f'nav a[href="#{name}"]')
     page.evaluate("fednnunet.show()")
+
+
+def wait_until(page, predicate, arg=None):
+    """Wait until an asynchronous predicate is true, and return what it says.
+
+    Playwright's ``wait_for_function`` takes the promise itself for true.
+    """
+    return page.evaluate(
+        f"""async arg => {{
+  for (const until = performance.now() + 120000; ; await new Promise(requestAnimationFrame)) {{
+    const said = await ({predicate})(arg);
+    if (said) return said;
+    if (performance.now() > until) throw new Error("it never came true");
+  }}
+}}""",
+        arg,
+    )

@@ -86,7 +86,7 @@ def test_a_split_that_nnunet_made_of_fewer_cases_is_refused_and_one_of_a_user_is
 def test_a_file_of_a_case_that_is_gone_or_empty_is_told(site, name, how):
     path = site.preprocessed / "data" / name
     path.unlink() if how == "gone" else path.write_text("")
-    with pytest.raises(FednnUNetError, match=f"{name} is (not there|empty): preprocess again"):
+    with pytest.raises(FednnUNetError, match=f"{name} is (missing|empty): preprocess again"):
         checked(site)
 
 

@@ -10,7 +10,7 @@ from fednnunet.events.run_state import RunState
 from fednnunet.report.dashboard import Dashboard
 from fednnunet.report.page import parts_of, render_page, write_page
 from fednnunet.report.standing import condition
-from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser
+from tests.browsing import COLUMNS, needs_browser, open_part, opened, started_browser, wait_until
 from tests.report.page.made_up import LABELS, SITES, a_round, a_run, a_training
 
 pytestmark = needs_browser
@@ -28,6 +28,12 @@ COLOURS = """async key => {
           grid: plot.center.find(model => model.type == "Grid" && model.axis === plot.left[0]).grid_line_color,
           page: getComputedStyle(document.body).backgroundColor};
 }"""
+PAINTED = f"""async page => {{
+  const now = await ({COLOURS})("training-0");
+  const soft = getComputedStyle(document.documentElement).getPropertyValue("--soft").trim();
+  return now.text == soft && now.page != page && now;
+}}"""
+"""Waits until the chart has the colours of the page, which are other ones than `page`, and returns them."""
 
 
 @pytest.fixture(scope="module")
@@ -86,28 +92,24 @@ def test_all_parts_can_be_opened_and_none_is_wider_than_the_screen(browser, url,
 
 def test_the_colours_follow_the_scheme_also_when_it_changes(browser, url):
     with opened(browser, url + "#training") as page:
-        light = page.evaluate(COLOURS, "training-0")
+        light = wait_until(page, PAINTED, "none yet")
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(
-            f"async light => {{ const now = await ({COLOURS})('training-0');"
-            " return Object.keys(light).every(name => light[name] != now[name]); }",
-            arg=light,
-        )
-        dark = page.evaluate(COLOURS, "training-0")
+        dark = wait_until(page, PAINTED, light["page"])
+    assert all(light[name] != dark[name] for name in light)
     with opened(browser, url + "#training", scheme="dark") as page:
-        assert page.evaluate(COLOURS, "training-0") == dark
+        assert wait_until(page, PAINTED, "none yet") == dark
 
 
 def test_a_click_in_the_legend_hides_a_line_and_the_menu_chooses_a_label(browser, url):
     with opened(browser, url + "#training") as page:
         page.click("#part-training [data-line=s1]")
-        page.wait_for_function(f"async () => !(await ({LINES})('training-1'))[1][1]")
+        wait_until(page, f"async () => !(await ({LINES})('training-1'))[1][1]")
         assert [line[1] for line in page.evaluate(LINES, "training-0")] == [True, False, True, True]
         assert page.get_attribute("#part-training [data-line=s1]", "aria-pressed") == "false"
         page.select_option("#part-training select", label=LABELS[2])
-        page.wait_for_function(f"async () => (await ({LINES})('training-0'))[0][2] == '3:s0'")
+        wait_until(page, f"async () => (await ({LINES})('training-0'))[0][2] == '3:s0'")
         page.click("#part-training [data-line=s1]")
-        page.wait_for_function(f"async () => (await ({LINES})('training-1'))[1][1]")
+        wait_until(page, f"async () => (await ({LINES})('training-1'))[1][1]")
 
 
 def test_hovering_shows_values_and_why_a_site_was_left_out_as_text(browser, tmp_path):
@@ -144,7 +146,7 @@ def test_the_page_of_1000_rounds_and_20_sites_answers_clicks(browser, tmp_path):
             open_part(page, name)
         open_part(page, "training")
         page.click("#part-training [data-line=s7]")
-        page.wait_for_function(f"async () => !(await ({LINES})('training-0')).find(l => l[0] == 'hospital-07')[1]")
+        wait_until(page, f"async () => !(await ({LINES})('training-0')).find(l => l[0] == 'hospital-07')[1]")
         assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 1000
 
 
@@ -164,7 +166,7 @@ def test_a_new_round_shows_without_reloading_and_nothing_that_was_opened_is_lost
             page.evaluate("scrollTo(0, 150)")
             assert len(page.evaluate(COLUMNS, "training-0")["round"]) == 4
             dashboard.show(page_after(5))
-            page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 5")
+            wait_until(page, f"async () => (await ({COLUMNS})('training-0')).round.length == 5")
             page.wait_for_function("() => document.querySelector('#subtitle').textContent == 'round 5'")
             assert page.evaluate("window.not_reloaded && scrollY") == 150
             assert page.locator("#part-training").is_visible()
@@ -187,6 +189,6 @@ def test_parts_that_come_later_appear_beside_those_that_are_there(browser):
             page.wait_for_function("() => document.querySelectorAll('nav a').length == 10")
             assert page.locator("#part-overview").is_visible()
             open_part(page, "training")
-            page.wait_for_function(f"async () => (await ({COLUMNS})('training-0')).round.length == 6")
+            wait_until(page, f"async () => (await ({COLUMNS})('training-0')).round.length == 6")
             dashboard.__exit__()
             page.wait_for_function("() => document.querySelector('#live').textContent.includes('has ended')")
