@@ -9,7 +9,18 @@ from fednnunet.schema import Message
 from fednnunet.toml_file import read_toml
 
 Kind = Literal[
-    "introduction", "contact", "fingerprint", "cases", "plans", "layout", "model", "update", "metrics", "failure"
+    "introduction",
+    "contact",
+    "fingerprint",
+    "cases",
+    "plans",
+    "layout",
+    "model",
+    "update",
+    "masked",
+    "opening",
+    "metrics",
+    "failure",
 ]
 """Kind of an outgoing message; `KINDS` describes the content of each."""
 
@@ -22,6 +33,8 @@ KINDS: dict[Kind, str] = {
     "layout": "names and shapes of the network's tensors, number of training cases, epochs",
     "model": "description of the network: plans, names of its tensors, file format; no case data",
     "update": "weights of the network, or their change",
+    "masked": "terms of a sum, of which nobody sees a single one: answers about cases, or weights",
+    "opening": "a key that opens the sum of masked updates, with those of all other sites",
     "metrics": "losses and Dice, or mean, standard deviation and median of test metrics, per label, over all cases",
     "failure": "one sentence about an error at the site",
 }
@@ -59,6 +72,21 @@ class UpdateRule(Rule):
     max_rounds: int | None = Field(default=None, ge=1)
 
 
+class MaskedRule(Allowance):
+    """Whether terms of masked sums may leave, and of which sums."""
+
+    require: bool = False
+    """Whether answers about cases, and trained weights, leave as terms of masked sums only."""
+    list: str | None = None
+    """Digest of the list of sites that this hospital has checked."""
+    min_sites: int = Field(default=3, ge=2)
+    """Sites of a sum, at least."""
+    max_absent: int | None = Field(default=None, ge=0)
+    """Sites of the list that may be missing from a sum."""
+    max_repeats: int = Field(default=1, ge=0)
+    """How often, in a training, updates may be summed among other sites when those of the round were opened before."""
+
+
 class Policy(Message):
     """The rules of a site; everything not mentioned is allowed.
 
@@ -72,6 +100,7 @@ class Policy(Message):
     layout: Rule = Rule()
     model: Rule = Rule()
     update: UpdateRule = UpdateRule()
+    masked: MaskedRule = MaskedRule()
     metrics: MetricsRule = MetricsRule()
     failure: Allowance = Allowance()
     max_bytes: ByteSize | None = None

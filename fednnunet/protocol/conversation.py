@@ -137,6 +137,8 @@ class Answer:
         Number and SHA-256 of the last entry of the site's audit log.
     round
         The round of what is answered, as the node says. Does not travel but in the body.
+    is_masked
+        Whether it is a term of a masked sum, as the node says. Does not travel.
     """
 
     body: str | None = None
@@ -146,11 +148,12 @@ class Answer:
     withheld: str | None = None
     log: tuple[int, str] | None = None
     round: int | None = None
+    is_masked: bool = False
 
     @classmethod
-    def of(cls, message: Message, data: bytes = b"") -> Self:
+    def of(cls, message: Message, data: bytes = b"", *, is_masked: bool = False) -> Self:
         """Return the answer with a message as its body."""
-        return cls(message.to_json(), data, round=_round_of(message))
+        return cls(message.to_json(), data, round=_round_of(message), is_masked=is_masked)
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Self:

@@ -125,6 +125,9 @@ class Hello(WireMessage):
     finished: list[Line] = Field(
         default_factory=list, max_length=100, description="folds whose finished training the site does not let go"
     )
+    sites_digest: Line | None = Field(
+        default=None, description="digest of the site's own list of sites: it takes part in masked sums only"
+    )
     training: TrainingOptions | None = Field(default=None, description="only for train")
     evaluation: EvaluationOptions | None = Field(default=None, description="only for evaluate")
 
@@ -299,6 +302,9 @@ class Start(WireMessage):
     schedule: Schedule
     run: Name = Field(description="names this training: what a node has kept of another one is of no use")
     completed: _Round = Field(description="rounds that are done")
+    repeats: _Round = Field(
+        default=0, description="how often a round began anew because the sum of its masked updates was not opened"
+    )
 
     @model_validator(mode="after")
     def _check_completed(self) -> Self:
@@ -364,6 +370,11 @@ class Sharing(WireMessage):
     longest_text: ClassVar[int] = 1 << 24
 
     groups: Annotated[list[_TensorNames], FailFast()] = Field(max_length=MOST_TENSORS)
+    members: list[_Sites] | None = Field(
+        default=None,
+        max_length=MOST_TENSORS,
+        description="sites of each group, and of what stays; none: updates are not masked",
+    )
     encoding: EncodingName
     at_end: _TensorNames = Field(
         default_factory=list,

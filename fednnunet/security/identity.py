@@ -8,6 +8,7 @@ useless a second time, at another coordinator, or with another introduction.
 import base64
 import binascii
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -106,6 +107,31 @@ class SiteList:
         """Their names."""
         return sorted(self._sites)
 
+    @property
+    def digest(self) -> str:
+        """128 bits of the SHA-256 of all names and keys, in eight groups that two people can read to each other."""
+        keys = {name: key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex() for name, key in self._keys.items()}
+        text = json.dumps(keys, sort_keys=True, separators=(",", ":"))
+        digits = hashlib.sha256(text.encode()).hexdigest()
+        return " ".join(digits[start : start + 4] for start in range(0, 32, 4))
+
+    def verify(self, name: str, signature: bytes, message: bytes) -> None:
+        """Make sure that a listed site has signed a message.
+
+        Raises
+        ------
+        FednnUNetError
+            If the site is not listed, or has not.
+        """
+        if name not in self._keys:
+            raise FednnUNetError(f"site {name} is not on the list of sites (--sites)")
+        try:
+            self._keys[name].verify(signature, message)
+        except InvalidSignature:
+            raise FednnUNetError(
+                f"the signature of site {name} is not by the key on the list of sites (--sites)"
+            ) from None
+
     def display_name(self, name: str) -> str:
         """Return the display name of a site."""
         site = self._sites.get(name)
@@ -132,6 +158,11 @@ class SiteList:
             ) from None
 
 
+def listed_site(name: str, identity: Identity) -> ListedSite:
+    """Return the entry of a site in the list of sites."""
+    return ListedSite(name=name, public_key=_in_base64(identity.key.public_key()))
+
+
 def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
     """Make a key pair for a site: ``SITE.key``, which only its owner can read, and ``SITE.pub``.
 
@@ -150,7 +181,7 @@ def create_key(site: str, folder: Path) -> tuple[Path, Path, ListedSite]:
         raise FednnUNetError(f"'{site}' is not a valid site name: {error.errors()[0]['msg']}.") from None
     key = Ed25519PrivateKey.generate()
     private, public = folder / f"{site}.key", folder / f"{site}.pub"
-    listed = ListedSite(name=site, public_key=_in_base64(key.public_key()))
+    listed = listed_site(site, Identity(key))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)

@@ -49,6 +49,8 @@ class CoordinatorSettings(ScheduleSettings, AveragingSettings, OwnModelSettings,
         What the nodes must have been started with; ``None`` for whatever they were.
     fingerprint, asym
         Likewise.
+    secure
+        Whether answers about cases, and updates, come as terms of masked sums.
     given_plans
         File with plans to bring to all sites, in place of planning.
     model_name
@@ -76,6 +78,7 @@ class CoordinatorSettings(ScheduleSettings, AveragingSettings, OwnModelSettings,
     fold: str | None = None
     fingerprint: FingerprintMode | None = None
     asym: bool = False
+    secure: bool = False
     given_plans: Path | None = None
     model_name: str = DEFAULT_MODEL_NAME
     nsd_tolerance: float | None = None

@@ -46,10 +46,13 @@ class GateSettings:
         The site's rules, TOML; ``None`` for all that a task needs.
     audit_log
         File with all that the node has sent and got; ``None`` for one beside the data or the model.
+    sites
+        The site's own list of the sites, TOML, for masked sums only; ``None`` for plain answers and updates.
     """
 
     policy: Path | None = None
     audit_log: Path | None = None
+    sites: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,190 @@
+"""Numbers as integers of a fixed range, so that their weighted mean can be made of a sum modulo a power of two."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fednnunet.errors import FednnUNetError
+
+BLOCK = 256
+"""Elements that share a range."""
+
+_CHUNK = BLOCK * 256
+_SMALLEST, _LARGEST = -120, 120
+"""Exponents, so that steps are normal float32 numbers."""
+_LOCAL_EXPONENT = 23
+"""Range of weights that are averaged once, without anything to compare them with: 64 bits have room for that."""
+
+DTYPES = {16: "<u2", 32: "<u4", 64: "<u8"}
+"""The unsigned integers of each number of bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """How the numbers of a group are written.
+
+    Each site rounds its numbers, times its share of the weights, to multiples of a step, and clips them to its share of
+    the range: so no sum over sites leaves the range, which it would without a sign.
+
+    Attributes
+    ----------
+    bits
+        16, 32 or 64.
+    exponents
+        Shape ``(blocks,)``, int8: a block of `BLOCK` numbers has the range from ``-2**exponent`` to ``2**exponent``.
+    total
+        Sum of the weights of all sites.
+    """
+
+    bits: int
+    exponents: np.ndarray
+    total: int
+
+    @classmethod
+    def of_bytes(cls, bits: int, data: bytes, size: int, total: int) -> "FixedPoint":
+        """Return what the coordinator has chosen for a group of `size` numbers.
+
+        Raises
+        ------
+        FednnUNetError
+            If there are not as many exponents as blocks.
+        """
+        exponents = np.frombuffer(data, np.int8)
+        if len(exponents) != blocks(size) or (np.abs(exponents.astype(np.int16)) > _LARGEST).any():
+            raise FednnUNetError("the coordinator has sent no ranges, or those of another model")
+        return cls(bits, exponents, total)
+
+    @property
+    def dtype(self) -> str:
+        """The unsigned integers in which numbers travel."""
+        return DTYPES[self.bits]
+
+    def encode(
+        self, start: int, values: np.ndarray, weight: int, random: np.random.Generator | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Write a part of a site's numbers.
+
+        Parameters
+        ----------
+        start
+            First element of the part.
+        values
+            Shape ``(n,)``, float32, finite.
+        weight
+            Of the site.
+        random
+            Decides how to round, so that the expected value is exact; ``None`` rounds to the nearest.
+
+        Returns
+        -------
+        Unsigned integers, shape ``(n,)``, and the numbers for which they stand: float32, shape ``(n,)``.
+        """
+        most = _rounded_down(weight * (2 ** (self.bits - 1) - 1) // self.total)
+        digits, sent = np.empty(len(values), f"<i{self.bits // 8}"), np.empty(len(values), np.float32)
+        for first in range(0, len(values), _CHUNK):  # chunks stay in the processor's cache
+            part = values[first : first + _CHUNK]
+            steps = self._steps(start + first, len(part)) * (self.total / weight)
+            scaled = part / steps
+            scaled = np.rint(scaled) if random is None else np.floor(scaled + random.random(len(part)))
+            np.clip(scaled, -most, most, out=scaled)
+            digits[first : first + _CHUNK] = scaled
+            sent[first : first + _CHUNK] = scaled * steps
+        return digits.view(self.dtype), sent
+
+    def mean(self, start: int, total: np.ndarray, weight: int) -> np.ndarray:
+        """Return the weighted mean of a part of the sites' numbers: float32, shape ``(n,)``.
+
+        Parameters
+        ----------
+        start
+            First element of the part.
+        total
+            Sum of the sites' integers, signed, shape ``(n,)``.
+        weight
+            Sum of these sites' weights.
+
+        Raises
+        ------
+        FednnUNetError
+            If that cannot be.
+        """
+        if not 0 < weight <= self.total:
+            raise FednnUNetError(f"the sites' weights add up to {weight}, not to at most {self.total}")
+        mean = np.empty(len(total), np.float32)
+        for first in range(0, len(total), _CHUNK):
+            part = total[first : first + _CHUNK]
+            mean[first : first + _CHUNK] = part * (self._steps(start + first, len(part)) * (self.total / weight))
+        return mean
+
+    def _steps(self, start: int, number: int) -> np.ndarray:
+        """Return the step of each of these elements: float64, shape ``(number,)``."""
+        first, last = start // BLOCK, (start + number - 1) // BLOCK + 1
+        steps = np.ldexp(1.0, self.exponents[first:last].astype(np.int32) - (self.bits - 1))
+        return np.repeat(steps, BLOCK)[start - first * BLOCK :][:number]
+
+
+def _rounded_down(number: int) -> float:
+    """Return the largest float64 that is not above an integer."""
+    return float(number) if float(number) <= number else float(np.nextafter(float(number), 0))
+
+
+def blocks(size: int) -> int:
+    """Return the number of blocks of a group of `size` numbers."""
+    return -(-size // BLOCK)
+
+
+def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
+    """Return ranges for weights that are sent as they are: 16 times a block's largest one, at least.
+
+    A block of zeros gets a range by the largest weight of all.
+
+    Parameters
+    ----------
+    weights
+        The last global model: shape ``(n,)``, float32.
+    """
+    exponents = _exponents(weights)
+    return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 12) + 4, weights)
+
+
+def exponents_of_first_changes(weights: np.ndarray) -> np.ndarray:
+    """Return ranges for the first changes to weights: as large as these, and no block much smaller than others."""
+    exponents = _exponents(weights)
+    return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 6) + 1, weights)
+
+
+def exponents_of_changes(change: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return ranges for changes to weights: 4 times the last change of a block, at least.
+
+    A block that has hardly changed can: its range becomes 4 times as large in each round in which it is too small.
+
+    Parameters
+    ----------
+    change
+        What the last round has changed: shape ``(n,)``, float32.
+    weights
+        The weights now.
+    """
+    least = _exponents(weights).max(initial=_SMALLEST) - 14
+    return _limited(np.maximum(_exponents(change) + 2, least), weights)
+
+
+def exponents_of_local(size: int) -> np.ndarray:
+    """Return ranges for weights that nobody has seen before."""
+    return np.full(blocks(size), _LOCAL_EXPONENT, np.int8)
+
+
+def _exponents(values: np.ndarray) -> np.ndarray:
+    """Return for each block the exponent of the power of two that is just above its largest absolute number."""
+    if not len(values):
+        return np.zeros(0, np.int32)
+    largest = np.maximum.reduceat(np.abs(values), np.arange(0, len(values), BLOCK))
+    exponents: np.ndarray = np.frexp(largest)[1]
+    return np.where(largest > 0, exponents, _SMALLEST)
+
+
+def _limited(exponents: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return exponents as they travel; those of a group of nothing but zeros are 0."""
+    if not weights.any():
+        exponents = np.maximum(exponents, 0)
+    return exponents.clip(_SMALLEST, _LARGEST).astype(np.int8)

@@ -1,0 +1,84 @@
+"""Masked terms add up to the sum of the terms, and to nothing else."""
+
+import numpy as np
+import pytest
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.secure_aggregation.integers import added, from_bytes, to_bytes
+from fednnunet.secure_aggregation.opened import MaskedSum, MasksDoNotCancelError
+from fednnunet.secure_aggregation.streams import TRAILER, VALUES, stream
+from fednnunet.weights.fixed_point import DTYPES
+from tests.secure_aggregation.sites import identities, joined
+
+CONTEXT = {"purpose": "update", "round": 1}
+
+
+@pytest.mark.parametrize("bits", DTYPES)
+@pytest.mark.parametrize("sites", [2, 3, 8, 32])
+def test_the_sum_of_masked_parts_is_exact_for_any_number_of_sites_and_modulus(bits: int, sites: int) -> None:
+    rng = np.random.default_rng(bits + sites)
+    of_sites = joined(identities([f"site {number:02d}" for number in range(sites)]), CONTEXT, min_sites=2)
+    most = 2 ** (bits - 1) // sites - 1
+    signed = [rng.integers(-most, most, 1000, dtype=f"i{bits // 8}", endpoint=True) for _ in of_sites]
+    signed[0][:3] = [-most, most, 0]
+    total = MaskedSum(1000, DTYPES[bits])
+    for part in (slice(0, 700), slice(700, 1000)):
+        masked = [
+            attempt.mask_part(values[part].view(DTYPES[bits]), part.start, number)
+            for number, (attempt, values) in enumerate(zip(of_sites.values(), signed, strict=True))
+        ]
+        assert not any(values[part].tobytes() in data for values, data in zip(signed, masked, strict=True))
+        total.add(part, masked)
+    keys = [attempt.opening(str(attempt.salt)) for attempt in of_sites.values()]
+    for part in (slice(700, 1000), slice(0, 700)):
+        opened, weight = total.opened(part, keys)
+        np.testing.assert_array_equal(opened, np.sum([values[part] for values in signed], axis=0, dtype=opened.dtype))
+        assert weight == sum(range(sites))
+
+
+def test_a_sum_without_one_site_or_one_opening_key_is_noise_and_is_told_to_be() -> None:
+    of_sites = joined(identities(), CONTEXT)
+    terms = [attempt.mask_part(np.arange(50, dtype="<u4"), 0, 1) for attempt in of_sites.values()]
+    keys = [attempt.opening(str(attempt.salt)) for attempt in of_sites.values()]
+    others = joined(identities(), CONTEXT)
+    for some, of_some in ((terms[:2], keys[:2]), (terms, [*keys[:2], bytes(32)]), (terms, keys[:2])):
+        total = MaskedSum(50, "<u4")
+        total.add(slice(0, 50), some)
+        with pytest.raises(MasksDoNotCancelError):
+            total.opened(slice(0, 50), of_some)
+    total = MaskedSum(50, "<u4")
+    total.add(slice(0, 50), [*terms[:2], others["C"].mask_part(np.arange(50, dtype="<u4"), 0, 1)])
+    with pytest.raises(MasksDoNotCancelError):
+        total.opened(slice(0, 50), keys)
+
+
+def test_parts_of_one_attempt_never_share_a_mask_and_the_same_part_has_the_same_bytes() -> None:
+    """Known numbers behind a part, masked with bytes that mask others elsewhere, would reveal these."""
+    attempt = joined(identities(), CONTEXT)["A"]
+    zeros = np.zeros(64, "<u2")
+    whole = attempt.mask_part(zeros, 0, 0)
+    assert whole == attempt.mask_part(zeros, 0, 0)
+    short = attempt.mask_part(zeros[:16], 0, 0)
+    assert short[:32] == whole[:32]
+    assert short[32:] == whole[128:]  # the trailer's mask depends on the start of a part, not on its end
+    assert attempt.mask_part(zeros, 64, 0)[:128] != whole[:128]
+    seen = [stream(bytes(32), domain, start, 4096) for domain in (VALUES, TRAILER) for start in (0, 1, 2, 256, 1 << 40)]
+    blocks = [data[at : at + 16] for data in seen for at in range(0, 4096, 16)]
+    assert len(set(blocks)) == len(blocks)
+
+
+def test_answers_about_cases_add_up_whatever_their_widths() -> None:
+    widths = [8, 40, 80, 8]
+    of_sites = joined(identities([f"site {number}" for number in range(5)]), CONTEXT)
+    largest = ((1 << 24) - 1) << 253
+    answers = [[number, -largest * number, largest**2 * number, 0] for number in range(5)]
+    plain = [to_bytes(answer, widths) for answer in answers]
+    masked = [
+        attempt.mask_answer(answer, widths, 1, "a question")
+        for attempt, answer in zip(of_sites.values(), plain, strict=True)
+    ]
+    assert from_bytes(added(masked, widths), widths) == [sum(column) for column in zip(*answers, strict=True)]
+    other = [*masked[:4], of_sites["site 4"].mask_answer(plain[4], widths, 1, "another question")]
+    assert from_bytes(added(other, widths), widths)[0] > 1 << 40 or from_bytes(added(other, widths), widths)[0] < 0
+    with pytest.raises(FednnUNetError, match="bytes instead of"):
+        added([masked[0], masked[1][1:]], widths)

@@ -1,0 +1,102 @@
+"""Weighted means of integers of a fixed range."""
+
+import numpy as np
+import pytest
+
+from fednnunet.errors import FednnUNetError
+from fednnunet.weights.encoding import rounding
+from fednnunet.weights.fixed_point import (
+    BLOCK,
+    FixedPoint,
+    blocks,
+    exponents_of_changes,
+    exponents_of_first_changes,
+    exponents_of_local,
+    exponents_of_weights,
+)
+
+SIZE = 5 * BLOCK + 17
+
+
+def _mean(fixed: FixedPoint, of_sites: list[np.ndarray], weights: list[int], start: int = 0) -> np.ndarray:
+    digits = [
+        fixed.encode(start, values, weight, rounding(1, site))[0]
+        for site, (values, weight) in enumerate(zip(of_sites, weights, strict=True))
+    ]
+    total = np.sum(digits, axis=0, dtype=fixed.dtype)
+    return fixed.mean(start, total.view(total.dtype.str.replace("u", "i")), sum(weights))
+
+
+@pytest.mark.parametrize(("bits", "error"), [(32, 2e-7), (16, 2e-2), (64, 2e-8)])
+def test_the_mean_is_that_of_float64_as_far_as_the_bits_reach(bits: int, error: float) -> None:
+    rng = np.random.default_rng(0)
+    of_sites = [rng.normal(size=SIZE).astype(np.float32) for _ in range(3)]
+    weights = [16, 8, 4]
+    exponents = exponents_of_local(SIZE) if bits == 64 else exponents_of_weights(of_sites[0])
+    mean = _mean(FixedPoint(bits, exponents, 28), of_sites, weights)
+    expected = np.average(np.stack(of_sites).astype(np.float64), axis=0, weights=weights)
+    assert np.abs(mean - expected).max() < error * 6
+
+
+def test_a_sum_never_leaves_its_range_however_large_updates_are() -> None:
+    """A site that clips to the whole range, and not to its share, makes the sum of three change its sign."""
+    for bits in (16, 32, 64):
+        for weights in ([1, 1, 1], [5, 3, 1], [1] * 32, [32767 * 2, 1, 1]):
+            fixed = FixedPoint(bits, np.zeros(1, np.int8), sum(weights))
+            for sign in (1, -1):
+                of_sites = [np.full(7, sign * 1e30, np.float32) for _ in weights]
+                mean = _mean(fixed, of_sites, weights)
+                assert (mean * sign > 0.9).all()
+                assert (mean * sign <= 1).all()
+
+
+def test_parts_that_begin_within_a_block_use_its_range() -> None:
+    exponents = np.arange(6, dtype=np.int8)
+    fixed = FixedPoint(32, exponents, 1)
+    values = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    whole = fixed.encode(0, values, 1, None)[0]
+    for start, stop in ((0, 300), (300, 700), (700, SIZE)):
+        np.testing.assert_array_equal(fixed.encode(start, values[start:stop], 1, None)[0], whole[start:stop])
+
+
+def test_what_is_rounded_or_clipped_is_made_good_for_by_error_feedback() -> None:
+    rng = np.random.default_rng(1)
+    fixed = FixedPoint(16, np.full(1, -10, np.int8), 4)
+    wanted = (rng.normal(size=BLOCK) * 2**-9).astype(np.float32)  # twice the range
+    error, received = np.zeros(BLOCK, np.float32), np.zeros(BLOCK)
+    for number in range(1, 400):
+        _, sent = fixed.encode(0, (wanted if number < 50 else 0 * wanted) + error, 1, rounding(number))
+        error = (wanted if number < 50 else 0 * wanted) + error - sent
+        received += sent
+    np.testing.assert_allclose(received, 49 * wanted, atol=1e-5)
+
+
+def test_rounding_is_right_on_average() -> None:
+    fixed = FixedPoint(16, np.zeros(blocks(100_000), np.int8), 10)
+    value = np.float32(0.3 * 2**-15 * 10)  # a third of a step of a site with a tenth of the weight
+    _, sent = fixed.encode(0, np.full(100_000, value, np.float32), 1, rounding(2))
+    assert sent.mean() == pytest.approx(value, rel=0.02)
+
+
+def test_ranges_let_blocks_of_zeros_change_and_grow_when_they_are_too_small() -> None:
+    weights = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 1.5), np.full(BLOCK, 1e-3)]).astype(np.float32)
+    assert exponents_of_weights(weights).tolist() == [-7, 5, -5]
+    assert exponents_of_first_changes(weights).tolist() == [-4, 2, -4]
+    change = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 0.3), np.full(BLOCK, 1e-3)]).astype(np.float32)
+    assert exponents_of_changes(change, weights).tolist() == [-13, 1, -7]
+    nothing = np.zeros(BLOCK, np.float32)
+    for exponents in (exponents_of_weights, exponents_of_first_changes):
+        assert exponents(nothing).tolist() == [0]
+    assert exponents_of_changes(nothing, nothing).tolist() == [0]
+    assert exponents_of_first_changes(np.zeros(0, np.float32)).shape == (0,)
+
+
+def test_ranges_of_another_model_and_impossible_weights_are_refused() -> None:
+    with pytest.raises(FednnUNetError, match="ranges"):
+        FixedPoint.of_bytes(16, b"\0" * 2, 2 * BLOCK + 1, 1)
+    with pytest.raises(FednnUNetError, match="ranges"):
+        FixedPoint.of_bytes(16, np.int8(-128).tobytes(), BLOCK, 1)
+    fixed = FixedPoint.of_bytes(16, b"\0", BLOCK, 5)
+    for weight in (0, 6):
+        with pytest.raises(FednnUNetError, match="add up to"):
+            fixed.mean(0, np.zeros(3, np.int16), weight)
