@@ -9,6 +9,7 @@ from pathlib import Path
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.common_model import why_there_is_none
 from fednnunet.coordinator.exchange import Averaging, Exchange
+from fednnunet.coordinator.masked_exchange import MaskedExchange, MaskedTraining
 from fednnunet.coordinator.participation import Participation
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder, RunDescription, SharedTensors
@@ -18,6 +19,9 @@ from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SharingAgreed, SiteShare, StageStarted
 from fednnunet.folds import Fold
 from fednnunet.protocol.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
+from fednnunet.secure_aggregation.attempts import FEWEST_SITES
+from fednnunet.secure_aggregation.contexts import TrainingFacts
+from fednnunet.security.identity import SiteList
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import NORM, Group, share
@@ -43,6 +47,8 @@ class FoldContext:
         The sites.
     sink
         Takes what happens.
+    listed
+        The list of sites, if updates are summed under masks.
     folder
         Where the training is kept.
     participation
@@ -55,6 +61,7 @@ class FoldContext:
     min_clients: int
     registry: ClientRegistry
     sink: EventSink
+    listed: SiteList | None = None
     folder: FoldFolder = field(init=False)
     participation: Participation = field(init=False)
 
@@ -79,6 +86,8 @@ class FoldTraining:
         Rounds that are complete.
     is_model_asked
         Whether sites have been asked how the network is built.
+    repeats
+        How often a round began anew because the sum of its masked updates was not opened.
     """
 
     context: FoldContext
@@ -86,6 +95,7 @@ class FoldTraining:
     exchange: Exchange
     completed: int = 0
     is_model_asked: bool = False
+    repeats: int = 0
 
     @property
     def schedule(self) -> Schedule:
@@ -100,6 +110,12 @@ class FoldTraining:
         """Return the sites that have the current global model, once they are enough; see `Participation`."""
         return self.context.participation.wait_for_quorum(self.completed, self._prepare, done)
 
+    def begin_round_anew(self) -> None:
+        """Let all sites train the round once more: their updates were opened, and may be in no other sum."""
+        self.repeats += 1
+        self.context.folder.forget_keys()
+        self.context.participation.forget_models()
+
     def _prepare(self, site: Site) -> None:
         """Bring a site to where the training is."""
         site.allow(self.context.settings.round_timeout)
@@ -109,9 +125,10 @@ class FoldTraining:
             raise FednnUNetError(f"site {site.name} does not belong to this training of {names}")
         if description.plans.get(site.name) != site.hello.plans_digest:
             raise FednnUNetError("its plans have changed since the training started: restore them")
-        start = Start(fold=description.fold, schedule=self.schedule, run=description.run, completed=self.completed)
-        # an id of its own: a node that was late goes on with what it is doing when it is asked again
-        ready = site.ask("start", start, Ready, id=self.question_id(f"start {self.completed}"))
+        ready = self._start(site)
+        if ready.is_opened and not self.exchange.can_open(self.completed + 1):
+            self.repeats += 1
+            ready = self._start(site)
         tensors = set(ready.tensors)
         mine = [group.layout.tensors for group in description.groups if site.name in group.sites]
         missing = [tensor.name for shared in mine for tensor in shared if tensor not in tensors]
@@ -121,6 +138,18 @@ class FoldTraining:
             self.exchange.send_model(site, self.completed)
         if self.completed and not ready.restored and self.schedule.optimizer_state == "local":
             logger.warning("Site %s continues without the state of its optimizer.", site.name)
+
+    def _start(self, site: Site) -> Ready:
+        description = self.description
+        start = Start(
+            fold=description.fold,
+            schedule=self.schedule,
+            run=description.run,
+            completed=self.completed,
+            repeats=self.repeats,
+        )
+        # an id of its own: a node that was late goes on with what it is doing when it is asked again
+        return site.ask("start", start, Ready, id=self.question_id(f"start {self.completed} {self.repeats}"))
 
 
 def kept_description(context: FoldContext) -> RunDescription | None:
@@ -157,7 +186,7 @@ def resume(context: FoldContext, kept: RunDescription) -> FoldTraining:
 def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
     settings, folder = context.settings, context.folder
     check_unchanged(settings, kept.schedule)
-    if kept.averaging != averaging_of(settings) or kept.flags != other_flags(settings):
+    if kept.averaging != averaging_of(settings) or {"secure": False} | kept.flags != other_flags(settings):
         raise FednnUNetError(
             f"The training was started with other flags for aggregation ({kept.averaging}, "
             f"{kept.flags}): continue it with the same."
@@ -165,7 +194,7 @@ def _resumed(context: FoldContext, kept: RunDescription) -> FoldTraining:
     schedule = kept.schedule.model_copy(update={"save_every": settings.save_every})
     description = kept.model_copy(update={"schedule": schedule})
     folder.describe(description)  # one of its two files may be lost
-    exchange = Exchange(kept.groups, kept.averaging, Layout(tuple(kept.at_end)))
+    exchange = exchange_of(context, kept)
     done = folder.last_complete()
     completed, state = folder.last_model(done)
     if completed < done:
@@ -197,7 +226,7 @@ def begin(context: FoldContext, kept: RunDescription | None) -> FoldTraining:
         context.registry.allow(context.settings.give_up_after)  # nothing begins without any one of them
         try:
             description, layouts, preferred = agree(context)
-            exchange = Exchange(description.groups, description.averaging, Layout(tuple(description.at_end)))
+            exchange = exchange_of(context, description)
             exchange.initialize({site.name: site for site in context.registry.sites}, preferred)
             break
         except SiteLost as lost:
@@ -232,6 +261,7 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
     _check_layouts(layouts, hellos[0].method)
     groups = share(
         layouts,
+        fewest=2 if context.listed is None else FEWEST_SITES,
         cohorts=settings.asym_cohorts,
         keep_local=settings.keep_local,
         normalization={site: answer.normalization for site, answer in ready.items()},
@@ -253,6 +283,17 @@ def agree(context: FoldContext) -> tuple[RunDescription, dict[str, Layout], list
     return description, layouts, [site for site, answer in ready.items() if answer.pretrained]
 
 
+def exchange_of(context: FoldContext, description: RunDescription) -> Exchange:
+    """Return the global models of a training, which are made of updates, or of masked sums of these."""
+    groups, at_end = description.groups, Layout(tuple(description.at_end))
+    if context.listed is None:
+        return Exchange(groups, description.averaging, at_end)
+    facts = TrainingFacts(description.run, description.fold, context.listed.digest)
+    by_cases = context.settings.weighting == "cases"
+    training = MaskedTraining(facts, context.listed, description.sites, by_cases, context.folder)
+    return MaskedExchange(groups, description.averaging, at_end, training)
+
+
 def averaging_of(settings: CoordinatorSettings) -> Averaging:
     """Return how weights travel and are aggregated."""
     return Averaging(
@@ -265,7 +306,7 @@ def averaging_of(settings: CoordinatorSettings) -> Averaging:
 
 def other_flags(settings: CoordinatorSettings) -> dict[str, str | bool | None]:
     """Return the flags for averaging that are not in `averaging_of`, by name."""
-    names = ("weighting", "keep_local", "asym_cohorts")
+    names = ("weighting", "keep_local", "asym_cohorts", "secure")
     return {name: getattr(settings, name) for name in names}
 
 

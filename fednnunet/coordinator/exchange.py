@@ -18,7 +18,7 @@ from fednnunet.coordinator.asking import each, for_all
 from fednnunet.coordinator.meters import Stopwatch
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
-from fednnunet.protocol.conversation import Question
+from fednnunet.protocol.conversation import Answer, Question
 from fednnunet.protocol.messages import Accepted, ModelPart, Shared, Sharing
 from fednnunet.weights.aggregation import AGGREGATIONS, AggregationName
 from fednnunet.weights.encoding import ENCODINGS, EncodingName, Float32, NotFiniteError, encoding_of
@@ -137,6 +137,13 @@ class Exchange:
                     data, _ = exact.encode(self._models[number].weights[part])
                     self._send(number, part, _WHOLE_MODEL, data, site)
         site.ask("accept", Accepted(round=round_number), Accepted)
+
+    def note(self, site: Site, answer: Answer) -> None:
+        """Take what a site says of the update that it holds: nothing, as that will be seen."""
+
+    def can_open(self, round_number: int) -> bool:
+        """Whether a sum of this round is masked, and its keys are known."""
+        return False
 
     def aggregate(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> Norms:
         """Aggregate the updates that sites hold; can be done again, with other sites too.
@@ -301,11 +308,17 @@ class Exchange:
         mine = [group for group in self._groups if site.name in group.sites]
         names = [[tensor.name for tensor in group.layout.tensors] for group in mine]
         at_end = [tensor.name for tensor in self._at_end.tensors]
-        sharing = Sharing(groups=names, encoding=self._averaging.encoding, at_end=at_end)
+        sharing = Sharing(
+            groups=names, members=self._members(site.name), encoding=self._averaging.encoding, at_end=at_end
+        )
         answer = site.ask("share", sharing, Shared)
         layouts = [*(group.layout for group in mine), *([self._at_end] if at_end else [])]
         if answer.digests != [layout.digest for layout in layouts]:
             raise FednnUNetError("its network differs from its description")
+
+    def _members(self, site: str) -> list[list[str]] | None:
+        """Return the sites of each group of a site, where it needs to know them."""
+        return None
 
     def _fetch_from_all(self, number: int, sites: Sequence[Site], part: slice, round_number: int) -> list[bytes]:
         return for_all(sites, lambda site: self._fetch(number, site, part, round_number))

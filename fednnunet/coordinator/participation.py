@@ -48,6 +48,10 @@ class Participation:
         """Take note that a site has the global model of a round."""
         self._models[site.name] = (site.hello.instance, round_number)
 
+    def forget_models(self) -> None:
+        """Take note that no site can go on with what it has."""
+        self._models.clear()
+
     def leave_out(self, failures: Sequence[SiteFailure], round_number: int) -> None:
         """Take note of sites that could not do what a round asked of them, and let nodes that have failed go."""
         for failure in failures:

@@ -25,6 +25,7 @@ from fednnunet.coordinator.exchange import Averaging
 from fednnunet.errors import FednnUNetError
 from fednnunet.files import alone, replacing, when_files_can_be_opened
 from fednnunet.protocol.messages import RoundReport, Schedule
+from fednnunet.protocol.secure_aggregation import SignedKeys
 from fednnunet.schema import Message
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import Group
@@ -36,6 +37,7 @@ DESCRIPTION = "run.json"
 _COPY = "run_copy.json"
 """The description once more: without it, all models would be of no use."""
 MODEL = "model.json"
+_KEYS = "masked_round.json"
 
 _KEPT = 2
 
@@ -102,6 +104,13 @@ class RunDescription(Message):
     def model(self) -> Layout:
         """The tensors of the model that is exported, if the sites have one in common."""
         return Layout((*self.shared[0].tensors, *self.at_end))
+
+
+class _RoundKeys(Message):
+    """One-time keys of the masked sums of a round."""
+
+    round: int
+    sums: list[SignedKeys]
 
 
 class RoundRecord(Message):
@@ -227,6 +236,27 @@ class FoldFolder:
         with _told(), replacing(self._model(round_number)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **state)
         self._remove([number for number in self.models()[:-_KEPT] if not _is_sparse(number, round_number)])
+
+    @when_files_can_be_opened
+    def keep_keys(self, round_number: int, keys: Sequence[SignedKeys]) -> None:
+        """Keep the one-time keys of a round's masked sums, before the first site opens one."""
+        with _told(), replacing(self.path / _KEYS) as temporary:
+            temporary.write_text(_RoundKeys(round=round_number, sums=list(keys)).to_json(), encoding="utf-8")
+
+    def kept_keys(self, round_number: int) -> list[SignedKeys]:
+        """Return the one-time keys of a round's masked sums, if some were kept and can be read."""
+        path = self.path / _KEYS
+        try:
+            kept = _RoundKeys.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (FednnUNetError, OSError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be read, its round begins anew: %s", path, error)
+            return []
+        return kept.sums if kept is not None and kept.round == round_number else []
+
+    def forget_keys(self) -> None:
+        """Forget the one-time keys: the round is complete, or begins anew."""
+        with _told():
+            (self.path / _KEYS).unlink(missing_ok=True)
 
     def last_model(self, rounds: int) -> tuple[int, dict[str, np.ndarray]]:
         """Return the last model that can be read, and the round after which it was kept.

@@ -13,6 +13,7 @@ from fednnunet.coordinator.agreement import FoldContext, FoldTraining, begin, ke
 from fednnunet.coordinator.exchange import SpoiltUpdates
 from fednnunet.coordinator.exporting import export, learn_model
 from fednnunet.coordinator.finishing import validate
+from fednnunet.coordinator.masked_exchange import VoidSumError
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.own_models import OwnModels
 from fednnunet.coordinator.round_costs import RoundCosts
@@ -114,9 +115,22 @@ class FederatedAveraging(RoundStrategy):
         """Aggregate the updates that the sites hold, and send them the global model; it is kept meanwhile."""
         self._validating = []
         self._leave_out(site_failures(failures), server_round)
-        present = list(by_site(results))
+        present = []
+        for site, told in by_site(results).items():
+            try:
+                with blamed_on(site):
+                    self._training.exchange.note(site, Answer.from_config(told))
+                present.append(site)
+            except SiteFailure as failure:
+                self._leave_out([failure], server_round)
         while len(present) >= self._context.min_clients:
-            unusable = self._aggregate(present, server_round)
+            try:
+                unusable = self._aggregate(present, server_round)
+            except VoidSumError as void:
+                logger.warning("Round %d begins anew: %s.", server_round, void)
+                self._training.begin_round_anew()
+                self._leave_out(void.failures, server_round)
+                break
             if not unusable:
                 self._broadcast(present, server_round)
                 break
@@ -231,6 +245,7 @@ class FederatedAveraging(RoundStrategy):
         if self._saving is not None:
             self._saving.result()
             self._saving = None
+        self._context.folder.forget_keys()
         seconds, training = self._costs.seconds, self._training
         absent = dict.fromkeys(training.description.sites, "it was not connected")
         absent |= self._context.participation.take_left_out()

@@ -202,6 +202,11 @@ class FederatedRounds:
                 f"{str(error).partition('. ')[0][:150]}): give a checkpoint_final.pth"
             ) from error
 
+    @property
+    def output_folder(self) -> Path:
+        """nnU-Net's folder of the fold."""
+        return Path(self._trainer.output_folder)
+
     def describe(self, dataset: SiteDataset) -> ModelDescription:
         """Return how the network is built."""
         return describe(self._trainer, dataset, self._settings.plans)

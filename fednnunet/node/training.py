@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,6 +12,8 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.federation_gain import tell_gain
+from fednnunet.node.masked_updates import HeldGroup, MaskedUpdates, Signer
+from fednnunet.node.openings import Openings
 from fednnunet.node.own_models import train_own_model
 from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
@@ -33,6 +36,9 @@ from fednnunet.protocol.messages import (
     Start,
     ValidationReport,
 )
+from fednnunet.protocol.secure_aggregation import AGREE, JOIN, OPEN, OpeningRequest, SignedKeys, SumRequest, Trained
+from fednnunet.secure_aggregation.attempts import Rules
+from fednnunet.secure_aggregation.contexts import TrainingFacts
 from fednnunet.security.identity import Identity
 from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.encoding import ENCODINGS
@@ -40,6 +46,8 @@ from fednnunet.weights.layout import Layout
 from fednnunet.weights.site_model import SiteModel
 
 logger = logging.getLogger(__name__)
+
+_BITS_AT_END = 64
 
 
 class TrainingClient(SiteClient):
@@ -51,7 +59,7 @@ class TrainingClient(SiteClient):
 
     Parameters
     ----------
-    arguments, dataset, hello, worker, identity
+    arguments, dataset, hello, worker, identity, rules
         See `SiteClient`.
     warm
         Where trainers of several sites share a device, those that are there.
@@ -68,14 +76,19 @@ class TrainingClient(SiteClient):
         warm: WarmTrainers | None = None,
         *,
         identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, worker, identity=identity)
+        super().__init__(arguments, dataset, hello, worker, identity=identity, rules=rules)
         self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None
         self._at_end: SiteModel | None = None
         """What stays here but for its mean at the end."""
         self._holds_kept = False
+        self._masked: MaskedUpdates | None = None
+        """Sums of which what is held is a term, unless it leaves as it is."""
+        self._trained: Trained | None = None
+        """What it has said of the masked update that it holds."""
         self._ready: Ready | None = None
         self._started: Start | None = None
         self._global_round: int | None = None
@@ -101,6 +114,9 @@ class TrainingClient(SiteClient):
             "share": self._share,
             "fetch": self._send_part,
             "collect": self._send_kept_part,
+            AGREE: self._agree,
+            JOIN: self._join,
+            OPEN: self._open,
             "hand": self._take_part,
             "accept": self._accept,
             TRAIN: self._train,
@@ -119,7 +135,9 @@ class TrainingClient(SiteClient):
             is_same = start == before.model_copy(update={"completed": start.completed})
             is_ready = start.completed == self._global_round and not self._is_spoiled
             if is_same and is_ready and self.replies.is_undisturbed:
-                return Answer.of(self._ready.model_copy(update={"restored": True, "has_model": True}))
+                known = {"restored": True, "has_model": True}
+                is_opened = self._masked is not None and self._masked.is_opened
+                return Answer.of(self._ready.model_copy(update={**known, "is_opened": is_opened}))
         return None
 
     def _train(self, work: Work) -> Answer:
@@ -141,7 +159,10 @@ class TrainingClient(SiteClient):
                 raise
             shared.hold(self._rounds.weights(shared.layout))
             self._held_round = number
-        return Answer()
+            if self._masked is not None:
+                self._masked.renew()
+                self._trained = _described(shared, number)
+        return Answer() if self._trained is None else Answer.of(self._trained)
 
     def _validate(self, work: Work) -> Answer:
         """Validate the round's global model, all parts of which have arrived.
@@ -156,6 +177,8 @@ class TrainingClient(SiteClient):
         if self._report is not None:
             return Answer.of(self._report)
         shared.accept()
+        if self._masked is not None:
+            self._masked.renew()
         self._global_round = number
         self._rounds.load(shared.weights, shared.layout)
         report = self._rounds.validate(number, shared.rounding_error)
@@ -207,7 +230,7 @@ class TrainingClient(SiteClient):
                 self._warm.forget(self._rounds_of_fold)
             self._rounds_of_fold.close()
         self._rounds_of_fold = self._shared = self._at_end = self._ready = self._started = None
-        self._global_round = self._held_round = None
+        self._global_round = self._held_round = self._masked = self._trained = None
 
     def _own(self, fold: Fold) -> Fold:
         """Return a fold if it is one that this node was started for: training it replaces what is there."""
@@ -226,10 +249,13 @@ class TrainingClient(SiteClient):
         start = work.read(Start)
         self._after_housekeeping()
         self._seed(self._own(start.fold), 0)
-        if self._rounds_of_fold is None or self._rounds.fold != start.fold or not self._is_built_for(start):
+        begins_anew = self._started is not None and self._started.repeats != start.repeats
+        is_other = self._rounds_of_fold is None or self._rounds.fold != start.fold or begins_anew
+        if is_other or not self._is_built_for(start):
             self._forget_fold()
             self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, start.fold)
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
+        self._masked = self._trained = None
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start
         return Answer.of(self._ready)
@@ -256,7 +282,58 @@ class TrainingClient(SiteClient):
             self._shared.hold(self._rounds.weights(self._shared.layout))
         self._holds_kept = False
         self._at_end = SiteModel(self.hello.site, at_end, ENCODINGS["float32"]) if at_end else None
+        self._masked = self._sums(sharing)
         return Answer.of(Shared(digests=[group.digest for group in (*groups, *at_end)]))
+
+    def _sums(self, sharing: Sharing) -> MaskedUpdates | None:
+        """Return the sums of what this site shares; none if it leaves as it is."""
+        if self._rules is None or self._identity is None:
+            if sharing.members is not None:
+                raise FednnUNetError(
+                    "the coordinator wants masked sums (--secure), for which this node needs --sites and --key"
+                )
+            return None
+        if sharing.members is None:
+            raise FednnUNetError("the coordinator wants plain updates, but this site takes part in masked sums only")
+        assert self._started is not None
+        assert self._ready is not None
+        bits = 32 if ENCODINGS[sharing.encoding].is_exact else 16
+        held = [(self._model, number, bits, layout) for number, layout in enumerate(self._model.groups)]
+        if self._at_end is not None:
+            held += [(self._at_end, number, _BITS_AT_END, layout) for number, layout in enumerate(self._at_end.groups)]
+        if len(held) != len(sharing.members):
+            raise FednnUNetError("the coordinator names the sites of other groups than it shares")
+        groups = [
+            HeldGroup(model, number, bits, layout.digest, members)
+            for (model, number, bits, layout), members in zip(held, sharing.members, strict=True)
+        ]
+        return MaskedUpdates(
+            Signer(self.hello.site, self._identity, self._rules),
+            TrainingFacts(self._started.run, self._started.fold, self._rules.sites.digest),
+            groups,
+            self._ready.training_cases,
+            Openings(self._rounds.output_folder, self._started.run),
+        )
+
+    @property
+    def _masks(self) -> MaskedUpdates:
+        if self._masked is None:
+            raise FednnUNetError("the coordinator asks for a masked sum, for which this node needs --sites and --key")
+        return self._masked
+
+    def _agree(self, work: Work) -> Answer:
+        request = work.read(SumRequest)
+        if request.purpose == "local":
+            self._hold_kept(request.round)
+        elif request.purpose != "update" or request.round != self._held_round:
+            raise FednnUNetError(f"the coordinator asks for a sum of updates of round {request.round}, not held here")
+        return Answer.of(self._masks.agree(request, work.question.data))
+
+    def _join(self, work: Work) -> Answer:
+        return Answer.of(self._masks.join(work.read(SignedKeys)))
+
+    def _open(self, work: Work) -> Answer:
+        return Answer.of(self._masks.open(work.read(OpeningRequest)))
 
     def _send_part(self, work: Work) -> Answer:
         part = work.read(ModelPart)
@@ -265,19 +342,34 @@ class TrainingClient(SiteClient):
             raise FednnUNetError("the coordinator asks for an untrained model, but this node's is trained")
         if part.round not in (0, self._held_round):
             raise FednnUNetError(f"the coordinator asks for an update of round {part.round}, which this node has not")
+        if self._masked is not None and part.round:
+            return Answer.of(part, self._masked.part(self._model, part), is_masked=True)
+        if self._masked is not None and self.arguments.pretrained_weights is not None:
+            raise FednnUNetError(
+                "the coordinator asks for the model of -pretrained_weights, which this site could only send as it is: "
+                "leave the flag out with --secure"
+            )
         return Answer.of(part, self._model.send(part.group, part.start, part.stop, part.round))
 
     def _send_kept_part(self, work: Work) -> Answer:
         """Send a part of what has stayed here in all rounds, after the last one; no mean of it ever comes back."""
-        part, kept, started = work.read(ModelPart), self._at_end, self._started
+        part = work.read(ModelPart)
+        kept = self._hold_kept(part.round)
+        if self._masked is not None:
+            return Answer.of(part, self._masked.part(kept, part), is_masked=True)
+        return Answer.of(part, kept.send(part.group, part.start, part.stop, part.round))
+
+    def _hold_kept(self, round_number: int) -> SiteModel:
+        """Return what has stayed here in all rounds, as it is after the last one."""
+        kept, started = self._at_end, self._started
         if kept is None or started is None:
             raise FednnUNetError("the coordinator asks for weights that it has declared local")
-        if self._rounds.is_untrained or not part.round == self._global_round == started.schedule.rounds:
+        if self._rounds.is_untrained or not round_number == self._global_round == started.schedule.rounds:
             raise FednnUNetError("the coordinator asks for weights of the last round, which this node has not trained")
         if not self._holds_kept:  # the full validation may load another checkpoint into the network
             kept.hold(self._rounds.weights(kept.layout))
             self._holds_kept = True
-        return Answer.of(part, kept.send(part.group, part.start, part.stop, part.round))
+        return kept
 
     def _take_part(self, work: Work) -> Answer:
         part = work.read(ModelPart)
@@ -319,3 +411,18 @@ class TrainingClient(SiteClient):
         asked = work.read(GainRequest)
         self._own(asked.fold)
         return Answer.of(tell_gain(self.arguments, self.dataset, asked))
+
+
+def _described(model: SiteModel, round_number: int) -> Trained:
+    """Return what the coordinator is told of an update that it cannot see."""
+    squares: dict[bool, list[tuple[float, int]]] = {False: [], True: []}
+    try:
+        for of_optimizer, square, size in model.changes():
+            squares[of_optimizer].append((square, size))
+    except FednnUNetError as error:
+        return Trained(round=round_number, problem=str(error))
+    norms = [
+        math.sqrt(math.fsum(square for square, _ in parts) / sum(size for _, size in parts)) if parts else None
+        for parts in squares.values()
+    ]
+    return Trained(round=round_number, norm=norms[0], optimizer_norm=norms[1])

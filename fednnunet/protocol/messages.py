@@ -334,6 +334,9 @@ class Ready(WireMessage):
     pretrained: bool
     restored: bool = Field(default=False, description="whether it goes on exactly from where the last round ended")
     has_model: bool = Field(default=False, description="whether it has the global model, and need not be given it")
+    is_opened: bool = Field(
+        default=False, description="whether it has told the key that opens the sum of the update that it holds"
+    )
 
     @model_validator(mode="after")
     def _check_tensors(self) -> Self:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fednnunet.protocol.messages import MOST_CASES, MOST_SITES, MOST_TENSORS
+from fednnunet.protocol.messages import MOST_CASES, MOST_SITES
 from fednnunet.schema import Name, Number, Told, WireMessage
 
 AGREE, JOIN, OPEN = "agree", "join", "open"
@@ -16,7 +16,7 @@ Purpose = Literal["fingerprint", "update", "local"]
 _Bytes32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Bytes64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 _Round = Annotated[int, Field(ge=0, le=10**6)]
-_Group = Annotated[int, Field(ge=0, lt=MOST_TENSORS)]
+_Group = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$", description="digest of the layout of what is summed")]
 
 
 class SumRequest(WireMessage):
@@ -27,7 +27,7 @@ class SumRequest(WireMessage):
 
     purpose: Purpose
     round: _Round = Field(default=0, description="of an update; 0 for a fingerprint")
-    group: _Group = Field(default=0, description="as the site counts its groups")
+    group: _Group = ""
     total: Annotated[int, Field(ge=1, le=MOST_CASES * MOST_SITES)] = Field(
         description="sum of the weights of all sites of the group; for a fingerprint, all cases"
     )
@@ -58,7 +58,7 @@ class SignedKeys(WireMessage):
     longest_text: ClassVar[int] = 1 << 20
 
     round: _Round = 0
-    group: _Group = 0
+    group: _Group = ""
     keys: list[SignedKey] = Field(min_length=1, max_length=MOST_SITES)
 
 

@@ -247,10 +247,21 @@ def _check_size(data: bytes, size: int) -> None:
         raise FednnUNetError(f"part of a model has {len(data)} bytes instead of {size}")
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def check_finite(values: np.ndarray) -> None:
+    """Refuse weights that are not.
+
+    Raises
+    ------
+    NotFiniteError
+        If one is NaN or infinite.
+    """
     # a sum is finite only if all terms are; float64 holds any sum of float32
     with np.errstate(invalid="ignore"):
         total = values.sum(dtype=np.float64)
     if not np.isfinite(total):
         raise NotFiniteError("its weights are NaN or infinite; see its training log")
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    check_finite(values)
     return values

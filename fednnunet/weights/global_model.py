@@ -92,6 +92,10 @@ class GlobalModel:
         """
         self._aggregated[part] = self._aggregation(updates, weights)
 
+    def keep(self) -> None:
+        """Aggregate as if no site had changed anything."""
+        self._aggregated[:] = self.weights if self._encoding.is_exact else 0
+
     def largest(self, part: slice | None = None, update: np.ndarray | None = None) -> float:
         """Return the largest absolute number of a part of one site's model, or of the global one."""
         if part is None or update is None:

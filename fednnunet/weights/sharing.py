@@ -27,6 +27,7 @@ class Group:
 def share(
     layouts: Mapping[str, Layout],
     *,
+    fewest: int = 2,
     cohorts: bool = False,
     keep_local: str | None = None,
     normalization: Mapping[str, Collection[str]] | None = None,
@@ -37,8 +38,10 @@ def share(
     ----------
     layouts
         Of each site.
+    fewest
+        Sites of a group, at least, unless there are fewer in all.
     cohorts
-        Average a tensor among every group of two or more sites that have it, not only where all sites do.
+        Average a tensor among every such group of sites that have it, not only where all sites do.
     keep_local
         Regular expression; a weight in whose name it is found never leaves its site, nor does its momentum. `NORM` are
         the layers of normalization.
@@ -60,7 +63,7 @@ def share(
         for tensor in layout.tensors:
             if not stays(tensor.weight):
                 owners.setdefault(tensor, []).append(site)
-    least = min(2, len(layouts)) if cohorts else len(layouts)
+    least = min(fewest, len(layouts)) if cohorts else len(layouts)
     groups: dict[tuple[bool, tuple[str, ...]], list[TensorSpec]] = {}
     for tensor, sites in owners.items():
         if len(sites) >= least:

@@ -1,13 +1,15 @@
 """A site's copy of the shared weights: the global model, its own update, and the conversion between them."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fednnunet.errors import FednnUNetError
-from fednnunet.weights.encoding import ENCODINGS, Encoding, Sender, encoding_of, receive, rounding
+from fednnunet.weights.encoding import ENCODINGS, Encoding, Sender, check_finite, encoding_of, receive, rounding
+from fednnunet.weights.fixed_point import FixedPoint
 from fednnunet.weights.layout import Layout
+from fednnunet.weights.norms import FAR, squared_norm
 
 
 class SiteModel:
@@ -32,6 +34,8 @@ class SiteModel:
         """The last global model that has been accepted: shape ``(n,)``, float32."""
         self._update = self.weights
         self._arriving = self.weights.copy()
+        self.groups = list(groups)
+        """Layout of each group."""
         self._encodings = [encoding_of(group, encoding) for group in groups]
         self._seed = zlib.crc32(site.encode())
         self._sizes = [group.size for group in groups]
@@ -82,6 +86,56 @@ class SiteModel:
         )
         return data
 
+    def known(self, group: int) -> np.ndarray:
+        """Return the last global model of a group: shape ``(n,)``, float32."""
+        return self.weights[self._part(group, 0, self._sizes[group])]
+
+    def quantize(
+        self, group: int, start: int, stop: int, round_number: int, fixed: FixedPoint, weight: int
+    ) -> np.ndarray:
+        """Return a part of the update as integers, of which sums can be made; see `FixedPoint.encode`.
+
+        Parameters
+        ----------
+        group, start, stop
+            The part.
+        round_number
+            The round.
+        fixed
+            How to write them.
+        weight
+            Of the site.
+
+        Raises
+        ------
+        FednnUNetError
+            If there is no such part.
+        """
+        part, error, kept = self._part(group, start, stop), self._errors[group], self._senders[group].error
+        wanted = self._update[part] - self.weights[part]
+        if error is None or kept is None:
+            return fixed.encode(start, wanted, weight, None)[0]
+        wanted += kept[start:stop]
+        values, sent = fixed.encode(start, wanted, weight, rounding(round_number, self._seed, group, start))
+        np.subtract(wanted, sent, out=error[start:stop])
+        return values
+
+    def changes(self) -> Iterator[tuple[bool, float, int]]:
+        """Yield of each group whether it is of the optimizer, the squared L2 norm of its update, and its elements.
+
+        Raises
+        ------
+        FednnUNetError
+            If the update is not finite, or far beyond the last model.
+        """
+        start = 0
+        for group in self.groups:
+            part = slice(start, start := start + group.size)
+            check_finite(self._update[part])
+            if _largest(self._update[part]) > FAR * max(1.0, _largest(self.weights[part])):
+                raise FednnUNetError(f"its weights are more than {FAR:g} times the largest of the model")
+            yield group.is_of_optimizer, squared_norm(self._update[part], self.weights[part]), group.size
+
     def take(self, group: int, start: int, stop: int, round_number: int, data: bytes) -> None:
         """Take a part of the next global model; in round 0 it comes as it is.
 
@@ -106,3 +160,7 @@ class SiteModel:
             raise FednnUNetError(f"the coordinator names a part {start}:{stop} of group {group}, which does not exist")
         offset = sum(self._sizes[:group])
         return slice(offset + start, offset + stop)
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(max(values.max(initial=0.0), -values.min(initial=0.0)))
