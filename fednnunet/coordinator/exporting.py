@@ -6,6 +6,7 @@ import numpy as np
 
 from fednnunet.coordinator.agreement import FoldTraining, of_weights
 from fednnunet.coordinator.common_model import ask_for_model, why_there_is_none
+from fednnunet.coordinator.masked_exchange import VoidSumError
 from fednnunet.coordinator.model_export import export_model
 from fednnunet.errors import SiteFailure
 from fednnunet.events.events import PlansAgreed
@@ -69,5 +70,8 @@ def _collect(training: FoldTraining) -> np.ndarray | None:
                 *(failure.site, failure.reason.rstrip(".")),
             )
             sites = [site for site in sites if site.name != failure.site]
+        except VoidSumError as error:
+            logger.warning("The normalization layers of the sites cannot be averaged: %s.", error)
+            break
     logger.warning("The model is not exported: no site has sent its normalization layers.")
     return None

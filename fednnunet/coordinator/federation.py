@@ -83,6 +83,7 @@ class Federation:
         self._sink = sink
         self._admission = Admission(arguments, uuid.uuid4().hex, self.registry, authenticator, sink, given_plans)
         self._receipts = Receipts(arguments.run_dir)
+        self._listed = authenticator.sites if arguments.secure else None
         self._given_plans = given_plans
         self._run_dir: Path | None = arguments.run_dir
         self._runs = runs
@@ -180,7 +181,9 @@ class Federation:
 
     def _train(self, fold: Fold) -> None:
         assert self._run_dir is not None, "a training without a run folder"
-        context = FoldContext(fold, self._arguments, self._run_dir, self._needed, self.registry, self._sink)
+        context = FoldContext(
+            fold, self._arguments, self._run_dir, self._needed, self.registry, self._sink, self._listed
+        )
         if self.registry.hellos[0].validates_only:
             validate_only(context)
         else:

@@ -37,7 +37,7 @@ _BITS_AT_END = 64
 
 
 class VoidSumError(FednnUNetError):
-    """Some sites have told their opening keys, and others not: the sites have to train the round again.
+    """Some sites may have told their opening keys, and others have not: what they hold can be in no other sum.
 
     Attributes
     ----------
@@ -187,14 +187,14 @@ class MaskedExchange(Exchange):
         if not self._at_end.size:
             return result
         if len(sites) < FEWEST_SITES:
-            raise SiteFailure(sites[0].name, f"fewer than {FEWEST_SITES} sites are there for a masked sum")
+            raise VoidSumError
         group = Group(tuple(self._training.weights), self._at_end)
         nothing = np.zeros(self._at_end.size, np.float32)
         of_end = self._agree_on(
             -1, group, list(sites), "local", round_number, nothing, exponents_of_local(len(nothing)), _BITS_AT_END
         )
         self._collect(of_end, "collect", round_number)
-        keys = open_sum(of_end.members, of_end.agreed)
+        (keys,) = self._opened([of_end])
         for part in of_end.parts:
             result[part] = self._mean(of_end, part, keys, round_number)
         return result

@@ -1,0 +1,436 @@
+"""Trainings of which the coordinator sees sums of updates only."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fednnunet.coordinator.federation import Federation
+from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
+from fednnunet.privacy.policy import Policy
+from fednnunet.protocol.conversation import Answer, Question
+from fednnunet.protocol.messages import ModelPart
+from fednnunet.protocol.secure_aggregation import SignedKeys, SumRequest
+from fednnunet.secure_aggregation.attempts import Rules
+from fednnunet.weights.fixed_point import FixedPoint
+from tests.coordinator.training_federation import Events
+from tests.secure_aggregation.masked_federation import CASES, Node, Sites, common_network, model, run
+from tests.secure_aggregation.sites import identities, site_list
+
+STEPS = ("agree", "join", "fetch", "open")
+Ask = Callable[[Question], Answer]
+
+
+def _train(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, secure: bool = True) -> dict[str, np.ndarray]:
+    """Return the last global model of a training that nothing disturbs."""
+    sites = Sites(folder / "sites", monkeypatch)
+    nodes = [sites.node(site, secure=secure) for site in sites.cases]
+    federation, events = run(folder / "run", nodes, sites.list if secure else None, *flags)
+    assert federation.error is None
+    assert not events.left_out
+    return model(folder / "run")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nodes that do not come back no longer than this."""
+    monkeypatch.setattr("fednnunet.coordinator.site.RETURN_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr("fednnunet.coordinator.participation._LOOK_EVERY_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The last global model of a masked training with 16 bits that nothing disturbs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return _train(tmp_path_factory.mktemp("undisturbed"), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "tolerance"),
+    [
+        (("--encoding", "float32"), 1e-6),
+        (("--encoding", "float32", "--weighting", "uniform", "--optimizer_state", "local"), 1e-6),
+        (("--encoding", "float32", "--server_optimizer", "momentum"), 1e-6),
+        (("--encoding", "float16"), 1e-3),
+        (("--encoding", "int8"), 1e-2),
+    ],
+)
+def test_the_global_model_is_that_of_plain_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], tolerance: float
+) -> None:
+    plain = _train(tmp_path / "plain", monkeypatch, *flags, secure=False)
+    masked = _train(tmp_path / "masked", monkeypatch, *flags)
+    for name, values in plain.items():
+        if "error" not in name:  # what rounding has left out, which is another part
+            np.testing.assert_allclose(masked[name], values, rtol=0, atol=tolerance, err_msg=name)
+    assert not any("exponents" in name for name in plain)
+
+
+def test_nothing_that_leaves_a_site_is_its_update_in_any_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[np.ndarray] = []
+    encode = FixedPoint.encode
+
+    def recorded(self: FixedPoint, *words: object) -> tuple[np.ndarray, np.ndarray]:
+        values, sent = encode(self, *words)  # type: ignore[arg-type]
+        written.append(values)
+        return values, sent
+
+    monkeypatch.setattr(FixedPoint, "encode", recorded)
+    sites = Sites(tmp_path / "sites", monkeypatch)
+    nodes = [sites.node(site) for site in sites.cases]
+    federation, _ = run(tmp_path / "run", nodes, sites.list)
+    assert federation.error is None
+    left = [answer for node in nodes for question, answer in node.seen if question.kind == "fetch"]
+    parts = [answer.data for answer in left if ModelPart.from_json(answer.body or "").round]
+    assert len(parts) == len(set(parts)) == 3 * 3 * 2  # sites, rounds, and groups: weights and momentum
+    everything = b"".join(parts)
+    assert not any(
+        values[at : at + 8].tobytes() in everything for values in written for at in range(0, len(values), 50)
+    )
+    bits = np.unpackbits(np.frombuffer(everything, np.uint8))
+    assert abs(bits.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(bits))  # noise, whatever it hides
+    # the first model, which no site has trained, is the only one that leaves as it is, and once
+    initial = [answer for answer in left if answer.data not in parts]
+    assert len(initial) == 2
+    for site in sites.cases:
+        assert '"kind":"update"' not in sites.log(site).replace('"round":0', "") or site == "A"
+
+
+class _Disturbed:
+    """A training in which something happens at a step of its second round.
+
+    Attributes
+    ----------
+    happened
+        Whether it has.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sites = Sites(folder / "sites", monkeypatch)
+        self.nodes = {site: self.sites.node(site) for site in CASES}
+        self.run_dir = folder / "run"
+        self.happened = threading.Event()
+        self.restarted: list[Node] = []
+
+    def run(self, *flags: str) -> tuple[Federation, Events]:
+        return run(self.run_dir, list(self.nodes.values()), self.sites.list, *flags)
+
+    def at(self, step: str, does: Callable[[Question, Ask], Answer], site: str = "B") -> None:
+        """Do something once, when a site is asked something of the second round."""
+
+        def instead(question: Question, ask: Ask) -> Answer:
+            number = _round_of(question)
+            if question.kind == step and number == 2 and not self.happened.is_set():
+                self.happened.set()
+                return does(question, ask)
+            return ask(question)
+
+        self.nodes[site].instead = instead
+
+    def kill(self, site: str, *, restart: bool = True, answered: bool = False) -> Callable[[Question, Ask], Answer]:
+        """Return what kills the node of a site, which is started again."""
+
+        def does(question: Question, ask: Ask) -> Answer:
+            if answered:
+                ask(question)
+            node = self.nodes[site]
+            node.instead = _gone
+            manager = node._manager
+            assert manager is not None
+            manager.unregister(node)
+            if restart:
+                self.restarted.append(self.sites.node(site))
+                self.restarted[-1].join(manager)
+            raise ConnectionError
+
+        return does
+
+
+def _gone(question: Question, ask: Ask) -> Answer:
+    raise ConnectionError
+
+
+def _round_of(question: Question) -> int | None:
+    return SumRequest.from_json(question.body).round if question.kind == "agree" else question.round
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_site_that_is_killed_in_any_step_and_comes_back_changes_no_bit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, np.ndarray],
+    step: str,
+    answered: bool,
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.at(step, disturbed.kill("B", answered=answered))
+    federation, events = disturbed.run()
+    assert federation.error is None
+    assert disturbed.happened.is_set()
+    assert [left.site for left in events.left_out] == ["B"]
+    for name, values in model(disturbed.run_dir).items():
+        np.testing.assert_array_equal(values, undisturbed[name], err_msg=name)
+
+
+@pytest.mark.parametrize("step", [*STEPS, "hand", "evaluate"])
+def test_a_coordinator_that_is_killed_in_any_step_goes_on_with_equal_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, np.ndarray], step: str
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    killed = tmp_path / "as it was"
+
+    def kill(question: Question, ask: Ask) -> Answer:
+        ask(question)
+        for node in disturbed.nodes.values():
+            node.instead = _gone
+        shutil.copytree(disturbed.run_dir, killed)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ConnectionError
+
+    disturbed.at(step, kill)
+    federation, _ = disturbed.run()
+    assert isinstance(federation.error, KeyboardInterrupt)
+    for node in disturbed.nodes.values():
+        node.instead = lambda question, ask: ask(question)
+    disturbed.run_dir = killed
+    federation, events = disturbed.run("--c")
+    assert federation.error is None
+    assert not events.left_out
+    for name, values in model(killed).items():
+        np.testing.assert_array_equal(values, undisturbed[name], err_msg=name)
+    steps = {site: trainer.steps for site, of_site in disturbed.sites.trainers.items() for trainer in of_site[-1:]}
+    if step in {"agree", "join", "fetch", "open", "hand"}:  # nobody has to train the round again
+        assert steps == dict.fromkeys(CASES, 3)
+
+
+def test_without_a_site_the_round_is_one_of_the_others_and_no_update_was_in_two_sums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum with a site, less the one without it, would be that site's update."""
+    cases = {**CASES, "D": 7}
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.sites = Sites(tmp_path / "four", monkeypatch, cases)
+    disturbed.nodes = {site: disturbed.sites.node(site) for site in cases}
+    disturbed.at("fetch", disturbed.kill("B", restart=False))
+    federation, events = disturbed.run("--min_clients", "3")
+    assert federation.error is None
+    assert [left.site for left in events.left_out] == ["B"]
+    assert [sorted(event.sites) for event in events.rounds] == [sorted(cases), ["A", "C", "D"], ["A", "C", "D"]]
+    opened = [
+        (question.body, answer.body)
+        for node in disturbed.nodes.values()
+        for question, answer in node.seen
+        if question.kind == "open" and question.round == 2
+    ]
+    assert len(opened) == 3 * 2  # each of the others, once for weights and once for momentum
+
+
+def test_fewer_than_three_sites_make_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.at("fetch", disturbed.kill("B", restart=False))
+    federation, events = disturbed.run("--give_up_after", "1")
+    assert "B did not come back" in str(federation.error)
+    assert [event.round for event in events.rounds] == [1]
+
+
+def test_after_an_opening_a_round_is_trained_again_with_the_same_sites_as_often_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.sites.rules = {site: Rules(disturbed.sites.list, max_repeats=0) for site in CASES}
+    disturbed.nodes = {site: disturbed.sites.node(site) for site in CASES}
+    disturbed.at("open", disturbed.kill("C", answered=True), "C")
+    federation, events = disturbed.run()
+    assert federation.error is None
+    assert [event.round for event in events.rounds] == [1, 2, 3]
+
+
+def test_after_an_opening_a_sum_over_other_sites_is_one_of_those_that_the_policy_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = {**CASES, "D": 7}
+    for repeats in (0, 1):
+        disturbed = _Disturbed(tmp_path / str(repeats), monkeypatch)
+        disturbed.sites = Sites(tmp_path / str(repeats) / "four", monkeypatch, cases)
+        disturbed.sites.rules = {site: Rules(disturbed.sites.list, max_repeats=repeats) for site in cases}
+        disturbed.nodes = {site: disturbed.sites.node(site) for site in cases}
+        disturbed.at("open", disturbed.kill("D", answered=True, restart=False), "D")
+        federation, events = disturbed.run("--min_clients", "3", "--give_up_after", "1")
+        if repeats:
+            assert federation.error is None
+            assert [event.round for event in events.rounds] == [1, 2, 3]
+        else:
+            assert [event.round for event in events.rounds] == [1]
+            assert any("masked.max_repeats" in left.reason for left in events.left_out)
+
+
+Change = Callable[[Question], Question]
+
+
+def _other_ranges(question: Question) -> Question:
+    return Question(**{**vars(question), "data": bytes(len(question.data))})
+
+
+def _other(**fields: object) -> Change:
+    def change(question: Question) -> Question:
+        body = SumRequest.from_json(question.body).model_copy(update=fields)
+        return Question(**{**vars(question), "body": body.to_json()})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "words"),
+    [
+        ("agree", _other_ranges, "they differ in ranges"),
+        ("agree", _other(total=36), "they differ in total weight"),
+        ("agree", _other(by_cases=False), "they differ in weights by cases"),
+        ("agree", _other(total=9), "this site alone has 10"),
+        ("agree", _other(group="0" * 64), "does not share"),
+        ("agree", _other(purpose="fingerprint"), "not held here"),
+    ],
+)
+def test_a_site_that_is_asked_for_another_sum_gives_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, change: Change, words: str
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.at(step, lambda question, ask: ask(change(question)))
+    federation, events = disturbed.run("--give_up_after", "0.5")
+    assert [event.round for event in events.rounds] == [1]
+    assert [left.site for left in events.left_out] == ["B"]
+    assert words in events.left_out[0].reason
+    assert federation.error is not None
+
+
+def test_a_site_that_was_given_another_model_means_another_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that only one site has, and a sum that differs by it, would tell of that site."""
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+
+    def instead(question: Question, ask: Ask) -> Answer:
+        if question.kind == "hand" and question.round == 1:
+            question = Question(**{**vars(question), "data": bytes(len(question.data))})
+        return ask(question)
+
+    disturbed.nodes["B"].instead = instead
+    federation, events = disturbed.run("--give_up_after", "0.5")
+    assert [event.round for event in events.rounds] == [1]
+    assert "they differ in global model" in events.left_out[0].reason
+    assert federation.error is not None
+
+
+def test_a_site_that_is_told_of_other_sites_masks_for_them_and_the_sum_is_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    cases = {**CASES, "D": 7}
+    disturbed.sites = Sites(tmp_path / "four", monkeypatch, cases)
+    disturbed.nodes = {site: disturbed.sites.node(site) for site in cases}
+
+    def fewer(question: Question, ask: Ask) -> Answer:
+        keys = SignedKeys.from_json(question.body)
+        some = keys.model_copy(update={"keys": keys.keys[:3]})
+        return ask(Question(**{**vars(question), "body": some.to_json()}))
+
+    disturbed.at("join", fewer)
+    federation, events = disturbed.run("--give_up_after", "0.5")
+    assert "it has joined another sum than the other sites" in events.left_out[0].reason
+    assert [event.round for event in events.rounds] == [1]
+    assert federation.error is not None
+
+
+def test_a_sum_that_is_noise_is_never_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+
+    def damaged(question: Question, ask: Ask) -> Answer:
+        answer = ask(question)
+        return Answer(answer.body, bytes(len(answer.data)))
+
+    disturbed.at("fetch", damaged)
+    federation, events = disturbed.run()
+    assert isinstance(federation.error, CanGoOnError)
+    assert "is noise" in str(federation.error)
+    assert [event.round for event in events.rounds] == [1]
+    assert FoldFolder(disturbed.run_dir / "fold_0").models() == [0, 1]
+
+
+def test_a_stranger_in_the_coordinators_list_is_not_one_of_the_sites_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator puts a key of its own in the place of a hospital's."""
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    keys = {**disturbed.sites.keys, "C": identities(["C"])["C"]}
+    disturbed.sites.keys = keys
+    disturbed.nodes["C"] = disturbed.sites.node("C")
+    monkeypatch.setattr("fednnunet.coordinator.masked_sums.check_signature", lambda *words: None)
+    disturbed.sites.list = site_list(keys)
+    federation, events = disturbed.run("--give_up_after", "0.5")
+    assert not events.rounds
+    assert federation.error is not None
+
+
+def test_a_spoilt_update_is_told_of_by_its_site_and_no_part_of_any_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = {**CASES, "D": 7}
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    disturbed.sites = Sites(tmp_path / "four", monkeypatch, cases)
+    disturbed.nodes = {site: disturbed.sites.node(site) for site in cases}
+    trainers = disturbed.sites.trainers["D"]
+
+    def broken(question: Question, ask: Ask) -> Answer:
+        trainers[-1].broken = lambda epoch: True
+        return ask(question)
+
+    disturbed.at("fit", broken, "D")
+    federation, events = disturbed.run("--min_clients", "3")
+    assert federation.error is None
+    assert [left.site for left in events.left_out] == ["D"]
+    assert "NaN" in events.left_out[0].reason
+    assert all(np.isfinite(values).all() for values in model(disturbed.run_dir).values())
+
+
+def test_layers_of_fewer_than_three_sites_stay_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wider() -> torch.nn.Module:
+        torch.manual_seed(1)
+        return torch.nn.Sequential(torch.nn.Linear(40, 20), torch.nn.Linear(20, 4))
+
+    sites = Sites(
+        tmp_path / "sites",
+        monkeypatch,
+        {**CASES, "D": 7, "E": 9},
+        {"A": common_network, "B": common_network, "C": common_network, "D": wider, "E": wider},
+    )
+    nodes = [sites.node(site) for site in sites.cases]
+    federation, events = run(tmp_path / "run", nodes, sites.list, "--asym_cohorts", "--optimizer_state", "local")
+    assert federation.error is None
+    description = FoldFolder(tmp_path / "run" / "fold_0").description()
+    assert description is not None
+    shared = {tuple(group.sites): [tensor.name for tensor in group.tensors] for group in description.shared}
+    assert shared == {("A", "B", "C", "D", "E"): ["0.weight", "0.bias"], ("A", "B", "C"): ["1.weight", "1.bias"]}
+    assert [event.round for event in events.rounds] == [1, 2, 3]
+
+
+def test_plain_and_masked_sites_do_not_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for secure, of_b, words in ((True, False, "plain updates"), (False, True, "masked sums only")):
+        sites = Sites(tmp_path / str(secure), monkeypatch)
+        nodes = [sites.node(site, secure=of_b if site == "B" else secure) for site in CASES]
+        federation, events = run(tmp_path / f"run {secure}", nodes, sites.list if secure else None)
+        assert words in str(federation.error)
+        assert not events.rounds
+
+
+def test_a_policy_that_wants_masked_sums_refuses_plain_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy.model_validate({"masked": {"require": True}, "model": {"allow": False}})
+    sites = Sites(tmp_path, monkeypatch, policies={"B": policy})
+    nodes = [sites.node(site, secure=False) for site in CASES]
+    federation, events = run(tmp_path / "run", nodes, None, "--give_up_after", "0.5")
+    assert not events.rounds
+    assert "masked.require" in events.left_out[0].reason
+    assert federation.error is not None
