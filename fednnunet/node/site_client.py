@@ -18,6 +18,7 @@ from fednnunet.privacy.paths import without_paths
 from fednnunet.protocol.conversation import FAREWELL, HELLO, NO_BODY, NO_CERTIFICATE, PING, Answer, Answers, Question
 from fednnunet.protocol.messages import Farewell, Hello, WorkReport
 from fednnunet.schema import Message
+from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.identity import Challenge, Identity
 from fednnunet.settings.node import NodeSettings
 
@@ -66,6 +67,8 @@ class SiteClient(NumPyClient):
         Works out the answers; one thread of the node's own if not given.
     identity
         The site's key, if it has one.
+    rules
+        What the site wants of masked sums; ``None`` if it takes part in none.
 
     Attributes
     ----------
@@ -83,8 +86,11 @@ class SiteClient(NumPyClient):
         worker: Submits | None = None,
         *,
         identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._identity = identity
+        self._rules = rules
+        self._run = ""
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
@@ -164,6 +170,7 @@ class SiteClient(NumPyClient):
             challenge = question.read(Challenge)
         except FednnUNetError as error:  # no reason to leave
             return Answer(failure=str(error))
+        self._run = challenge.run
         introduction, identity = self.hello.to_json(), self._identity
         proof = b"" if identity is None else identity.prove(challenge, question.certificate, introduction)
         return Answer(introduction, proof)
