@@ -1,7 +1,7 @@
 """Answers as whole numbers, each with a width, for a sum modulo a power of two.
 
-`Moments.to_vector` spreads a sum over limbs, which fit into int64 but do not carry: the sum of the sites' limbs says more
-about single sites than the sum of their numbers does.
+`Moments.to_vector` spreads a sum over limbs, which fit into int64 but do not carry: the sum of the sites' limbs says
+more about single sites than the sum of their numbers does.
 """
 
 from collections.abc import Sequence
