@@ -15,6 +15,7 @@ from flwr.common import GetPropertiesRes as Reply
 from fednnunet.coordinator.fingerprinting import find_fingerprint
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.rounds import RoundServer, RoundStrategy
+from fednnunet.events.events import EventSink
 from fednnunet.files import read_json_object
 from fednnunet.fingerprint.distribution import Distribution
 from fednnunet.fingerprint.measurement import SiteMeasurement
@@ -22,7 +23,7 @@ from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.planning import PlanningClient
 from fednnunet.node.record import FINGERPRINT
 from fednnunet.protocol.conversation import TRAIN, Config
-from fednnunet.protocol.messages import Hello
+from fednnunet.protocol.messages import Hello, Query
 from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.authentication import Authenticator
 from fednnunet.security.identity import Identity, SiteList
@@ -90,17 +91,27 @@ class PlanningNode(FakeNode):
         return answer
 
     @property
+    def answered(self) -> list[tuple[Query, bytes]]:
+        """Questions about its cases, with the answers."""
+        return [
+            (Query.from_json(str(question["body"])), answer["data"])
+            for question, answer in self.said
+            if question["ask"] == TRAIN and isinstance(answer.get("data"), bytes)
+        ]
+
+    @property
     def answers(self) -> list[bytes]:
         """What it has answered about its cases."""
-        return [bytes(answer["data"]) for question, answer in self.said if question["ask"] == TRAIN]  # type: ignore[arg-type]
+        return [answer for _, answer in self.answered]
 
     def get_properties(self, ins: Ask, timeout: float | None, group_id: int | None) -> Reply:
         return Reply(OK, self.told(ins.config))
 
     def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
         answer = self.told(ins.config)
-        if len({bytes(told) for told in self.answers}) in self.loses:
-            self.loses.remove(len(set(self.answers)))
+        number = len(set(self.answers))
+        if number in self.loses:
+            self.loses.remove(number)
             self._connect_again()
         return FitRes(OK, NO_PARAMETERS, 1, answer)
 
@@ -138,6 +149,7 @@ def fingerprint_stage(
     on_round: Callable[[ClientRegistry], None] = lambda registry: None,
     *,
     proves: bool = True,
+    sink: EventSink | None = None,
 ) -> dict[str, Any]:
     """Let a coordinator find the fingerprint, masked if there is a list, and return what all sites have installed."""
     registry = ClientRegistry(len(nodes))
@@ -153,7 +165,7 @@ def fingerprint_stage(
 
     with given_measurements(nodes, folder):
         try:
-            find_fingerprint("extract_fingerprint", registry, Events(), run_rounds, listed, RUN)
+            find_fingerprint("extract_fingerprint", registry, sink or Events(), run_rounds, listed, RUN)
         finally:
             for node in nodes.values():
                 node.client.close()

@@ -13,6 +13,7 @@ from fednnunet.coordinator.answer_sums import MaskedSums
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
+from fednnunet.events.events import FingerprintFound
 from fednnunet.fingerprint.integers import to_integers, widths_of
 from fednnunet.fingerprint.measurement import SiteMeasurement
 from fednnunet.fingerprint.plausibility import AnswersOfSite
@@ -26,6 +27,7 @@ from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.secure_aggregation.integers import from_bytes, to_bytes
 from fednnunet.security.identity import Challenge, SiteList
 from tests.coordinator.planning_nodes import RUN, PlanningNode, fingerprint_stage, given_measurements, random_site
+from tests.coordinator.training_federation import Events
 from tests.secure_aggregation.sites import identities, site_list
 
 LARGEST = np.finfo(np.float32).max
@@ -79,12 +81,14 @@ def test_the_installed_fingerprint_has_the_bits_of_the_plain_one_and_no_answer_c
     plain = _plain(measurements)
     nodes, listed = _masking(measurements)
     expected = fingerprint_stage(tmp_path / "plain", plain, None)
-    assert json.dumps(fingerprint_stage(tmp_path / "masked", nodes, listed)) == json.dumps(expected)
+    events = Events()
+    assert json.dumps(fingerprint_stage(tmp_path / "masked", nodes, listed, sink=events)) == json.dumps(expected)
+    (found,) = (event for event in events.seen if isinstance(event, FingerprintFound))
+    assert found.answered_bytes == {name: sum(map(len, node.answers)) for name, node in nodes.items()}
     for name, node in nodes.items():
-        questions = [Query.from_json(str(asked["body"])) for asked, _ in node.said if asked["ask"] == TRAIN]
-        assert len(questions) == len(node.answers) == len(plain[name].answers) >= 25
-        told = b"".join(answer for answer in node.answers)
-        for query, masked in zip(questions, node.answers, strict=True):
+        assert len(node.answers) == len(plain[name].answers) >= 25
+        told = b"".join(node.answers)
+        for query, masked in node.answered:
             _assert_noise(query, node.measurement, masked, told)
         assert sum(map(len, node.answers)) < sum(map(len, plain[name].answers))
 
@@ -119,9 +123,9 @@ class Federation:
             self.ask(name, HELLO, Challenge.draw(RUN))
             self.ask(name, "measure", Measure(cases=self.cases))
 
-    def agree(self, total: int | None = None) -> list[SignedKey]:
+    def agree(self) -> list[SignedKey]:
         """Let all sites agree, and return their one-time keys."""
-        request = SumRequest(purpose="fingerprint", total=self.cases if total is None else total)
+        request = SumRequest(purpose="fingerprint", total=self.cases)
         return [self.ask(name, AGREE, request).read(Statement).signed for name in sorted(self.nodes)]
 
     def join(self) -> list[SignedKey]:
@@ -187,9 +191,9 @@ def test_a_site_that_is_asked_another_question_than_the_others_spoils_the_sum_an
     with pytest.raises(FednnUNetError, match="masks do not cancel") as failure:
         sums.total(one, federation.as_sites(answers))
     assert not isinstance(failure.value, SiteFailure)
-    measured = federation.nodes["S01"].measurement
-    for question, told in ((one, answers["S00"]), (another, answers["S01"])):
-        _assert_noise(Query(question=question), measured, told.data, told.data)
+    for name, question in (("S00", one), ("S01", another)):
+        told = answers[name].data
+        _assert_noise(Query(question=question), federation.nodes[name].measurement, told, told)
 
 
 def test_an_answer_that_was_masked_in_another_run_does_not_cancel(make: Make) -> None:
@@ -214,10 +218,12 @@ def test_a_repeated_question_is_answered_with_the_same_bytes(make: Make) -> None
     assert federation.count("S01", _first_digits()).data == digits
 
 
-def test_another_number_of_cases_for_one_site_is_refused(make: Make) -> None:
+def test_a_sum_of_something_else_or_over_another_number_of_cases_is_refused(make: Make) -> None:
     federation = make()
     told = SumRequest(purpose="fingerprint", total=federation.cases + 1)
     assert "sums over 7 cases, but has said that there are 6" in str(federation.ask("S00", AGREE, told).failure)
+    update = SumRequest(purpose="update", total=federation.cases)
+    assert "a sum of updates from a node for extract_fingerprint" in str(federation.ask("S01", AGREE, update).failure)
     federation = make()
     federation.ask("S01", "measure", Measure(cases=federation.cases + 1))
     keys = [
