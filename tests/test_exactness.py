@@ -142,7 +142,7 @@ def test_masked_answers_give_statistics_and_plans_of_the_pooled_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: set[str] = set()
-    for seed in range(FEDERATIONS, FEDERATIONS + 16):
+    for seed in range(FEDERATIONS, FEDERATIONS + 8):
         sites, cases = _federation(seed)
         pooled = Pooled(tmp_path / str(seed), cases, SAMPLES, monkeypatch)
         plans, stock = _compare(sites, pooled, *_options_of(seed, cases), find=_exact_from_masked_answers)

@@ -91,6 +91,7 @@ class SiteClient(NumPyClient):
         self._identity = identity
         self._rules = rules
         self._run = ""
+        """Names the run of the coordinator, as its last challenge says."""
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
