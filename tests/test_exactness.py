@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,25 @@ import numpy as np
 import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
+from fednnunet.coordinator.answer_sums import MaskedSums
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.fingerprint.coverage import PLANNERS
+from fednnunet.fingerprint.due import QuestionsDue, exact_questions
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.measurement import SiteMeasurement
+from fednnunet.fingerprint.plausibility import AnswersOfSite
 from fednnunet.fingerprint.protocol import (
     exact_fingerprint,
     fingerprint_of,
     run_protocol,
     shared_cases_fingerprint,
 )
-from fednnunet.protocol.messages import Hello, PlannerOptions
+from fednnunet.node.counting import MaskedCounting
+from fednnunet.protocol.messages import Hello, PlannerOptions, Query
+from fednnunet.protocol.secure_aggregation import SignedKeys
+from fednnunet.secure_aggregation.attempts import Rules
 from tests.pooled import READER, Case, Pooled, Sites, dataset_json, generate_federation, measure
+from tests.secure_aggregation.sites import attempts, identities, site_list
 
 FEDERATIONS = 240
 SAMPLES = 20_000
@@ -50,6 +58,28 @@ def _planner(cases: list[Case], options: PlannerOptions) -> FederationPlanner:
 def _exact(sites: list[SiteMeasurement], planner: FederationPlanner, samples: int) -> Fingerprint:
     cases = sum(len(site.shapes) for site in sites)
     return run_protocol(exact_fingerprint(cases, len(sites[0].samples), samples, planner.target_spacing), sites)
+
+
+def _exact_from_masked_answers(sites: list[SiteMeasurement], planner: FederationPlanner, samples: int) -> Fingerprint:
+    cases, channels = sum(len(site.shapes) for site in sites), len(sites[0].samples)
+    keys = identities([f"S{number}" for number in range(len(sites))])
+    rules = Rules(site_list(keys))
+    of_sites = {
+        name: MaskedCounting(measurement, QuestionsDue(exact_questions(cases, channels)), cases, rules)
+        for name, measurement in zip(keys, sites, strict=True)
+    }
+    signed = [of_sites[name].agree(attempt).signed for name, attempt in attempts(keys, {"cases": cases}).items()]
+    assert len({counting.join(SignedKeys(keys=signed)) for counting in of_sites.values()}) == 1
+    protocol = exact_fingerprint(cases, channels, samples, planner.target_spacing)
+    sums = MaskedSums(AnswersOfSite(cases, channels, samples), channels)
+    query = Query(question=next(protocol))
+    try:
+        while True:
+            answers: Any = {name: counting.answer(query, query.to_json()) for name, counting in of_sites.items()}
+            query = Query(question=protocol.send(sums.total(query.question, answers)))
+    except StopIteration as end:
+        fingerprint: Fingerprint = end.value
+        return fingerprint
 
 
 def _assert_statistics_equal(ours: dict[str, Any], stock: dict[str, Any], pooled: SiteMeasurement) -> None:
@@ -107,6 +137,19 @@ def test_statistics_and_plans_are_those_of_the_pooled_data(
     assert kinds >= {"2d", "3d_fullres", "one case", "no foreground", "several channels", "cropped"}
 
 
+@pytest.mark.filterwarnings("ignore:WARNING. You are running")
+def test_masked_answers_give_statistics_and_plans_of_the_pooled_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[str] = set()
+    for seed in range(FEDERATIONS, FEDERATIONS + 8):
+        sites, cases = _federation(seed)
+        pooled = Pooled(tmp_path / str(seed), cases, SAMPLES, monkeypatch)
+        plans, stock = _compare(sites, pooled, *_options_of(seed, cases), find=_exact_from_masked_answers)
+        kinds |= {*plans["configurations"], *_kinds(sites, stock)}
+    assert kinds >= {"2d", "3d_fullres", "one case", "no foreground", "several channels", "cropped"}
+
+
 def test_plans_with_a_low_resolution_are_those_of_the_pooled_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +164,13 @@ def test_plans_with_a_low_resolution_are_those_of_the_pooled_data(
     assert {"3d_lowres", "3d_cascade_fullres"} <= set(plans["configurations"])
 
 
-def _compare(sites: Sites, pooled: Pooled, name: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compare(
+    sites: Sites,
+    pooled: Pooled,
+    name: str,
+    given: dict[str, Any],
+    find: Callable[[list[SiteMeasurement], FederationPlanner, int], Fingerprint] = _exact,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Assert that a federation finds what nnU-Net does; return nnU-Net's plans and fingerprint."""
     stock = pooled.fingerprint()
     measured = [measure(site, pooled.samples_per_case) for site in sites]
@@ -131,7 +180,7 @@ def _compare(sites: Sites, pooled: Pooled, name: str, given: dict[str, Any]) -> 
         target_spacing=given.get("overwrite_target_spacing"),
     )
     planner = _planner(list(pooled.cases), options)
-    fingerprint = _exact(measured, planner, pooled.samples_per_case)
+    fingerprint = find(measured, planner, pooled.samples_per_case)
     _assert_statistics_equal(fingerprint.to_nnunet(), stock, measure(pooled.cases, pooled.samples_per_case))
     with contextlib.redirect_stdout(io.StringIO()):
         plans = pooled.plans(name, **given)

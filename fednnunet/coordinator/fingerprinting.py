@@ -5,21 +5,22 @@ from flwr.common import FitIns, FitRes, Parameters, Scalar
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 
+from fednnunet.coordinator.answer_sums import AnswerSums, MaskedSums, PlainSums
 from fednnunet.coordinator.asking import ask_all
 from fednnunet.coordinator.installing import install
+from fednnunet.coordinator.masked_sums import agree_on_sum
 from fednnunet.coordinator.planner import FederationPlanner
 from fednnunet.coordinator.preflight import check_dimensions
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.coordinator.rounds import Failures, RoundStrategy, RunRounds, by_site, fit_instruction, site_failures
-from fednnunet.coordinator.site import Site, blamed_on
+from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, FingerprintFound, StageStarted
 from fednnunet.events.sinks import tell_progress
 from fednnunet.fingerprint.fingerprint import Fingerprint
 from fednnunet.fingerprint.plans import fingerprint_digest, plans_digest
 from fednnunet.fingerprint.plausibility import AnswersOfSite, check_cases
-from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint, sum_of_answers
-from fednnunet.fingerprint.questions import COUNT_BYTES, COUNTS
+from fednnunet.fingerprint.protocol import Protocol, exact_fingerprint, shared_cases_fingerprint
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.protocol.conversation import TRAIN, Answer, Question
 from fednnunet.protocol.messages import (
@@ -31,6 +32,9 @@ from fednnunet.protocol.messages import (
     SharedCases,
     Task,
 )
+from fednnunet.protocol.secure_aggregation import SumRequest
+from fednnunet.secure_aggregation.fingerprints import fingerprint_context
+from fednnunet.security.identity import SiteList
 
 _MOST_QUESTIONS = 41
 """See `fednnunet.fingerprint.due`."""
@@ -47,8 +51,8 @@ class FingerprintStrategy(RoundStrategy):
         Asks the questions.
     registry
         The sites.
-    answers
-        What is known of each site's answers, by its name.
+    sums
+        Adds up the answers.
 
     Attributes
     ----------
@@ -60,13 +64,13 @@ class FingerprintStrategy(RoundStrategy):
         The result; ``None`` until the last question is answered.
     """
 
-    def __init__(self, protocol: Protocol, registry: ClientRegistry, answers: dict[str, AnswersOfSite]) -> None:
+    def __init__(self, protocol: Protocol, registry: ClientRegistry, sums: AnswerSums) -> None:
         self.questions = 0
-        self.answered_bytes = dict.fromkeys(answers, 0)
+        self.answered_bytes = {site.name: 0 for site in registry.sites}
         self.fingerprint: Fingerprint | None = None
         self._protocol = protocol
         self._registry = registry
-        self._answers = answers
+        self._sums = sums
         self._query = Query(question=next(protocol))
 
     @property
@@ -88,30 +92,30 @@ class FingerprintStrategy(RoundStrategy):
 
         Raises
         ------
-        SiteFailure
-            If a site has failed, or its answer cannot be true.
+        FednnUNetError
+            If a site has failed, or its answer, or the sum, cannot be true.
         """
         for failure in site_failures(failures):
             raise failure
-        answers = [self._checked(site, Answer.from_config(told)) for site, told in by_site(results).items()]
+        answers = {site: Answer.from_config(told) for site, told in by_site(results).items()}
+        for site, answer in answers.items():
+            self.answered_bytes[site.name] += len(answer.data)
+        total = self._sums.total(self._query.question, answers)
         try:
-            self._query = Query(question=self._protocol.send(sum_of_answers(answers)))
+            self._query = Query(question=self._protocol.send(total))
         except StopIteration as end:
             self.fingerprint = end.value
         return None, {}
 
-    def _checked(self, site: Site, answer: Answer) -> np.ndarray:
-        """Return what a site has answered, if that can be true."""
-        if len(answer.data) % COUNT_BYTES:
-            raise SiteFailure(site.name, "its answer is not one vector of int64")
-        self.answered_bytes[site.name] += len(answer.data)
-        counts = np.frombuffer(answer.data, COUNTS)
-        with blamed_on(site):
-            self._answers[site.name].check(self._query.question, counts)
-        return counts
 
-
-def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_rounds: RunRounds) -> None:
+def find_fingerprint(
+    task: Task,
+    registry: ClientRegistry,
+    sink: EventSink,
+    run_rounds: RunRounds,
+    listed: SiteList | None = None,
+    run_id: str = "",
+) -> None:
     """Find the common fingerprint, plan for the whole federation, and let every site install the result.
 
     Parameters
@@ -124,6 +128,10 @@ def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_
         Takes what happens.
     run_rounds
         Does the rounds, one for each question.
+    listed
+        The list of sites, if these give masked answers only.
+    run_id
+        Names the run of the coordinator, as in the challenge that nodes have signed.
 
     Raises
     ------
@@ -133,7 +141,10 @@ def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_
     hellos = registry.hellos
     cases = sum(hello.cases for hello in hellos)
     planner = FederationPlanner(hellos[0], cases)
-    strategy = _measured(registry, planner, cases, sink)
+    _measure(registry, cases, sink)
+    if listed is not None:
+        _agree(task, registry, cases, listed, run_id)
+    strategy = _asking(registry, planner, cases, is_masked=listed is not None)
     run_rounds(strategy, _MOST_QUESTIONS)
     if strategy.fingerprint is None:
         raise FednnUNetError(f"The common fingerprint is still undetermined after {_MOST_QUESTIONS} questions.")
@@ -156,14 +167,34 @@ def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_
     install(common, registry, sink)
 
 
-def _measured(registry: ClientRegistry, planner: FederationPlanner, cases: int, sink: EventSink) -> FingerprintStrategy:
-    """Let every site measure its cases, and return what asks about them."""
-    sites, facts, samples = registry.sites, registry.hellos[0], samples_per_case(cases)
-    channels = len(facts.channels)
+def _measure(registry: ClientRegistry, cases: int, sink: EventSink) -> None:
+    """Let every site measure its cases."""
     sink.emit(StageStarted(stage="reading"))
-    measured = ask_all(sites, "measure", Measure(cases=cases), Measured, tell_progress(sink))
+    measured = ask_all(registry.sites, "measure", Measure(cases=cases), Measured, tell_progress(sink))
     check_dimensions({site: bool(report.is_two_dimensional) for site, report in measured.items()})
     sink.emit(StageStarted(stage="fingerprint"))
+
+
+def _agree(task: Task, registry: ClientRegistry, cases: int, listed: SiteList, run_id: str) -> None:
+    """Let all sites agree on the sums of their answers."""
+    facts = registry.hellos[0]
+    context = fingerprint_context(
+        task=task,
+        run=run_id,
+        cases=cases,
+        channels=len(facts.channels),
+        mode=facts.fingerprint,
+        sites=listed.digest,
+    )
+    agree_on_sum(registry.sites, listed, SumRequest(purpose="fingerprint", total=cases), context)
+
+
+def _asking(
+    registry: ClientRegistry, planner: FederationPlanner, cases: int, *, is_masked: bool
+) -> FingerprintStrategy:
+    """Return what asks about the measurements."""
+    sites, facts, samples = registry.sites, registry.hellos[0], samples_per_case(cases)
+    channels = len(facts.channels)
     if facts.fingerprint == "shared-cases":
         shared = ask_all(sites, "cases", None, SharedCases)
         checked = [_checked(site, shared[site.name]) for site in sites]
@@ -171,8 +202,10 @@ def _measured(registry: ClientRegistry, planner: FederationPlanner, cases: int, 
         protocol = shared_cases_fingerprint(spacings, shapes, channels, samples)
     else:
         protocol = exact_fingerprint(cases, channels, samples, planner.target_spacing)
-    answers = {site.name: AnswersOfSite(site.hello.cases, channels, samples) for site in sites}
-    return FingerprintStrategy(protocol, registry, answers)
+    sums: AnswerSums = PlainSums({site.name: AnswersOfSite(site.hello.cases, channels, samples) for site in sites})
+    if is_masked:
+        sums = MaskedSums(AnswersOfSite(cases, channels, samples), channels)
+    return FingerprintStrategy(protocol, registry, sums)
 
 
 def _checked(site: Site, shared: SharedCases) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from fednnunet.background import Tracker
 from fednnunet.errors import FednnUNetError
@@ -25,10 +25,10 @@ from fednnunet.fingerprint.plans import (
     resolved,
 )
 from fednnunet.fingerprint.protocol import fingerprint_of
-from fednnunet.fingerprint.questions import COUNTS
 from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.nnunet_defaults import planner_environment, planning_class
 from fednnunet.node.answered import ANSWERED_CASES, AnsweredCases
+from fednnunet.node.counting import Counting, MaskedCounting
 from fednnunet.node.dataset import SiteDataset, case_files
 from fednnunet.node.dataset_json import DATASET_JSON, read_raw_dataset_json
 from fednnunet.node.extraction import (
@@ -57,6 +57,9 @@ from fednnunet.protocol.messages import (
     Query,
     SharedCases,
 )
+from fednnunet.protocol.secure_aggregation import AGREE, JOIN, Joined, SignedKeys, SumRequest
+from fednnunet.secure_aggregation.attempts import Attempt, Rules
+from fednnunet.secure_aggregation.fingerprints import fingerprint_context
 from fednnunet.security.identity import Identity
 from fednnunet.settings.node import PlanningSettings
 
@@ -66,23 +69,22 @@ _QUESTIONS: dict[FingerprintMode, Callable[[int, int], Due]] = {
 }
 
 
-class _Fingerprinting(NamedTuple):
-    """What the site has measured, and what may be asked about it."""
-
-    measurement: SiteMeasurement
-    due: QuestionsDue
-
-
 class PlanningClient(SiteClient):
     """Measures the site's cases, answers what is asked about them, installs plans, and preprocesses."""
 
     arguments: PlanningSettings
 
     def __init__(
-        self, arguments: PlanningSettings, dataset: SiteDataset, hello: Hello, *, identity: Identity | None = None
+        self,
+        arguments: PlanningSettings,
+        dataset: SiteDataset,
+        hello: Hello,
+        *,
+        identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, identity=identity)
-        self._fingerprinting: _Fingerprinting | None = None
+        super().__init__(arguments, dataset, hello, identity=identity, rules=rules)
+        self._counting: Counting | None = None
         self._measured_alone: SiteMeasurement | None = None
         self._answered: AnsweredCases | None = None
 
@@ -92,16 +94,49 @@ class PlanningClient(SiteClient):
         return {
             "measure": self._measure,
             "cases": self._share_cases,
+            AGREE: self._agree,
+            JOIN: self._join,
             TRAIN: self._count,
             "install": self._install,
             "plan_alone": self._plan_alone,
         }
 
     def _count(self, work: Work) -> Answer:
-        """Answer a question about the measurement with one vector of integers."""
-        question = work.read(Query).question
-        self._measured.due.admit(question)
-        return Answer(data=self._measured.measurement.answer(question).astype(COUNTS).tobytes())
+        """Answer a question about the measurement with one vector of integers, or with a term of a sum of such."""
+        return self._measured.answer(work.read(Query), work.question.body)
+
+    def _agree(self, work: Work) -> Answer:
+        request, (identity, rules), counting = work.read(SumRequest), self._masking, self._measured
+        assert isinstance(counting, MaskedCounting)
+        if request.purpose != "fingerprint":
+            raise FednnUNetError(f"the coordinator wants a sum of updates from a node for {self.hello.task}")
+        if request.total != counting.cases:
+            raise FednnUNetError(
+                f"the coordinator wants sums over {request.total} cases, but has said that there are {counting.cases}"
+            )
+        context = fingerprint_context(
+            task=self.hello.task,
+            run=self._run,
+            cases=counting.cases,
+            channels=len(self.hello.channels),
+            mode=self.hello.fingerprint,
+            sites=rules.sites.digest,
+        )
+        return Answer.of(counting.agree(Attempt(identity, self.hello.site, context)))
+
+    def _join(self, work: Work) -> Answer:
+        keys, _ = work.read(SignedKeys), self._masking
+        counting = self._counting  # none yet, if the node was started again since it has agreed
+        return Answer.of(Joined(salt=counting.join(keys) if isinstance(counting, MaskedCounting) else None))
+
+    @property
+    def _masking(self) -> tuple[Identity, Rules]:
+        if self._identity is None or self._rules is None:
+            raise FednnUNetError(
+                "the coordinator wants masked sums, for which this site has no list of sites: start its node with "
+                "--key and --sites"
+            )
+        return self._identity, self._rules
 
     def tells_of_cases(self) -> None:
         """Remember the cases, against which those of a later run will be held."""
@@ -109,16 +144,21 @@ class PlanningClient(SiteClient):
             self._answered.remember()
 
     @property
-    def _measured(self) -> _Fingerprinting:
-        if self._fingerprinting is None:
+    def _measured(self) -> Counting:
+        if self._counting is None:
             raise FednnUNetError("the coordinator asks about cases before the node has measured them")
-        return self._fingerprinting
+        return self._counting
 
     def _measure(self, work: Work) -> Answer:
         cases, mode = work.read(Measure).cases, self.hello.fingerprint
         if mode is None:
             raise FednnUNetError("the coordinator asks for a common fingerprint, but this site plans for itself")
-        if self._fingerprinting is not None and self._fingerprinting.due.has_begun:
+        if self._rules is not None and mode != "exact":
+            raise FednnUNetError(
+                f"--fingerprint {mode} tells of single cases, but with --sites this site tells masked sums only: "
+                "start its node without one of the two"
+            )
+        if self._counting is not None and self._counting.has_begun:
             raise FednnUNetError(
                 "the coordinator restarts the protocol, to ask more than one fingerprint needs: "
                 "restart the node for another fingerprint"
@@ -131,8 +171,11 @@ class PlanningClient(SiteClient):
         measurement = measure(self.arguments, self.dataset, self.hello, samples_per_case(cases), work.tracker)
         self._answered = _answered_cases(self.dataset)
         self.changed_cases = None if self._answered is None else self._answered.changed()
-        questions = _QUESTIONS[mode](cases, len(self.hello.channels))
-        self._fingerprinting = _Fingerprinting(measurement, QuestionsDue(questions))
+        due = QuestionsDue(_QUESTIONS[mode](cases, len(self.hello.channels)))
+        rules = self._rules
+        self._counting = (
+            Counting(measurement, due, cases) if rules is None else MaskedCounting(measurement, due, cases, rules)
+        )
         return Answer.of(Measured(is_two_dimensional=measurement.is_two_dimensional))
 
     def _share_cases(self, work: Work) -> Answer:
@@ -172,8 +215,8 @@ class PlanningClient(SiteClient):
 
     def _own_measurement(self, tracker: Tracker) -> SiteMeasurement:
         """Return what was measured for the federation, or else what is measured as if there were this site alone."""
-        if self._fingerprinting is not None:
-            return self._fingerprinting.measurement
+        if self._counting is not None:
+            return self._counting.measurement
         if self._measured_alone is None:
             samples = samples_per_case(self.hello.cases)
             self._measured_alone = measure(self.arguments, self.dataset, self.hello, samples, tracker)

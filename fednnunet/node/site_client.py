@@ -90,6 +90,8 @@ class SiteClient(NumPyClient):
     ) -> None:
         self._identity = identity
         self._rules = rules
+        self._run = ""
+        """Names the run of the coordinator, as its last challenge says."""
         self.arguments = arguments
         self.dataset = dataset
         self.hello = hello
@@ -169,6 +171,7 @@ class SiteClient(NumPyClient):
             challenge = question.read(Challenge)
         except FednnUNetError as error:  # no reason to leave
             return Answer(failure=str(error))
+        self._run = challenge.run
         introduction, identity = self.hello.to_json(), self._identity
         proof = b"" if identity is None else identity.prove(challenge, question.certificate, introduction)
         return Answer(introduction, proof)
