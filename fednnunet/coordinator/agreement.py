@@ -18,6 +18,7 @@ from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.events.events import EventSink, SharingAgreed, SiteShare, StageStarted
 from fednnunet.folds import Fold
 from fednnunet.protocol.messages import FoldRequest, Method, Ready, Schedule, Start, TrainingOffer
+from fednnunet.security.identity import SiteList
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.weights.layout import Layout, TensorSpec
 from fednnunet.weights.sharing import NORM, Group, share
@@ -43,6 +44,8 @@ class FoldContext:
         The sites.
     sink
         Takes what happens.
+    listed
+        The coordinator's list of sites, if updates come as terms of masked sums; else ``None``.
     folder
         Where the training is kept.
     participation
@@ -55,6 +58,7 @@ class FoldContext:
     min_clients: int
     registry: ClientRegistry
     sink: EventSink
+    listed: SiteList | None = None
     folder: FoldFolder = field(init=False)
     participation: Participation = field(init=False)
 

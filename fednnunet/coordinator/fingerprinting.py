@@ -31,6 +31,7 @@ from fednnunet.protocol.messages import (
     SharedCases,
     Task,
 )
+from fednnunet.security.identity import SiteList
 
 _MOST_QUESTIONS = 41
 """See `fednnunet.fingerprint.due`."""
@@ -111,7 +112,14 @@ class FingerprintStrategy(RoundStrategy):
         return counts
 
 
-def find_fingerprint(task: Task, registry: ClientRegistry, sink: EventSink, run_rounds: RunRounds) -> None:
+def find_fingerprint(
+    task: Task,
+    registry: ClientRegistry,
+    sink: EventSink,
+    run_rounds: RunRounds,
+    listed: SiteList | None = None,
+    run_id: str = "",
+) -> None:
     """Find the common fingerprint, plan for the whole federation, and let every site install the result.
 
     Parameters

@@ -57,6 +57,7 @@ from fednnunet.protocol.messages import (
     Query,
     SharedCases,
 )
+from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.identity import Identity
 from fednnunet.settings.node import PlanningSettings
 
@@ -79,9 +80,15 @@ class PlanningClient(SiteClient):
     arguments: PlanningSettings
 
     def __init__(
-        self, arguments: PlanningSettings, dataset: SiteDataset, hello: Hello, *, identity: Identity | None = None
+        self,
+        arguments: PlanningSettings,
+        dataset: SiteDataset,
+        hello: Hello,
+        *,
+        identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, identity=identity)
+        super().__init__(arguments, dataset, hello, identity=identity, rules=rules)
         self._fingerprinting: _Fingerprinting | None = None
         self._measured_alone: SiteMeasurement | None = None
         self._answered: AnsweredCases | None = None

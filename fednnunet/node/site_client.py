@@ -18,6 +18,7 @@ from fednnunet.privacy.paths import without_paths
 from fednnunet.protocol.conversation import FAREWELL, HELLO, NO_BODY, NO_CERTIFICATE, PING, Answer, Answers, Question
 from fednnunet.protocol.messages import Farewell, Hello, WorkReport
 from fednnunet.schema import Message
+from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.identity import Challenge, Identity
 from fednnunet.settings.node import NodeSettings
 
@@ -66,6 +67,8 @@ class SiteClient(NumPyClient):
         Works out the answers; one thread of the node's own if not given.
     identity
         The site's key, if it has one.
+    rules
+        What the site wants of masked sums; ``None`` if its answers and updates leave as they are.
 
     Attributes
     ----------
@@ -83,11 +86,13 @@ class SiteClient(NumPyClient):
         worker: Submits | None = None,
         *,
         identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._identity = identity
+        self._rules = rules
         self.arguments = arguments
         self.dataset = dataset
-        self.hello = hello
+        self.hello = hello if rules is None else hello.model_copy(update={"sites_digest": rules.sites.digest})
         self.gate: Answers = self
         self.certificate = NO_CERTIFICATE
         self.farewell: Farewell | None = None

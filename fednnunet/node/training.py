@@ -33,6 +33,7 @@ from fednnunet.protocol.messages import (
     Start,
     ValidationReport,
 )
+from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.identity import Identity
 from fednnunet.settings.node import TrainingSettings
 from fednnunet.weights.encoding import ENCODINGS
@@ -51,7 +52,7 @@ class TrainingClient(SiteClient):
 
     Parameters
     ----------
-    arguments, dataset, hello, worker, identity
+    arguments, dataset, hello, worker, identity, rules
         See `SiteClient`.
     warm
         Where trainers of several sites share a device, those that are there.
@@ -68,8 +69,9 @@ class TrainingClient(SiteClient):
         warm: WarmTrainers | None = None,
         *,
         identity: Identity | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        super().__init__(arguments, dataset, hello, worker, identity=identity)
+        super().__init__(arguments, dataset, hello, worker, identity=identity, rules=rules)
         self._warm = warm
         self._rounds_of_fold: FederatedRounds | None = None
         self._shared: SiteModel | None = None

@@ -36,6 +36,11 @@ class Authenticator:
         self._certificate = certificate
 
     @property
+    def sites(self) -> SiteList | None:
+        """The list."""
+        return self._sites
+
+    @property
     def requires_proof(self) -> bool:
         """Whether there is a list."""
         return self._sites is not None
