@@ -66,6 +66,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
         "rollback": ("return to an earlier round of a training", rollback_main),
         "certificates": ("create and show the coordinator's certificate", certificates_main),
         "keys": ("create a site's key pair", keys_main),
+        "sites": ("show the digest of a list of sites", sites_main),
         "policy": ("write and check a site's policy, and approve waiting messages", policy_main),
         "audit": ("show and verify a site's audit log", audit_main),
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
@@ -151,6 +152,13 @@ def keys_main(argv: Sequence[str] | None = None) -> int:
     from fednnunet.cli import keys
 
     return _run_small("keys", "A site's key pair.", keys.add_arguments, keys.run_keys, argv)
+
+
+def sites_main(argv: Sequence[str] | None = None) -> int:
+    """Show the digest of a list of sites and return the exit status."""
+    from fednnunet.cli import sites
+
+    return _run_small("sites", "A list of sites, and its digest.", sites.add_arguments, sites.run_sites, argv)
 
 
 def policy_main(argv: Sequence[str] | None = None) -> int:

@@ -62,10 +62,11 @@ def check_masking(hello: Hello, settings: CoordinatorSettings, listed: SiteList 
     if not hello.is_aggregated or settings.given_plans is not None:
         return
     site, digest = hello.site, hello.sites_digest
-    if listed is None:
+    if not settings.secure:
         if digest is not None:
             raise FednnUNetError(f"Site {site} takes part in masked sums only: start the coordinator with --secure.")
         return
+    assert listed is not None, "masked sums without a list of sites"
     if digest is None:
         what = "updates" if hello.task == "train" else "answers"
         raise FednnUNetError(
