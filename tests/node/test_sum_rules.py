@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from fednnunet.cli.arguments import parse_client
 from fednnunet.errors import FednnUNetError
+from fednnunet.node.dataset import SiteDataset
+from fednnunet.node.planning import PlanningClient
 from fednnunet.node.sum_rules import rules_of
+from fednnunet.protocol.conversation import Question
 from fednnunet.protocol.messages import Hello
 from fednnunet.secure_aggregation.attempts import Rules
-from fednnunet.security.identity import Identity, entry, listed_site, read_sites
-from fednnunet.settings.node import GateSettings
-from tests.secure_aggregation.sites import identities
+from fednnunet.security.identity import Challenge, Identity, entry, listed_site, read_sites
+from fednnunet.settings.node import GateSettings, PlanningSettings
+from tests.secure_aggregation.sites import identities, site_list
 
 KEYS = identities(("A", "B", "C"))
 OTHER = identities(("A",))["A"]
@@ -105,6 +109,16 @@ def test_a_policy_that_demands_masked_sums_needs_a_list_where_something_is_summe
         return
     with pytest.raises(FednnUNetError, match=r"The policy demands masked sums \(masked.require\): give --sites"):
         rules_of(settings, _hello(**changes), KEYS["A"])
+
+
+def test_a_node_with_rules_introduces_itself_with_the_digest_of_its_list() -> None:
+    settings = parse_client(["plan_and_preprocess", "1"]).node
+    assert isinstance(settings, PlanningSettings)
+    listed = site_list(KEYS)
+    for rules, digest in ((None, None), (Rules(listed), listed.digest)):
+        client = PlanningClient(settings, SiteDataset("Dataset001_A"), _hello(), identity=KEYS["A"], rules=rules)
+        introduced = client.answer(Question.of("hello", Challenge.draw("ab" * 16)))
+        assert Hello.from_json(introduced.body or "").sites_digest == digest
 
 
 def test_an_evaluation_is_no_sum(tmp_path: Path) -> None:
