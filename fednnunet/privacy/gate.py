@@ -421,7 +421,7 @@ def _sites(keys: Body) -> list[str]:
     listed = [key.get("site") for key in signed if isinstance(key, dict)] if isinstance(signed, list) else []
     names, room = [cleaned(str(name), _LONGEST_SITE) for name in listed], _LONGEST_SITES
     for number, name in enumerate(names):
-        room -= len(name.encode())
+        room -= len(f"{json.dumps(name, ensure_ascii=False)},".encode())
         if room < 0:
             return [*names[:number], f"{len(names) - number} more"]
     return names

@@ -725,14 +725,23 @@ def test_the_log_names_the_sites_of_a_sum(make: Any) -> None:
     assert [each.sites for each in site.entries() if each.kind != "join"] == [None]
 
 
-def test_names_of_any_number_and_length_fit_into_the_log(make: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "number"), [("{:04d} " + "ä" * 100, 3000), ('"' * 120, 3000), ("\\" * 120, 3000), ("", 12_000)]
+)
+def test_names_of_any_number_and_length_fit_into_the_log(make: Any, name: str, number: int) -> None:
     site = make(sites_digest=_DIGEST)
-    names = [f"{number:04d} " + "ä" * 100 for number in range(1000)]
-    _join(site, *names)
+    names = [name.format(position) for position in range(number)]
+    site.node.reply = Answer(failure="too many")
+    site.gate.answer(Question("join", json.dumps({"keys": [{"site": name} for name in names]}, ensure_ascii=False)))
     (entry,) = (entry for entry in site.entries() if entry.kind == "join")
     assert entry.sites is not None
+    assert len(entry.sites) > 100
     assert entry.sites[:-1] == names[: len(entry.sites) - 1]
-    assert entry.sites[-1] == f"{1001 - len(entry.sites)} more"
+    assert entry.sites[-1] == f"{number + 1 - len(entry.sites)} more"
+
+
+def test_names_that_are_none_are_written_down_as_far_as_they_can_be_shown(make: Any) -> None:
+    site = make(sites_digest=_DIGEST)
     strange = json.dumps({"keys": [{"site": ["x"]}, {"site": "y" * 10_000 + "\x1b"}, 3, {}]})
     site.node.reply = Answer(failure="no")
     site.gate.answer(Question("join", strange))
