@@ -166,7 +166,7 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 """How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
 
 SECURE = Flag("--secure", "answers about cases and updates come as terms of masked sums, of which the coordinator sees "
-              "only the sum; needs --sites", {"action": "store_true"})  # fmt: skip
+              "only the sum; a server needs --sites", {"action": "store_true"})  # fmt: skip
 
 _MODEL_NAME = Flag("--model_name", "name of the dataset in the exported model, DatasetNNN_NAME (default: %(default)s)",
                    {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
