@@ -140,5 +140,5 @@ def test_links_of_the_repository_become_links_of_the_site() -> None:
         "a file, [elsewhere](https://example.org)"
     )
     security = page_text("security", "<!-- contents -->")
-    assert "(deployment.md#13-lost-or-stolen-files)" in security
+    assert "(deployment.md#14-lost-or-stolen-files)" in security
     assert "(#not-covered)" in security

@@ -16,11 +16,17 @@ from fednnunet.folds import check_fold
 from fednnunet.launcher.simulation import make_log_dir, with_run_dir
 from fednnunet.launcher.steps import Job, run_job
 from fednnunet.protocol.messages import Task
-from fednnunet.settings.checks import check_given_plans, check_rules, check_training
+from fednnunet.settings.checks import check_given_plans, check_rules, check_secure, check_training
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.settings.flag import check_values, filled
 from fednnunet.settings.flags import client_flags, server_flags
-from fednnunet.settings.node import EvaluationSettings, NodeSettings, PlanningSettings, TrainingSettings
+from fednnunet.settings.node import (
+    EvaluationSettings,
+    NodeSettings,
+    PlanningSettings,
+    TrainingSettings,
+    fingerprint_mode,
+)
 from fednnunet.settings.simulation import SimulationSettings
 from fednnunet.settings.words import run_words
 from fednnunet.weights.aggregation import AGGREGATIONS
@@ -192,6 +198,7 @@ def _simulation(
     check_training(coordinator)
     check_rules(coordinator)
     nodes = tuple(filled(kind, {**common, "dataset": dataset}) for dataset in datasets)
+    check_secure(coordinator, fingerprint=fingerprint_mode(nodes[0]))
     if isinstance(nodes[0], PlanningSettings):
         check_given_plans(coordinator.given_plans, nodes[0].asym, nodes[0].fingerprint, "exact")
     return filled(SimulationSettings, {**values, "coordinator": coordinator, "nodes": nodes})

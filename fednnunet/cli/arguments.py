@@ -117,6 +117,8 @@ def parse_client(argv: Sequence[str]) -> ClientCommand:
     if len(arguments.dataset) > 1:
         parser.error(f"a node works on one dataset, not on {' '.join(arguments.dataset)}: start one client for each")
     key: Path | None = arguments.key
+    if arguments.sites is not None and key is None:
+        parser.error("--sites needs --key: with it, this site signs for the masked sums in which it takes part")
     named_by_key = None if key is None else key.stem
     values = {**vars(arguments), "site": named_by_key if arguments.site is None else arguments.site}
     node = _node(parser, arguments.dataset[0], values)

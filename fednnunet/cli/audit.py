@@ -87,7 +87,7 @@ def _entries_table(entries: deque[AuditEntry]) -> Table:
             printable(entry.kind),
             str(entry.messages),
             f"{entry.bytes:,}",
-            printable(entry.decision),
+            printable(_decision(entry)),
         )
     return table
 
@@ -118,6 +118,11 @@ class _Totals:
                 arrow, printable(kind), str(self._entries[key]), str(self._messages[key]), f"{self._bytes[key]:,}"
             )
         return table
+
+
+def _decision(entry: AuditEntry) -> str:
+    """Return what became of a message, and the sites of the sum, if it names some."""
+    return entry.decision if entry.sites is None else f"{entry.decision}: sum over {', '.join(entry.sites)}"
 
 
 def _arrow(entry: AuditEntry) -> str:

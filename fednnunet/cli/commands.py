@@ -24,9 +24,9 @@ from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
 from fednnunet.report.formats import WARNING
 from fednnunet.schema import cleaned
-from fednnunet.settings.checks import check_rules
+from fednnunet.settings.checks import check_rules, check_secure
 from fednnunet.settings.coordinator import CoordinatorSettings
-from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
+from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings, fingerprint_mode
 from fednnunet.settings.simulation import SimulationSettings
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
         "rollback": ("return to an earlier round of a training", rollback_main),
         "certificates": ("create and show the coordinator's certificate", certificates_main),
         "keys": ("create a site's key pair", keys_main),
+        "sites": ("show the digest of a list of sites", sites_main),
         "policy": ("write and check a site's policy, and approve waiting messages", policy_main),
         "audit": ("show and verify a site's audit log", audit_main),
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
@@ -153,6 +154,13 @@ def keys_main(argv: Sequence[str] | None = None) -> int:
     return _run_small("keys", "A site's key pair.", keys.add_arguments, keys.run_keys, argv)
 
 
+def sites_main(argv: Sequence[str] | None = None) -> int:
+    """Show the digest of a list of sites and return the exit status."""
+    from fednnunet.cli import sites
+
+    return _run_small("sites", "A list of sites, and its digest.", sites.add_arguments, sites.run_sites, argv)
+
+
 def policy_main(argv: Sequence[str] | None = None) -> int:
     """Write or check a policy, or approve messages, and return the exit status."""
     from fednnunet.cli import policy
@@ -238,6 +246,7 @@ def _serve(command: ServerCommand) -> int:
     if settings.fold is not None:
         check_fold(settings.fold)
     check_rules(settings)
+    check_secure(settings, listening)
     _check_trackers(settings)
     plans = _given_plans(settings)
     tls = tls_files(listening)
@@ -321,29 +330,32 @@ def _node(command: ClientCommand, identity: "Identity | None") -> "SiteClient":
     """Return the node, once all that it can check by itself is right."""
     from fednnunet.cli.trust import fewest_cases
     from fednnunet.node.hello import hello_of
+    from fednnunet.node.sum_rules import rules_of
 
     settings = command.node
     if isinstance(settings, EvaluationSettings):
         settings = replace(settings, min_cases=fewest_cases(settings.min_cases, command.gate.policy))
-    hello = hello_of(settings)
+    dataset, hello = hello_of(settings)
+    rules = rules_of(command.gate, hello, identity)
     if isinstance(settings, TrainingSettings):
         from fednnunet.node.training import TrainingClient
 
-        return TrainingClient(settings, *hello, identity=identity)
+        return TrainingClient(settings, dataset, hello, identity=identity, rules=rules)
     if isinstance(settings, EvaluationSettings):
         from fednnunet.node.evaluating import EvaluationClient
 
-        return EvaluationClient(settings, *hello, identity=identity)
+        return EvaluationClient(settings, dataset, hello, identity=identity)
     assert isinstance(settings, PlanningSettings)
     from fednnunet.node.planning import PlanningClient
 
-    return PlanningClient(settings, *hello, identity=identity)
+    return PlanningClient(settings, dataset, hello, identity=identity, rules=rules)
 
 
 def _simulate(settings: SimulationSettings) -> int:
     if settings.coordinator.fold is not None:
         check_fold(settings.coordinator.fold)
     check_rules(settings.coordinator)
+    check_secure(settings.coordinator, fingerprint=fingerprint_mode(settings.nodes[0]))
     _check_trackers(settings.coordinator)
     _given_plans(settings.coordinator)
 

@@ -31,6 +31,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device", choices=("cpu", "cuda", "mps"), default=None, help="default: cuda if there is a GPU, else cpu"
     )
+    parser.add_argument(
+        "--secure", action="store_true", help="mask fingerprint and updates: the coordinator sees only their sums"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the output of the commands")
     parser.add_argument(
         "--data-only", action="store_true", help="only generate the data, and print the variables to set"

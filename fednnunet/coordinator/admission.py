@@ -7,7 +7,7 @@ from typing import Any
 from flwr.server.client_proxy import ClientProxy
 
 from fednnunet.coordinator.given_plans import check_fits
-from fednnunet.coordinator.preflight import check_agreement, check_task
+from fednnunet.coordinator.preflight import check_agreement, check_masking, check_task
 from fednnunet.coordinator.refusals import Refusals
 from fednnunet.coordinator.registry import ClientRegistry
 from fednnunet.errors import FednnUNetError
@@ -134,6 +134,7 @@ class Admission:
 
     def _check(self, hello: Hello) -> None:
         check_task(hello, self._arguments)
+        check_masking(hello, self._arguments, self._authenticator.sites if self._arguments.secure else None)
         if self._given_plans is not None:
             check_fits(self._given_plans, hello)
         if self._registry.named(hello.site) is None and self._registry.is_complete:

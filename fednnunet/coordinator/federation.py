@@ -81,9 +81,10 @@ class Federation:
         self.error: Exception | KeyboardInterrupt | None = None
         self._arguments = arguments
         self._sink = sink
-        self._admission = Admission(arguments, uuid.uuid4().hex, self.registry, authenticator, sink, given_plans)
-        self._receipts = Receipts(arguments.run_dir)
+        self._run_id = uuid.uuid4().hex
         self._listed = authenticator.sites if arguments.secure else None
+        self._admission = Admission(arguments, self._run_id, self.registry, authenticator, sink, given_plans)
+        self._receipts = Receipts(arguments.run_dir)
         self._given_plans = given_plans
         self._run_dir: Path | None = arguments.run_dir
         self._runs = runs
@@ -177,7 +178,7 @@ class Federation:
         else:
             from fednnunet.coordinator.fingerprinting import find_fingerprint  # training does without it
 
-            find_fingerprint(task, registry, sink, self._run_rounds)
+            find_fingerprint(task, registry, sink, self._run_rounds, listed=self._listed, run_id=self._run_id)
 
     def _train(self, fold: Fold) -> None:
         assert self._run_dir is not None, "a training without a run folder"

@@ -7,6 +7,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import FOLDS_OF_NNUNET
 from fednnunet.protocol.messages import TASKS_WITH_NETWORK, Hello
 from fednnunet.schema import Message
+from fednnunet.security.identity import SiteList
 from fednnunet.settings.coordinator import CoordinatorSettings
 from fednnunet.wording import counted
 
@@ -38,6 +39,44 @@ def check_task(hello: Hello, settings: CoordinatorSettings) -> None:
         raise FednnUNetError(
             f"Site {hello.site} was started with --fingerprint {hello.fingerprint}, the coordinator with "
             f"{settings.fingerprint}: start both alike."
+        )
+
+
+def check_masking(hello: Hello, settings: CoordinatorSettings, listed: SiteList | None) -> None:
+    """Refuse a site whose answers and updates would come in another form than the coordinator can sum.
+
+    Parameters
+    ----------
+    hello
+        How the site introduced itself.
+    settings
+        The coordinator's.
+    listed
+        Its list of sites, with ``secure``.
+
+    Raises
+    ------
+    FednnUNetError
+        If they would be masked, and should not be, or the other way round, or the site has another list of sites.
+    """
+    if not hello.is_aggregated or settings.given_plans is not None:
+        return
+    site, digest = hello.site, hello.sites_digest
+    if not settings.secure:
+        if digest is not None:
+            raise FednnUNetError(f"Site {site} takes part in masked sums only: start the coordinator with --secure.")
+        return
+    assert listed is not None, "masked sums without a list of sites"
+    if digest is None:
+        what = "updates" if hello.task == "train" else "answers"
+        raise FednnUNetError(
+            f"Site {site} sends plain {what}: start its node with --sites and its own list of sites, or the "
+            "coordinator without --secure."
+        )
+    if digest != listed.digest:
+        raise FednnUNetError(
+            f"Site {site} has a list of sites with the digest {digest}, the coordinator one with {listed.digest}: "
+            "compare 'fednnunet sites digest' at both."
         )
 
 

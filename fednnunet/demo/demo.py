@@ -139,6 +139,8 @@ class DemoSettings:
         Whether to show what the commands say.
     data_only
         Whether to only make up the hospitals.
+    secure
+        Whether the coordinator sees sums over all hospitals only.
     """
 
     out: Path = Path("fednnunet_demo")
@@ -149,6 +151,7 @@ class DemoSettings:
     device: str | None = None
     verbose: bool = False
     data_only: bool = False
+    secure: bool = False
 
 
 def run_demo(settings: DemoSettings) -> int:
@@ -201,6 +204,7 @@ class _Demo:
         self.datasets: list[Dataset] = []
         self._three_dimensional = settings.three_dimensional
         self._seed = settings.seed
+        self._secure = ("--secure",) if settings.secure else ()
         self._schedule = (
             *("-device", self.device),
             *("--rounds", str(settings.rounds or length.rounds)),
@@ -221,7 +225,7 @@ class _Demo:
         """Return the job that federates fingerprint and plans."""
         return Job(
             "Planning",
-            ("plan_and_preprocess", self._all_ids(), self.configuration),
+            ("plan_and_preprocess", self._all_ids(), self.configuration, *self._secure),
             self.folders.logs / "plan_and_preprocess",
             self.folders.environment(self.folders.federated),
         )
@@ -230,7 +234,7 @@ class _Demo:
         """Return the job that trains the federated model."""
         return Job(
             "Training",
-            ("train", self._all_ids(), self.configuration, _FOLD, *self._schedule),
+            ("train", self._all_ids(), self.configuration, _FOLD, *self._schedule, *self._secure),
             self.folders.logs / "train",
             {**self.folders.environment(self.folders.federated), **self._without_compiling()},
         )

@@ -28,7 +28,8 @@ from fednnunet.events.events import Event
 from fednnunet.garbage import importing
 from fednnunet.interruption import interruptible
 from fednnunet.launcher.preflight import check_sites
-from fednnunet.launcher.simulation import log_name, make_log_dir, site_names, with_run_dir
+from fednnunet.launcher.simulation import introduced_as, log_name, make_log_dir, site_names, with_run_dir
+from fednnunet.launcher.site_keys import KeysInMemory
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
 from fednnunet.node.gated import alone_in_results, gate
@@ -76,9 +77,10 @@ def run_in_process(settings: SimulationSettings, on_event: Callable[[Event], Non
     console = Console(file=sys.stdout if on_event is None else io.StringIO(), highlight=False)
     try:
         with interruptible(), contextlib.ExitStack() as stack:
-            sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack)
+            keys = KeysInMemory([introduced_as(node) for node in nodes]) if coordinator.secure else None
+            sites = _Sites(nodes, log_dir, settings.warm_sites or 1, stack, keys)
             sinks = [] if on_event is None else [_Teller(on_event)]
-            authenticator = Authenticator(None, NO_CERTIFICATE)
+            authenticator = Authenticator(None if keys is None else keys.rules.sites, NO_CERTIFICATE)
             coordinate(coordinator, authenticator, sites.carry, console, nodes_return=False, more_sinks=sinks)
     finally:
         if not settings.quiet:
@@ -171,10 +173,17 @@ class _Sites:
         Trainers that may be on the device at a time.
     stack
         Holds what they have open.
+    keys
+        Their keys, if updates leave as terms of masked sums.
     """
 
     def __init__(
-        self, nodes: Sequence[TrainingSettings], log_dir: Path, warm: int, stack: contextlib.ExitStack
+        self,
+        nodes: Sequence[TrainingSettings],
+        log_dir: Path,
+        warm: int,
+        stack: contextlib.ExitStack,
+        keys: KeysInMemory | None = None,
     ) -> None:
         with importing():
             from fednnunet.launcher.turns import InProcessNode, Turns, named_records
@@ -198,7 +207,13 @@ class _Sites:
                 logger.warning("Continuing without site %s: %s", name, error)
                 continue
             client = TrainingClient(
-                settings, dataset, hello, Turns(self._worker, hello.site, _Output(log, shown)), places
+                settings,
+                dataset,
+                hello,
+                Turns(self._worker, hello.site, _Output(log, shown)),
+                places,
+                identity=None if keys is None else keys.identities[hello.site],
+                rules=None if keys is None else keys.rules,
             )
             self._clients.append(client)
             stack.enter_context(alone_in_results(settings, client))

@@ -16,10 +16,12 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.launcher import devices
 from fednnunet.launcher.preflight import check_sites
 from fednnunet.launcher.processes import Process
+from fednnunet.launcher.site_keys import KeyFiles
 from fednnunet.launcher.supervision import SEPARATOR, run_together
 from fednnunet.node.dataset import find_dataset
 from fednnunet.node.folders import check_folders
 from fednnunet.protocol.messages import Task
+from fednnunet.schema import as_name
 from fednnunet.settings.flags import client_flags
 from fednnunet.settings.node import EvaluationSettings, ModelSettings, NodeSettings, PlanningSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
@@ -61,12 +63,14 @@ def run_simulation(settings: SimulationSettings) -> int:
         coordinator_settings = replace(coordinator_settings, progress_file=log_dir / "events.jsonl")
     settings = replace(settings, coordinator=coordinator_settings)
 
+    introduced = [introduced_as(node) for node in settings.nodes]
+    keys = KeyFiles.make(log_dir, introduced) if coordinator_settings.secure else None
     console = Console(highlight=False)
     width = max(len(name) for name in (_COORDINATOR, *sites)) + len(SEPARATOR)
     columns = {"COLUMNS": str(max(60, console.width - width))}  # tables of the processes fit beside their names
     coordinator = Process(
         _COORDINATOR,
-        server_command(settings),
+        [*server_command(settings), *([] if keys is None else keys.server_words())],
         log_dir / "server.log",
         columns,
         join_address(settings.host, settings.port or 0),
@@ -74,7 +78,7 @@ def run_simulation(settings: SimulationSettings) -> int:
     nodes = [
         Process(
             name,
-            client_command(settings, index),
+            [*client_command(settings, index), *([] if keys is None else keys.client_words(introduced[index]))],
             log_dir / log_name(name),
             {**columns, **share.environment},
             share.description,
@@ -162,6 +166,11 @@ def site_names(datasets: Sequence[str]) -> list[str]:
         if name in names[:position]:
             raise FednnUNetError(f"{name} is listed twice: every site of the federation needs its own dataset.")
     return names
+
+
+def introduced_as(node: NodeSettings) -> str:
+    """Return the name with which a node introduces its site."""
+    return node.site or as_name(find_dataset(node.dataset).name)
 
 
 def log_name(site: str) -> str:

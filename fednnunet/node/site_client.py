@@ -94,7 +94,7 @@ class SiteClient(NumPyClient):
         """Names the run of the coordinator, as its last challenge says."""
         self.arguments = arguments
         self.dataset = dataset
-        self.hello = hello
+        self.hello = hello if rules is None else hello.model_copy(update={"sites_digest": rules.sites.digest})
         self.gate: Answers = self
         self.certificate = NO_CERTIFICATE
         self.farewell: Farewell | None = None

@@ -16,7 +16,7 @@ from fednnunet.privacy.audit import AuditLog
 from fednnunet.privacy.kept_approvals import KeptApprovals
 from fednnunet.privacy.paths import without_paths
 from fednnunet.privacy.policy import KINDS, Kind, Policy, StatisticsRule
-from fednnunet.privacy.readable import answered, asked, counts, weights
+from fednnunet.privacy.readable import answered, asked, counts, masked, weights
 from fednnunet.privacy.support import enough, enough_gain
 from fednnunet.protocol.conversation import FAREWELL, HELLO, NO_BODY, PING, TRAIN, VALIDATE, Answer, Answers, Question
 from fednnunet.protocol.messages import (
@@ -31,7 +31,8 @@ from fednnunet.protocol.messages import (
     ValidationReport,
     WorkReport,
 )
-from fednnunet.schema import WireMessage, is_readable
+from fednnunet.protocol.secure_aggregation import AGREE, JOIN, OPEN, SignedKeys, Trained
+from fednnunet.schema import WireMessage, cleaned, is_readable
 from fednnunet.security.identity import Challenge
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "describe": "model",
     "fetch": "update",
     "collect": "update",
+    OPEN: "opening",
     "finish": "metrics",
     "gain": "metrics",
     "test": "metrics",
@@ -71,6 +73,8 @@ _KINDS_OF_TASK: dict[Task, tuple[Kind, ...]] = {
 }
 """Of which kinds the messages of a task are."""
 
+_SUMMED: tuple[Kind, ...] = ("fingerprint", "update")
+"""What can leave as a term of a masked sum."""
 _OF_CASES: tuple[Kind, ...] = ("fingerprint", "cases")
 """Of what two answers that differ by a patient tell that patient's numbers."""
 _TOLD_ANYWAY = {"measure"}
@@ -83,12 +87,14 @@ _ITERATIONS = ("iterations_per_epoch", "val_iterations_per_epoch")
 _ANSWER_WITHIN_SECONDS = 1.0
 _LONGEST_FIELD, _MOST_FIELDS = 100, 50
 _LONGEST_ANSWER = 1 << 28
-_QUESTIONS = {*_KIND_OF_ANSWER, "hand", "train_own", "accept", PING, FAREWELL, TRAIN}
+_LONGEST_SITE, _LONGEST_SITES = 120, 1 << 15
+_QUESTIONS = {*_KIND_OF_ANSWER, AGREE, JOIN, "hand", "train_own", "accept", PING, FAREWELL, TRAIN}
 
 _LONG_QUESTIONS: dict[str, type[WireMessage]] = {
     "install": CommonPlans,
     "plan_alone": PlanAlone,
     "share": Sharing,
+    JOIN: SignedKeys,
     TRAIN: Query,
 }
 """The questions that may be longer than others: no more than these is read of what somebody else has sent."""
@@ -108,7 +114,8 @@ class Gate:
     """Stands before a node.
 
     A message that the policy does not allow is replaced by one that names the rule. Repeated questions, and answers
-    that say no more than that the node is at work, are summed up in the log.
+    that say no more than that the node is at work, are summed up in the log. Where the policy demands masked sums, or
+    the node has a list of sites for them, no plain answer about cases and no plain trained update passes.
 
     Parameters
     ----------
@@ -138,6 +145,9 @@ class Gate:
         self._iterations = 1
         """Batches of which the losses and the Dice of a round are made, training's or validation's."""
         self._sent = 0
+        self._sums: dict[object, list[str]] = {}
+        """The sites of the masked sum in which the node takes part, by number of the group."""
+        self._is_masking = policy.masked.require or node.hello.sites_digest is not None
         self._is_closed = False
 
     def close(self) -> None:
@@ -172,7 +182,8 @@ class Gate:
             rule = self._policy.rule(kind)
             if not rule.confirm or not rule.allow or (kind == "cases" and hello.fingerprint != "shared-cases"):
                 continue
-            matters += ["update before any training (one site only)", "update"] if kind == "update" else [kind]
+            untrained = ["update before any training (one site only)"] if kind == "update" else []
+            matters += [*untrained, _matter(kind, None, is_masked=self._is_masking)]
         return [f"{matter} ({KINDS[_kind_of(matter)]})" for matter in matters]
 
     def answer(self, question: Question) -> Answer:
@@ -198,6 +209,8 @@ class Gate:
         answer = self._node.answer(question)
         if question.kind == "start" and answer.body is not None:
             self._iterations = _fewest_iterations(body)
+        if question.kind == JOIN and _parsed(answer.body or NO_BODY).get("salt") is not None:
+            self._sums[body.get("group", 0)] = _sites(body)
         return self._release(question, body, answer)
 
     def _introduce(self, question: Question) -> Answer:
@@ -217,8 +230,10 @@ class Gate:
             self._log.count("in", "contact", question.payload)
         else:
             shapes = {"data": _length(body)} if kind == "hand" else {}
-            name = kind if kind in _QUESTIONS else "unknown"
-            self._log.append("in", name, question.payload, fields=_fields(body), shapes=shapes, round=question.round)
+            name, sites = kind if kind in _QUESTIONS else "unknown", _sites(body) if kind == JOIN else None
+            self._log.append(
+                "in", name, question.payload, fields=_fields(body), shapes=shapes, round=question.round, sites=sites
+            )
         if kind != PING:
             self._last_question = question.key
         return body
@@ -233,15 +248,17 @@ class Gate:
             return "update.max_rounds"
         return None
 
-    def _kind(self, question: Question) -> Kind:
+    def _kind(self, question: Question, answer: Answer) -> Kind:
         """Return what the answer to a question is; to those that are not listed it is a sign of life."""
         if question.kind == TRAIN and self._node.hello.task != "train":
             return "fingerprint"
+        if question.kind == TRAIN and answer.body not in (None, NO_BODY):
+            return "metrics"
         return _KIND_OF_ANSWER.get(question.kind, "contact")
 
     def _release(self, question: Question, body: Body, answer: Answer) -> Answer:
         """Return the answer as it may leave."""
-        kind = self._kind(question)
+        kind = self._kind(question, answer)
         if answer.pending is not None:
             return self._send("contact", answer, None)
         if answer.failure is not None:
@@ -249,7 +266,9 @@ class Gate:
             if not self._policy.failure.allow:
                 return self._withhold(question, "failure", "failure.allow", answer)
             return self._send("failure", answer, question.round)
-        rule = self._rule_against(kind, answer)
+        if kind == "metrics" and question.kind == TRAIN:
+            answer = self._without_problem(answer)
+        rule = self._rule_against(kind, question, answer)
         if rule is None and question.kind in _WITHOUT_METRICS:
             answer, rule = self._counted(question, answer)
         if rule is None and self._policy.rule(kind).confirm and question.kind not in _TOLD_ANYWAY:
@@ -262,11 +281,23 @@ class Gate:
             return self._withhold(question, kind, rule, answer)
         if kind in _OF_CASES and question.kind not in _TOLD_ANYWAY:
             self._node.tells_of_cases()
-        return self._send(kind, answer, _round(question, answer))
+        return self._send(_kind_sent(kind, answer), answer, _round(question, answer))
 
-    def _rule_against(self, kind: Kind, answer: Answer) -> str | None:
+    def _without_problem(self, answer: Answer) -> Answer:
+        """Return what a site says of its masked update, with what is wrong with that only if errors may be told."""
+        told = Trained.from_json(answer.body or "")
+        if told.problem is None or self._policy.failure.allow:
+            return answer
+        untold = "the site's policy does not allow to say why (rule failure.allow): ask the site"
+        return replace(answer, body=told.model_copy(update={"problem": untold}).to_json())
+
+    def _rule_against(self, kind: Kind, question: Question, answer: Answer) -> str | None:
         """Return the rule that does not let an answer out, whoever agrees to it, if there is one."""
         rule, size = self._policy.rule(kind), sum(map(len, answer.payload))
+        if (answer.is_masked or kind == "opening") and not self._policy.masked.allow:
+            return "masked.allow"
+        if self._is_masking and _can_be_masked(kind, question, answer) and not answer.is_masked:
+            return "masked.require"
         if not rule.allow:
             return f"{kind}.allow"
         if isinstance(rule, StatisticsRule) and self._node.hello.cases < rule.min_cases:
@@ -307,9 +338,11 @@ class Gate:
     def _approval(self, kind: Kind, question: Question, body: Body, answer: Answer) -> Background[bool]:
         """Return the question to a person whether messages of a kind may leave, which is put once."""
         number, run = _round(question, answer), self._log.run or ""
-        about = matter = _matter(kind, number)
+        about = matter = _matter(kind, number, is_masked=answer.is_masked)
         told = _parsed(answer.body or NO_BODY)
-        lines = [*asked(question.kind, told if kind == "update" else body), *answered(told, _shown(kind, answer, told))]
+        sites = self._sums.get(body.get("group", 0), [])
+        arrays = [masked(answer.data, sites)] if answer.is_masked else _shown(kind, answer, told)
+        lines = [*asked(question.kind, told if kind == "update" else body), *answered(told, arrays)]
         if self._few_changed(kind):
             lines = [_DIFFERENCE.format(self._node.changed_cases), *lines]
             matter = f"{matter}, {self._node.changed_cases} cases changed"
@@ -320,7 +353,7 @@ class Gate:
                 if self._kept is not None and self._kept.has(run, matter):
                     logger.info("%s: approved before in this run.", matter)
                     return True
-                agreed = self._approver.ask(kind, summary, answer.payload, tracker)
+                agreed = self._approver.ask(_kind_of(matter), summary, answer.payload, tracker)
                 if agreed and self._kept is not None and run:
                     self._kept.add(run, matter)
                 return agreed
@@ -338,10 +371,10 @@ class Gate:
 
     def _withhold(self, question: Question, kind: Kind, rule: str, answer: Answer) -> Answer:
         """Send in place of an answer that the policy does not let it out, and why."""
-        self._log_withheld(kind, rule, question, answer)
-        if kind == "metrics" and rule.startswith("metrics.") and question.kind in _WITHOUT_METRICS:
-            without = Answer(_WITHOUT_METRICS[question.kind].to_json(), withheld=rule)
-            return self._send("contact", without, question.round)
+        self._log_withheld(_kind_sent(kind, answer), rule, question, answer)
+        without = _without_metrics(question, answer) if rule.startswith("metrics.") else None
+        if without is not None:
+            return self._send("contact", Answer(without.to_json(), withheld=rule), question.round)
         told = Answer(failure=f"the site's policy does not allow this message (rule {rule}): ask the site")
         return self._send("failure", told, _round(question, answer))
 
@@ -360,6 +393,38 @@ class Gate:
             shapes = _shapes(kind, answer, body)
             self._log.append("out", kind, payload, fields=_fields(body), shapes=shapes, round=round_number)
         return answer if answer.pending is not None else replace(answer, log=self._log.head)
+
+
+def _can_be_masked(kind: Kind, question: Question, answer: Answer) -> bool:
+    """Return whether an answer tells what masked sums are for: anything of the cases, or weights that were trained."""
+    if kind == "update":
+        return answer.round != 0
+    return kind in _OF_CASES and question.kind not in _TOLD_ANYWAY
+
+
+def _kind_sent(kind: Kind, answer: Answer) -> Kind:
+    """Return as what an answer of a kind leaves."""
+    return "masked" if answer.is_masked and kind in _SUMMED else kind
+
+
+def _without_metrics(question: Question, answer: Answer) -> WireMessage | None:
+    """Return what is sent in place of metrics, where something else can be."""
+    if question.kind == TRAIN:
+        told = Trained.from_json(answer.body or "")
+        return Trained(round=told.round, problem=told.problem)
+    return _WITHOUT_METRICS.get(question.kind)
+
+
+def _sites(keys: Body) -> list[str]:
+    """Return the names in a list of signed keys, as many as an entry of the log has room for."""
+    signed = keys.get("keys")
+    listed = [key.get("site") for key in signed if isinstance(key, dict)] if isinstance(signed, list) else []
+    names, room = [cleaned(str(name), _LONGEST_SITE) for name in listed], _LONGEST_SITES
+    for number, name in enumerate(names):
+        room -= len(f"{json.dumps(name, ensure_ascii=False)},".encode())
+        if room < 0:
+            return [*names[:number], f"{len(names) - number} more"]
+    return names
 
 
 def _agreed(approval: Background[bool]) -> bool:
@@ -390,7 +455,9 @@ def _shapes(kind: Kind, answer: Answer, body: Body) -> dict[str, list[int]]:
     """Return the shapes of the arrays beside an answer."""
     if kind == "fingerprint" and answer.data:
         return {"answer 0": [len(answer.data) // COUNT_BYTES]}
-    return {"data": _length(body)} if kind == "update" else {}
+    if kind == "masked" and "start" not in body:
+        return {"data": [len(answer.data)]}
+    return {"data": _length(body)} if kind in ("update", "masked") else {}
 
 
 def _shown(kind: Kind, answer: Answer, body: Body) -> list[str]:
@@ -423,8 +490,10 @@ def _kind_of(matter: str) -> Kind:
     return kind
 
 
-def _matter(kind: Kind, number: int | None) -> str:
+def _matter(kind: Kind, number: int | None, *, is_masked: bool) -> str:
     """Return what a person agrees to: a model that has not been trained yet is another matter than one that has."""
+    if is_masked and kind in _SUMMED:
+        return f"masked {kind}"
     return f"{kind} 0" if kind == "update" and number == 0 else kind
 
 
@@ -437,7 +506,7 @@ def _what_follows(matter: str, policy: Policy) -> str:
             "This is the first part of the untrained model; its other parts follow without asking. "
             "The first trained part needs another approval."
         )
-    if matter == "update":
+    if matter in ("update", "masked update"):
         most = policy.update.max_rounds
         rounds = "all later rounds" if most is None else f"all later rounds, {most} with this one,"
         return (

@@ -110,6 +110,8 @@ class Policy(Message):
         if kind in ("introduction", "contact", "failure"):
             allow = kind != "failure" or self.failure.allow
             return Rule(allow=allow, confirm=kind == "introduction" and self.introduction_confirm)
+        if kind in ("masked", "opening"):
+            return Rule(allow=self.masked.allow)
         rule: Rule = getattr(self, kind)
         return rule
 
@@ -169,6 +171,17 @@ allow = true
 allow = true
 confirm = true
 max_rounds = 2000  # of all folds together, from the start of the node to its end
+
+# Terms of masked sums, if the node is started with --sites: the coordinator sees the sum over all sites only. The rules
+# of [fingerprint] and [update] hold for them as well.
+[masked]
+allow = true
+require = false    # true: answers about cases, and trained weights, leave as terms of masked sums only
+# list = "0123 4567 89ab cdef 0123 4567 89ab cdef"  # digest of the list of sites, from 'fednnunet sites digest', once
+                                                    # the hospitals have compared it by telephone
+min_sites = 3      # minimum number of sites in a sum; with 2, each knows the other's term
+max_absent = 1     # sites of the list that may be missing from a sum
+max_repeats = 1    # rounds of a training that may be summed again, among other sites, after their sum was opened
 
 # Losses and Dice over all validation cases. If forbidden, training continues without them. In evaluate: mean, standard
 # deviation, median and number of cases of each metric, over the test cases of this site.

@@ -15,6 +15,9 @@ _ASKED = {
     "fit": "a question about the measurements of all cases",
     "install": "the site to install common plans and to preprocess its cases",
     "plan_alone": "the site to plan for itself",
+    "agree": "for a one-time key for a masked sum",
+    "join": "the site to mask what it tells for a sum over these sites",
+    "open": "for the key that opens the sum of all masked updates",
     "offer": "for the trainer's schedule",
     "start": "the site to prepare a training",
     "share": "the site to note which tensors are shared",
@@ -35,7 +38,7 @@ def asked(question: str, body: Mapping[str, object]) -> list[str]:
 
 
 def answered(body: Mapping[str, object], arrays: Sequence[str]) -> list[str]:
-    """Return lines that describe an answer: fields by name, and arrays as `counts` or `weights` describe them."""
+    """Return lines that describe an answer: fields by name, and arrays as the functions below describe them."""
     lines = ["The answer:", *_indented(body), *(f"  {array}" for array in arrays)]
     return lines if len(lines) > 1 else ["The answer has no content."]
 
@@ -43,6 +46,14 @@ def answered(body: Mapping[str, object], arrays: Sequence[str]) -> list[str]:
 def counts(data: bytes) -> str:
     """Return how many counts there are, the smallest and the largest."""
     return _numbers(np.frombuffer(data[: len(data) // COUNT_BYTES * COUNT_BYTES], COUNTS))
+
+
+def masked(data: bytes, sites: Sequence[str]) -> str:
+    """Return how long a term of a masked sum is, and over which sites the sum goes."""
+    return (
+        f"a term of a masked sum: {len(data)} bytes, which tell nothing alone; the coordinator sees the sum over "
+        f"{', '.join(sites) or 'unknown sites'} only"
+    )
 
 
 def weights(data: bytes, body: Mapping[str, object]) -> str:

@@ -141,6 +141,13 @@ class Hello(WireMessage):
         """Whether the site only validates a model that is trained."""
         return self.training is not None and self.training.validation_only
 
+    @property
+    def is_aggregated(self) -> bool:
+        """Whether its answers about cases, or its updates, are summed with those of other sites."""
+        if self.task == "train":
+            return not self.validates_only
+        return self.task != "evaluate" and self.method == "FFE"
+
     @model_validator(mode="after")
     def _check_cases(self) -> Self:
         if self.cases < 1 and self.task != "evaluate":

@@ -132,6 +132,10 @@ class SiteList:
                 f"the signature of site {name} is not by the key on the list of sites (--sites)"
             ) from None
 
+    def lists(self, name: str, identity: Identity) -> bool:
+        """Return whether a site is listed with the public key of this identity."""
+        return name in self._keys and self._keys[name] == identity.key.public_key()
+
     def display_name(self, name: str) -> str:
         """Return the display name of a site."""
         site = self._sites.get(name)

@@ -42,6 +42,8 @@ CLIENT_TRUST_FLAGS = (
     Flag("--ca-cert", "certificate of the authority that signed the coordinator's, PEM; 'system' for those that this "
          "machine trusts", {"default": None}),
     Flag("--key", "this site's private key, see 'fednnunet keys create'", {"type": Path, "default": None}),
+    Flag("--sites", "this hospital's own list of sites: answers about cases and trained weights leave as terms of "
+         "masked sums only; needs --key", {"type": Path, "default": None}),
     Flag("--policy", "rules about outgoing messages, see 'fednnunet policy create' (default: all messages of the "
          "task)",
          {"type": Path, "default": None}),
@@ -163,6 +165,9 @@ FEDERATION_FLAGS: dict[Task, tuple[Flag, ...]] = {
 }
 """How a site takes part, apart from nnU-Net's own flags; must be the same at every site."""
 
+SECURE = Flag("--secure", "answers about cases and updates come as terms of masked sums, of which the coordinator sees "
+              "only the sum; a server needs --sites", {"action": "store_true"})  # fmt: skip
+
 _MODEL_NAME = Flag("--model_name", "name of the dataset in the exported model, DatasetNNN_NAME (default: %(default)s)",
                    {"type": dataset_name, "default": DEFAULT_MODEL_NAME})  # fmt: skip
 PLANS = Flag("--plans", "distribute these plans to all sites instead of planning: plans.json of a trained model, or "
@@ -199,7 +204,9 @@ def server_flags(task: Task) -> tuple[Flag, ...]:
     of_training = (*SCHEDULE_FLAGS, *AVERAGING_FLAGS, *OWN_MODEL_FLAGS, *RECOVERY_FLAGS, _MODEL_NAME)
     own = {"train": of_training, "evaluate": (_NSD_TOLERANCE,), "plan_and_preprocess": (PLANS,)}
     tracked = TRACKER_FLAGS if task in TASKS_WITH_NETWORK else ()
-    return (*own.get(task, ()), *tracked, ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+    summed = () if task == "evaluate" else (SECURE,)
+    of_all = (ROUND_TIMEOUT, _RUN_DIR, _PROGRESS_FILE, _DASHBOARD, _CONTACT_TIMEOUT, QUIET)
+    return (*own.get(task, ()), *summed, *tracked, *of_all)
 
 
 def client_flags(task: Task) -> tuple[Flag, ...]:

@@ -137,6 +137,11 @@ class PlanningSettings(NodeSettings, MeasuringSettings):
     no_pbar: bool = False
 
 
+def fingerprint_mode(settings: NodeSettings) -> FingerprintMode | None:
+    """Return what a node tells for a common fingerprint, if it tells anything."""
+    return settings.fingerprint if isinstance(settings, PlanningSettings) and not settings.asym else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(NodeSettings):
     """A node that works with a network.

@@ -139,6 +139,8 @@ def test_a_training_is_the_command_that_a_user_would_type(federation: Federation
         ["plan_and_preprocess", "301 302", "2d", "-c", "3d_lowres", "-np", "3", "4", "--gpu_memory_target", "8 11"],
         ["plan_and_preprocess", "301 302", "--asym", "-overwrite_target_spacing", "1", "2", "3"],
         ["extract_fingerprint", "301 302", "-np", "3", "--port", "9000"],
+        ["train", "301 302 303", "2d", "0", "--secure"],
+        ["plan_and_preprocess", "301 302 303", "--secure"],
         ["evaluate", "301", "2d", "0", "-m", "model", "-i", "i", "-l", "l", "--nsd_tolerance", "2"],
     ],
 )
@@ -158,6 +160,7 @@ def test_words_made_of_settings_are_read_as_the_same_settings(words: list[str]) 
         ({"aggregation": "midrang"}, "aggregation cannot be 'midrang': choose from mean"),
         ({"min_clients": 3}, "--min_clients 3 exceeds the number of sites, 2"),
         ({"resume": True, "overwrite": True}, "--overwrite would remove"),
+        ({"secure": True}, "--secure sums answers of at least 3 authenticated sites"),
         ({"fold": "first"}, "first"),
         ({"trainer": type("Mine", (), {"__module__": "a_notebook"})}, "Mine is not defined in a file"),
     ],

@@ -57,6 +57,7 @@ def test_both_spellings_of_planning_mean_the_same(
         ["train", "511", "3d_fullres"],
         ["train", "511", "3d_fullres", "0", "--port", "0"],
         ["train", "511", "3d_fullres", "0", "--unknown"],
+        ["train", "511", "3d_fullres", "0", "--sites", "sites.toml"],
         ["fly", "511"],
         [],
     ],

@@ -19,8 +19,12 @@ from fednnunet.fingerprint.sampling import samples_per_case
 from fednnunet.protocol.conversation import NO_CERTIFICATE
 from fednnunet.protocol.messages import CommonPlans, Hello, Installed, Measured, Query
 from fednnunet.security.authentication import Authenticator
+from fednnunet.security.identity import Challenge, SiteList
 from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK, FakeNode
+from tests.secure_aggregation.sites import identities, site_list
+
+KEYS = identities()
 
 
 class Site(FakeNode):
@@ -152,6 +156,51 @@ def test_a_node_that_does_not_fit_ends_the_federation_if_it_cannot_be_started_ag
     assert "channels" in str(federation.error)
     assert first.farewell == str(federation.error)
     assert wrong.disconnected
+
+
+class _SecureSite(Site):
+    """Proves who it is, and takes part in masked sums only."""
+
+    def __init__(self, site: str, listed: SiteList | None) -> None:
+        super().__init__(site, sites_digest=None if listed is None else listed.digest)
+
+    def respond(self, kind: str, body: str, data: bytes) -> dict[str, Scalar]:
+        if kind != "hello":
+            return super().respond(kind, body, data)
+        introduction = self.hello.to_json()
+        proof = KEYS[self.hello.site].prove(Challenge.from_json(body), NO_CERTIFICATE, introduction)
+        self.run = Challenge.from_json(body).run
+        return {"body": introduction, "data": proof}
+
+
+def _secure_federation(*nodes: Site) -> Federation:
+    words = ["extract_fingerprint", "--num_clients", "3", "--secure"]
+    authenticator = Authenticator(site_list(KEYS), NO_CERTIFICATE)
+    federation = Federation(parse_server(words).coordinator, _Events(), authenticator, nodes_return=False)
+    for node in nodes:
+        _connect(node, federation)
+    federation.run()
+    return federation
+
+
+def test_a_site_whose_answers_would_not_be_masked_is_refused_by_a_coordinator_that_sees_sums_only() -> None:
+    wrong = _SecureSite("A", None)
+    federation = _secure_federation(wrong)
+    assert str(federation.error).startswith("Site A sends plain answers: start its node with --sites")
+    assert wrong.farewell == str(federation.error)
+
+
+def test_the_fingerprint_is_found_with_the_list_of_sites_and_the_name_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed, given = site_list(KEYS), {}
+    monkeypatch.setattr(
+        "fednnunet.coordinator.fingerprinting.find_fingerprint", lambda *_, **more: given.update(more) or None
+    )
+    nodes = [_SecureSite(name, listed) for name in KEYS]
+    assert _secure_federation(*nodes).error is None
+    assert given["listed"].digest == listed.digest
+    assert [node.run for node in nodes] == [given["run_id"]] * 3
 
 
 def test_sites_with_slices_and_sites_with_volumes_have_no_common_fingerprint() -> None:

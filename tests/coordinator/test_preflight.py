@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 
 from fednnunet.cli.arguments import parse_server
-from fednnunet.coordinator.preflight import check_agreement, check_federation, check_task
+from fednnunet.coordinator.preflight import check_agreement, check_federation, check_masking, check_task
 from fednnunet.errors import FednnUNetError
 from fednnunet.protocol.messages import Hello, PlannerOptions, TrainingOptions
 from fednnunet.settings.coordinator import CoordinatorSettings
+from tests.secure_aggregation.sites import identities, site_list
 
 
 def _hello(**changes: Any) -> Hello:
@@ -134,3 +135,40 @@ def test_models_from_anywhere_may_be_evaluated_together_but_different_ones_are_t
 
 def _coordinator(words: str) -> CoordinatorSettings:
     return parse_server([*words.split(), "--num_clients", "2"]).coordinator
+
+
+LISTED = site_list(identities())
+"""The coordinator's list of sites."""
+PLANNING = {"task": "plan_and_preprocess", "fold": None, "training": None, "plans_digest": None}
+
+
+@pytest.mark.parametrize("facts", [{}, PLANNING, {**PLANNING, "task": "extract_fingerprint"}, {"method": "AsymFedAvg"}])
+def test_a_site_must_mask_if_and_only_if_the_coordinator_sums_masked_answers(facts: dict[str, Any]) -> None:
+    task = str(facts.get("task", "train"))
+    plain, masked = _hello(**facts), _hello(**facts, sites_digest=LISTED.digest)
+    secure = _coordinator(f"{task} --secure")
+    check_masking(masked, secure, LISTED)
+    check_masking(plain, _coordinator(task), None)
+    with pytest.raises(FednnUNetError, match=r"Site Dataset001_A sends plain (updates|answers): start its node with -"):
+        check_masking(plain, secure, LISTED)
+    with pytest.raises(FednnUNetError, match=r"Dataset001_A takes part in masked sums only: .* with --secure"):
+        check_masking(masked, _coordinator(task), None)
+    other = site_list(identities()).digest
+    with pytest.raises(FednnUNetError, match=f"digest {other}, .* {LISTED.digest}: compare 'fednnunet sites digest'"):
+        check_masking(_hello(**facts, sites_digest=other), secure, LISTED)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({**PLANNING, "method": "AsymFedAvg"}, "plan_and_preprocess"),
+        (PLANNING, "plan_and_preprocess --plans plans.json"),
+        ({"training": TrainingOptions(trainer="T", configuration="2d", validation_only=True)}, "train"),
+        ({"task": "evaluate"}, "evaluate"),
+    ],
+)
+def test_where_nothing_is_summed_it_makes_no_difference(facts: dict[str, Any], words: str) -> None:
+    for digest in (None, LISTED.digest):
+        check_masking(_hello(**facts, sites_digest=digest), _coordinator(words), None)
+        if words != "evaluate":
+            check_masking(_hello(**facts, sites_digest=digest), _coordinator(f"{words} --secure"), LISTED)

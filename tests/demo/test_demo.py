@@ -74,6 +74,14 @@ def test_all_sites_plan_and_train_together_then_each_alone_with_the_same_schedul
     }
 
 
+def test_only_what_sites_do_together_is_masked(tmp_path):
+    demo = make(tmp_path, "--secure")
+    assert [job.words.count("--secure") for job in (demo.planning(), demo.training(), *demo.own_trainings())] == [
+        *(1, 1),
+        *(0, 0, 0),
+    ]
+
+
 def test_own_models_share_plans_but_have_results_of_their_own(tmp_path):
     demo = make(tmp_path)
     together, alone = demo.training().environment, demo.own_trainings()[0].environment

@@ -811,6 +811,25 @@ def test_show_lists_the_entries_and_what_they_sum_up_to(shown_log: Path, capsys:
     ]
 
 
+def test_show_names_the_sites_of_a_masked_sum(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.closing(_log(path)) as log:
+        log.append("in", "join", [b"keys"], sites=["A", "B\x1b", "C"])
+        log.append("out", "masked", [b"noise"])
+    assert verify(path).entries == 2
+    assert _run("show", path, "--kind", "join") == 0
+    assert " ".join(_rows(capsys.readouterr().out)[1]).endswith("received: sum over A, B?, C")
+
+
+def test_entries_of_logs_from_before_there_were_masked_sums_are_as_they_were(path: Path) -> None:
+    _written(path, 1)
+    (entry,) = _entries(path)
+    assert "sites" not in entry
+    line = path.read_bytes()
+    path.write_bytes(line.replace(b'"decision":"sent"', b'"decision":"sent","sites":null'))
+    with pytest.raises(FednnUNetError, match="Line 1 of"):  # nobody writes it like this
+        verify(path)
+
+
 def test_show_can_be_limited_to_the_last_entries_of_a_kind(shown_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("show", shown_log, "--last", 1) == 0
     assert [row[0] for row in _rows(capsys.readouterr().out)[1:2]] == ["4"]

@@ -17,7 +17,7 @@ from fednnunet.privacy.approval import Approver
 from fednnunet.privacy.audit import AuditEntry, AuditLog, verify
 from fednnunet.privacy.gate import Gate
 from fednnunet.privacy.kept_approvals import KeptApprovals
-from fednnunet.privacy.policy import MetricsRule, Policy, Rule, StatisticsRule, UpdateRule
+from fednnunet.privacy.policy import MaskedRule, MetricsRule, Policy, Rule, StatisticsRule, UpdateRule
 from fednnunet.protocol.conversation import Answer, Question
 from fednnunet.protocol.messages import (
     Gain,
@@ -30,6 +30,7 @@ from fednnunet.protocol.messages import (
     ValidationReport,
     WorkReport,
 )
+from fednnunet.protocol.secure_aggregation import Joined, Opening, SignedKey, SignedKeys, Trained
 from fednnunet.security.identity import Challenge
 
 RUN = "ab" * 16
@@ -39,10 +40,9 @@ WAITS = WorkReport(done=0, total=0, waits_for_approval=True)
 class _Node:
     """Answers each question with what it is told to."""
 
-    def __init__(self, task: str, cases: int = 9) -> None:
-        self.hello = Hello.model_validate(
-            {"site": "A", "task": task, "method": "FFE", "cases": cases, "versions": {}, "labels": {}, "channels": {}}
-        )
+    def __init__(self, task: str, cases: int = 9, sites_digest: str | None = None) -> None:
+        facts = {"site": "A", "task": task, "method": "FFE", "cases": cases, "sites_digest": sites_digest}
+        self.hello = Hello.model_validate({**facts, "versions": {}, "labels": {}, "channels": {}})
         self.reply = Answer("{}")
         self.rounds = 0
         self.changed_cases: int | None = None
@@ -95,9 +95,14 @@ def make(tmp_path: Path) -> Iterator[Any]:
     sites: list[_Site] = []
 
     def make_site(
-        task: str = "train", policy: Policy | None = None, cases: int = 9, person: Approver | None = None
+        task: str = "train",
+        policy: Policy | None = None,
+        cases: int = 9,
+        person: Approver | None = None,
+        sites_digest: str | None = None,
     ) -> _Site:
-        sites.append(_Site(tmp_path, _Node(task, cases), policy or Policy(), person or _Person(True)))
+        node = _Node(task, cases, sites_digest)
+        sites.append(_Site(tmp_path, node, policy or Policy(), person or _Person(True)))
         return sites[-1]
 
     yield make_site
@@ -132,7 +137,7 @@ def test_without_rules_everything_passes_unchanged_and_is_logged_before_it_does(
 
 _KINDS = (
     *("measure", "cases", "install", "plan_alone", "offer", "start", "share", "describe", "fetch", "collect", "hand"),
-    *("accept", "fit", "evaluate", "finish", "train_own", "gain", "test"),
+    *("accept", "fit", "evaluate", "finish", "train_own", "gain", "test", "agree", "join", "open"),
 )
 
 
@@ -568,3 +573,205 @@ def test_what_is_too_long_to_be_that_question_is_not_even_read(
     for body in ('{"a": "' + length * "x" + '"}', '{"a": [' + "0," * (length // 2) + "0]}"):
         site.gate.answer(Question(kind, body, id="2"))
     assert max(read, default=0) < 100
+
+
+_PART = ModelPart(round=1, group=0, start=0, stop=4)
+_DIGEST = "0123 4567"
+_REQUIRE = Policy(masked=MaskedRule(require=True))
+
+
+def _masked_part(data: bytes = b"noise") -> Answer:
+    return Answer.of(_PART, data, is_masked=True)
+
+
+def _fetch(site: _Site, answer: Answer) -> Answer:
+    site.node.reply = answer
+    return site.ask("fetch", round=1, group=0, start=0, stop=4)
+
+
+def _join(site: _Site, *names: str, salt: str | None = "ab" * 32) -> Answer:
+    keys = [SignedKey(site=name, key="0" * 64, context="0" * 64, signature="0" * 128) for name in names]
+    site.node.reply = Answer.of(Joined(salt=salt))
+    return site.gate.answer(Question.of("join", SignedKeys(round=1, keys=keys), id="join 1"))
+
+
+@pytest.mark.parametrize("demand", [{"policy": _REQUIRE}, {"sites_digest": _DIGEST}, {}])
+def test_terms_of_masked_sums_leave_as_a_kind_of_their_own(make: Any, demand: dict[str, Any]) -> None:
+    site = make(**demand)
+    assert _fetch(site, _masked_part()).data == b"noise"
+    assert (site.entries()[-1].kind, site.entries()[-1].shapes) == ("masked", {"data": [4]})
+    site.log.close()
+    site = make("plan_and_preprocess", **demand)
+    site.node.reply = Answer(data=bytes(300), is_masked=True)
+    assert site.ask("fit").data == bytes(300)
+    assert (site.entries()[-1].kind, site.entries()[-1].shapes) == ("masked", {"data": [300]})
+    assert site.node.told_of_cases == 1
+
+
+@pytest.mark.parametrize("demand", [{"policy": _REQUIRE}, {"sites_digest": _DIGEST}])
+@pytest.mark.parametrize(
+    ("task", "question", "answer", "kind"),
+    [
+        ("plan_and_preprocess", "fit", Answer(data=bytes(16)), "fingerprint"),
+        ("plan_and_preprocess", "cases", Answer("{}"), "cases"),
+        ("train", "fetch", Answer.of(_PART, b"secret"), "update"),
+        ("train", "fetch", Answer("{}", b"secret"), "update"),
+        ("train", "collect", Answer.of(_PART, b"secret"), "update"),
+    ],
+)
+def test_where_sums_must_be_masked_no_plain_answer_leaves(
+    make: Any, demand: dict[str, Any], task: str, question: str, answer: Answer, kind: str
+) -> None:
+    site = make(task, **demand)
+    site.node.reply = answer
+    told = "the site's policy does not allow this message (rule masked.require): ask the site"
+    # the round of the question is the coordinator's word, which does not make an update an untrained model
+    assert _without_log(site.ask(question, round=0, group=0, start=0, stop=4)) == Answer(failure=told)
+    withheld = site.entries()[-2]
+    assert (withheld.kind, withheld.decision) == (kind, "withheld: masked.require")
+    assert site.node.told_of_cases == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "answer"),
+    [
+        ("plan_and_preprocess", "measure", Answer('{"is_two_dimensional": true}')),
+        ("train", "fetch", Answer.of(ModelPart(round=0, group=0, start=0, stop=4), bytes(16))),
+        ("train", "describe", Answer("{}")),
+    ],
+)
+def test_what_tells_nothing_of_cases_leaves_plain_also_where_sums_must_be_masked(
+    make: Any, task: str, question: str, answer: Answer
+) -> None:
+    site = make(task, _REQUIRE)
+    site.node.reply = answer
+    assert _without_log(site.ask(question)) == answer
+
+
+@pytest.mark.parametrize("question", ["fetch", "open"])
+def test_a_site_may_forbid_masked_sums(make: Any, question: str) -> None:
+    site = make(policy=Policy(masked=MaskedRule(allow=False)))
+    site.node.reply = _masked_part() if question == "fetch" else Answer.of(Opening(round=1, key="0" * 64))
+    assert "rule masked.allow" in str(site.ask(question, round=1).failure)
+    assert [entry.kind for entry in site.entries() if entry.is_withheld] == [
+        "masked" if question == "fetch" else "opening"
+    ]
+
+
+def test_the_key_that_opens_a_sum_is_a_kind_of_its_own_and_keys_for_it_are_signs_of_life(make: Any) -> None:
+    site = make(sites_digest=_DIGEST)
+    site.node.reply = Answer('{"signed": {}, "context": "{}"}')
+    site.ask("agree")
+    _join(site, "A", "B", "C")
+    site.node.reply = Answer.of(Opening(round=1, key="0" * 64))
+    site.ask("open", round=1)
+    out = [(entry.kind, entry.messages) for entry in site.entries() if entry.direction == "out"]
+    assert out == [("contact", 1), ("contact", 1), ("opening", 1)]
+
+
+@pytest.mark.parametrize(
+    ("task", "policy", "rule"),
+    [
+        ("train", Policy(update=UpdateRule(allow=False)), "update.allow"),
+        ("train", Policy.model_validate({"max_bytes": "10"}), "max_bytes"),
+        ("plan_and_preprocess", Policy(fingerprint=StatisticsRule(allow=False)), "fingerprint.allow"),
+        ("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=10)), "fingerprint.min_cases"),
+    ],
+)
+def test_the_rules_for_what_is_masked_hold_for_its_terms(make: Any, task: str, policy: Policy, rule: str) -> None:
+    site = make(task, policy)
+    site.node.reply = _masked_part(bytes(100))
+    assert f"rule {rule}" in str(site.ask("fetch" if task == "train" else "fit", round=1).failure)
+    assert site.entries()[-2].kind == "masked"
+
+
+def test_a_second_masked_fingerprint_that_differs_by_a_few_patients_is_refused(make: Any) -> None:
+    site = make("plan_and_preprocess", Policy(fingerprint=StatisticsRule(min_cases=5)), sites_digest=_DIGEST)
+    site.node.reply, site.node.changed_cases = Answer(data=bytes(8), is_masked=True), 2
+    assert "fingerprint.min_cases" in str(site.ask("fit").failure)
+
+
+def test_a_person_reads_over_which_sites_the_sum_goes(make: Any) -> None:
+    person = _Person(True)
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=person, sites_digest=_DIGEST)
+    _join(site, "Clinic A", "Clinic B", "Clinic C")
+    _join(site, "Clinic X", salt=None)  # the node has refused these keys
+    while _fetch(site, _masked_part(b"noise")).pending is not None:
+        pass
+    ((kind, summary, payload),) = person.asked
+    assert kind == "masked"
+    assert "sum over Clinic A, Clinic B, Clinic C only" in summary
+    assert "of kind 'masked' of round 1" in summary
+    assert "first trained update" in summary
+    assert b"noise" in payload
+    assert _fetch(site, _masked_part(b"more")).data == b"more"  # asked once
+
+
+def test_a_masked_update_that_a_person_does_not_approve_does_not_leave(make: Any) -> None:
+    site = make(policy=Policy(update=UpdateRule(confirm=True)), person=_Person(False), sites_digest=_DIGEST)
+    assert "rule update.confirm" in str(_fetch(site, _masked_part()).failure)
+
+
+def test_a_person_hears_ahead_of_masked_messages(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    make(policy=Policy(update=UpdateRule(confirm=True)), sites_digest=_DIGEST).gate.approve_introduction()
+    assert "; masked update (terms of a sum" in caplog.text
+
+
+def test_the_log_names_the_sites_of_a_sum(make: Any) -> None:
+    site = make(sites_digest=_DIGEST)
+    _join(site, "A", "B", "C")
+    (entry,) = (entry for entry in site.entries() if entry.kind == "join")
+    assert entry.sites == ["A", "B", "C"]
+    assert [each.sites for each in site.entries() if each.kind != "join"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("{:04d} " + "ä" * 100, 3000), ('"' * 120, 3000), ("\\" * 120, 3000), ("", 12_000)]
+)
+def test_names_of_any_number_and_length_fit_into_the_log(make: Any, name: str, number: int) -> None:
+    site = make(sites_digest=_DIGEST)
+    names = [name.format(position) for position in range(number)]
+    site.node.reply = Answer(failure="too many")
+    site.gate.answer(Question("join", json.dumps({"keys": [{"site": name} for name in names]}, ensure_ascii=False)))
+    (entry,) = (entry for entry in site.entries() if entry.kind == "join")
+    assert entry.sites is not None
+    assert len(entry.sites) > 100
+    assert entry.sites[:-1] == names[: len(entry.sites) - 1]
+    assert entry.sites[-1] == f"{number + 1 - len(entry.sites)} more"
+
+
+def test_names_that_are_none_are_written_down_as_far_as_they_can_be_shown(make: Any) -> None:
+    site = make(sites_digest=_DIGEST)
+    strange = json.dumps({"keys": [{"site": ["x"]}, {"site": "y" * 10_000 + "\x1b"}, 3, {}]})
+    site.node.reply = Answer(failure="no")
+    site.gate.answer(Question("join", strange))
+    assert site.entries()[-2].sites == ["['x']", "y" * 119 + "…", "None"]
+
+
+@pytest.mark.parametrize("rule", [MetricsRule(allow=False), MetricsRule(min_cases=10)])
+def test_a_site_whose_metrics_may_not_leave_still_says_whether_its_update_can_be_used(
+    make: Any, rule: MetricsRule
+) -> None:
+    site = make(policy=Policy(metrics=rule), sites_digest=_DIGEST)
+    site.node.reply = Answer.of(Trained(round=1, norm=0.5, optimizer_norm=2.0, problem="it has NaN"))
+    reply = site.ask("fit", round=1)
+    assert Trained.from_json(reply.body or "") == Trained(round=1, problem="it has NaN")
+    assert str(reply.withheld).startswith("metrics.")
+    assert [entry.kind for entry in site.entries() if entry.is_withheld] == ["metrics"]
+
+
+def test_norms_of_a_masked_update_are_metrics(make: Any) -> None:
+    site = make(sites_digest=_DIGEST)
+    site.node.reply = Answer.of(Trained(round=1, norm=0.5))
+    assert _without_log(site.ask("fit", round=1)) == site.node.reply
+    assert (site.entries()[-1].kind, site.entries()[-1].round) == ("metrics", 1)
+
+
+def test_what_is_wrong_with_an_update_is_not_told_where_errors_may_not_be(make: Any) -> None:
+    site = make(policy=Policy.model_validate({"failure": {"allow": False}}), sites_digest=_DIGEST)
+    site.node.reply = Answer.of(Trained(round=1, norm=0.5, problem="a secret"))
+    told = Trained.from_json(site.ask("fit", round=1).body or "")
+    assert (told.norm, told.problem) == (
+        0.5,
+        "the site's policy does not allow to say why (rule failure.allow): ask the site",
+    )

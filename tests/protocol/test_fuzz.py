@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fednnunet.protocol.messages
+import fednnunet.protocol.secure_aggregation
 import fednnunet.security.identity
 from fednnunet.errors import FednnUNetError
 from fednnunet.fingerprint.plans import check_fingerprint, check_plans
@@ -95,7 +96,17 @@ def example(kind: type[Message]) -> dict[str, Any]:
     return content
 
 
-_WORDS = ("a", "0" * 32, "0" * 64, "A" * 43 + "=", "A" * 86 + "==", "2026-01-01T00:00:00Z", "1.0.0", "b" * 40)
+_WORDS = (
+    "a",
+    "0" * 32,
+    "0" * 64,
+    "0" * 128,
+    "A" * 43 + "=",
+    "A" * 86 + "==",
+    "2026-01-01T00:00:00Z",
+    "1.0.0",
+    "b" * 40,
+)
 
 
 def _value(schema: dict[str, Any], defs: dict[str, Any]) -> Any:

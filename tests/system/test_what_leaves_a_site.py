@@ -18,6 +18,7 @@ from fednnunet.node.extraction import KEPT_MEASUREMENT
 from fednnunet.node.gated import AUDIT_LOG
 from fednnunet.privacy.audit import read_receipts, verify
 from fednnunet.protocol.messages import Farewell, Hello, Installed, Measured, Query, SharedCases, WorkReport
+from fednnunet.protocol.secure_aggregation import Joined, Statement
 from fednnunet.schema import Message
 from fednnunet.transport.address import find_free_port
 from tests.system.conftest import CASES, SITES
@@ -112,6 +113,8 @@ ANSWERS: dict[str, tuple[type[Message], ...]] = {
     "cases": (SharedCases,),
     "install": (Installed,),
     "plan_alone": (Installed,),
+    "agree": (Statement,),
+    "join": (Joined,),
     "farewell": (Farewell,),
 }
 

@@ -48,6 +48,11 @@ class AuditEntry(Message):
     messages: int = Field(default=1, ge=0, description="messages that are summed up in this entry")
     sha256: Digest = Field(description="hash of the payload, or of all payloads that are summed up")
     decision: str
+    sites: list[str] | None = Field(default=None, description="of a masked sum, where the message names them")
+
+    def to_json(self) -> str:
+        """Return the entry as its line in the log, which says nothing of sites where the message names none."""
+        return self.model_dump_json(exclude={"sites"} if self.sites is None else None)
 
     @property
     def is_withheld(self) -> bool:

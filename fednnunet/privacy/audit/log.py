@@ -107,6 +107,7 @@ class AuditLog:
         shapes: Mapping[str, Sequence[int]] | None = None,
         round: int | None = None,
         decision: str | None = None,
+        sites: Sequence[str] | None = None,
     ) -> None:
         """Write one entry; if it is about something that leaves, it is on the disk when this returns.
 
@@ -122,6 +123,8 @@ class AuditLog:
             The round that it belongs to.
         decision
             What becomes of it; ``sent`` or ``received`` if not given.
+        sites
+            The sites of a masked sum, if it names them.
 
         Raises
         ------
@@ -134,7 +137,7 @@ class AuditLog:
         message.add(payload)  # hashing takes long, other threads need not wait for it
         with self._lock:
             self._write_sums()
-            self._write(self._entry(direction, kind, message, round, fields, shapes or {}, decision))
+            self._write(self._entry(direction, kind, message, round, fields, shapes or {}, decision, sites))
             if direction == "out":  # waiting for the disk takes milliseconds, and what comes in gives nothing away
                 self._sync()
 
@@ -222,6 +225,7 @@ class AuditLog:
         fields: Iterable[str] = (),
         shapes: Mapping[str, Sequence[int]] | None = None,
         decision: str | None = None,
+        sites: Sequence[str] | None = None,
     ) -> AuditEntry:
         self._mend()
         number, previous = self._head
@@ -241,6 +245,7 @@ class AuditLog:
             messages=content.messages,
             sha256=content.digest.hexdigest(),
             decision=encodable(decision or ("sent" if direction == "out" else "received")),
+            sites=None if sites is None else [encodable(name) for name in sites],
         )
 
     def _now(self) -> str:
