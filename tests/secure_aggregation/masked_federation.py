@@ -1,6 +1,5 @@
 """A whole training in one process: real coordinator, gates and nodes, and trainers that take no time."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.client import Client
-from flwr.common import GetPropertiesIns, GetPropertiesRes
+from flwr.common import EvaluateIns, EvaluateRes, FitIns, FitRes, GetPropertiesIns, GetPropertiesRes
 
 from fednnunet.cli.arguments import parse_server
 from fednnunet.coordinator.federation import Federation
@@ -22,13 +21,14 @@ from fednnunet.node.training import TrainingClient
 from fednnunet.privacy.approval import Approver
 from fednnunet.privacy.audit import AuditLog
 from fednnunet.privacy.gate import Gate
-from fednnunet.privacy.policy import Policy, Rule
+from fednnunet.privacy.policy import Policy
 from fednnunet.protocol.conversation import NO_CERTIFICATE, Answer, Question
 from fednnunet.protocol.messages import Hello
 from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.security.authentication import Authenticator
 from fednnunet.security.identity import Identity, SiteList
 from fednnunet.settings.node import TrainingSettings
+from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK
 from tests.coordinator.training_federation import Events
 from tests.node.training_node import LABELS, Trainer
@@ -36,31 +36,30 @@ from tests.secure_aggregation.sites import identities, site_list
 
 CASES = {"A": 20, "B": 10, "C": 5}
 FLAGS = ("--iterations_per_epoch", "1", "--val_iterations_per_epoch", "1")
-Network = Callable[[], torch.nn.Module]
-NO_MODEL = Policy(model=Rule(allow=False))
-"""These trainers have no network that could be exported."""
 
 
-def common_network() -> torch.nn.Module:
-    """More weights than a block of ranges has, some of them zeros at first."""
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(40, 20), torch.nn.Linear(20, 3))
-    torch.nn.init.zeros_(network[0].bias)
-    return network
+def network(outputs: int = 3) -> torch.nn.Module:
+    """More weights than a block of ranges has, some of them zeros at first.
 
-
-_SEEDED = threading.Lock()
+    They are drawn without torch's own generator, which all nodes of this process seed.
+    """
+    layers = torch.nn.Sequential(torch.nn.Linear(40, 20), torch.nn.Linear(20, outputs))
+    random = torch.Generator().manual_seed(outputs)
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) / 10)
+        layers[0].bias.zero_()
+    return layers
 
 
 class NoisyTrainer(Trainer):
     """Learns something else at every site and in every round, but the same whenever it is asked."""
 
-    def __init__(self, folder: Path, site: str, network: Network, cases: int) -> None:
+    def __init__(self, folder: Path, site: str, outputs: int, cases: int) -> None:
         super().__init__(folder, {f"val_{number}": {"organ", "lesion"} for number in range(6)})
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.site, self.cases = site, cases
-        with _SEEDED:  # random numbers are those of all threads
-            self.network = network()
+        self.network = network(outputs)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.broken: Callable[[int], bool] = lambda epoch: False
 
@@ -103,9 +102,9 @@ class Node(InProcessNode):
         All questions, and the answers that left.
     """
 
-    def __init__(self, site: str, client: Client, log: AuditLog) -> None:
+    def __init__(self, site: str, client: Client) -> None:
         super().__init__(site, client)
-        self.log = log
+        self.cid = f"{site} {id(self)}"  # of a connection, not of a site
         self.seen: list[tuple[Question, Answer]] = []
         self.instead: Callable[[Question, Callable[[Question], Answer]], Answer] = lambda asked, ask: ask(asked)
 
@@ -115,9 +114,19 @@ class Node(InProcessNode):
             return Answer.from_config(reply.properties)
 
         question = Question.from_config(ins.config)
+        if question.kind == "describe":  # these trainers have no network that could be exported
+            return GetPropertiesRes(OK, Answer(failure="the site's policy does not allow this message").to_config())
         answer = self.instead(question, ask)
         self.seen.append((question, answer))
         return GetPropertiesRes(OK, answer.to_config())
+
+    def fit(self, ins: FitIns, timeout: float | None, group_id: int | None) -> FitRes:
+        reply = self.get_properties(GetPropertiesIns(ins.config), timeout, group_id)
+        return FitRes(OK, NO_PARAMETERS, 1, reply.properties)
+
+    def evaluate(self, ins: EvaluateIns, timeout: float | None, group_id: int | None) -> EvaluateRes:
+        reply = self.get_properties(GetPropertiesIns(ins.config), timeout, group_id)
+        return EvaluateRes(OK, 0.0, 1, reply.properties)
 
 
 class Sites:
@@ -128,15 +137,16 @@ class Sites:
         folder: Path,
         monkeypatch: pytest.MonkeyPatch,
         cases: Mapping[str, int] = CASES,
-        networks: Mapping[str, Network] | None = None,
+        outputs: Mapping[str, int] | None = None,
         policies: Mapping[str, Policy] | None = None,
     ) -> None:
         self.folder, self.cases = folder, cases
         self.keys: dict[str, Identity] = identities(list(cases))
         self.list: SiteList = site_list(self.keys)
         self.rules = {site: Rules(self.list) for site in cases}
-        self.networks = networks or {}
+        self.outputs = outputs or {}
         self.policies = policies or {}
+        self.logs: dict[str, AuditLog] = {}
         self.trainers: dict[str, list[NoisyTrainer]] = {site: [] for site in cases}
         monkeypatch.setattr(rounds, "get_trainer_from_args", self._trainer)
         monkeypatch.setattr(rounds, "maybe_load_checkpoint", lambda *_: None)
@@ -144,8 +154,8 @@ class Sites:
 
     def _trainer(self, dataset: str, *_: object) -> NoisyTrainer:
         site = dataset.rpartition("_")[2]
-        network = self.networks.get(site, common_network)
-        self.trainers[site].append(NoisyTrainer(self.folder / site, site, network, self.cases[site]))
+        outputs = self.outputs.get(site, 3)
+        self.trainers[site].append(NoisyTrainer(self.folder / site, site, outputs, self.cases[site]))
         return self.trainers[site][-1]
 
     def node(self, site: str, *, secure: bool = True, seed: int | None = 1) -> Node:
@@ -155,7 +165,7 @@ class Sites:
             site=site,
             instance=f"{site} {len(self.trainers[site])}",
             task="train",
-            method="AsymFedAvg" if self.networks else "FFE",
+            method="AsymFedAvg" if self.outputs else "FFE",
             fold="0",
             cases=self.cases[site],
             versions={},
@@ -170,9 +180,12 @@ class Sites:
             identity=self.keys[site],
             rules=self.rules[site] if secure else None,
         )
-        log = AuditLog(self.folder / site / "audit.jsonl", site, "train")
-        client.gate = Gate(client, self.policies.get(site, NO_MODEL), log, Approver(self.folder / site / "waiting"))
-        return Node(site, client.to_client(), log)
+        if site not in self.logs:
+            self.logs[site] = AuditLog(self.folder / site / "audit.jsonl", site, "train")
+        client.gate = Gate(
+            client, self.policies.get(site, Policy()), self.logs[site], Approver(self.folder / site / "waiting")
+        )
+        return Node(site, client.to_client())
 
     def log(self, site: str) -> str:
         """The audit log of a site."""
@@ -186,7 +199,6 @@ def kill(node: Node) -> None:
         raise ConnectionError
 
     node.instead = gone
-    node.log.close()
     manager = node._manager
     assert manager is not None
     manager.unregister(node)
