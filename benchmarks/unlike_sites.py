@@ -47,7 +47,7 @@ class Federated(NamedTuple):
     times
         How often as many rounds, with as many iterations in all.
     personal
-        Epochs of the personal models, as long as its rounds.
+        Epochs of the personal models, as long as its rounds; 0 for none.
     """
 
     flags: tuple[str, ...]
@@ -61,7 +61,12 @@ FEDERATED = {
     "normalization local": Federated(("--keep_local", "norm")),
     "uniform": Federated(("--weighting", "uniform")),
     "often": Federated((), times=5, personal=20),
+    "plain float32": Federated(("--encoding", "float32"), personal=0),
+    "plain float16": Federated(("--encoding", "float16"), personal=0),
+    "masked 32 bits": Federated(("--secure", "--encoding", "float32"), personal=0),
+    "masked 16 bits": Federated(("--secure", "--encoding", "float16"), personal=0),
 }
+_OF_ENCODING = ("plain", "masked")
 METHODS = [*FEDERATED, "alone", "pooled"]
 
 
@@ -74,7 +79,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trainer", default="SmallTrainer", choices=["SmallTrainer", "SmallAdamWTrainer"])
     parser.add_argument("--iterations", type=int, default=25, help="of a round")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    usual = [method for method in METHODS if not method.startswith(_OF_ENCODING)]
+    parser.add_argument("--methods", nargs="+", default=usual, choices=METHODS)
     arguments = parser.parse_args()
     ids, out = arguments.datasets.split(), arguments.out.absolute()
     study = Study(ids, arguments.configuration, arguments.trainer, arguments.iterations, out)
@@ -152,7 +158,8 @@ class Study:
         began, names = time.monotonic(), [source.name for source in self._sources]
         if method in FEDERATED:
             flags, times, personal = FEDERATED[method]
-            self._train(results, seed, " ".join(self._ids), ROUNDS, *flags, "--personalize", personal, times=times)
+            own = ["--personalize", personal] if personal else []
+            self._train(results, seed, " ".join(self._ids), ROUNDS, *flags, *own, times=times)
         for ids in self._ids if method == "alone" else [POOLED] if method == "pooled" else []:
             rounds = ROUNDS + PERSONAL_EPOCHS if method == "alone" else ROUNDS
             self._train(results, seed, ids, rounds, "--encoding", "float32")

@@ -20,7 +20,6 @@ from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.weights.fixed_point import FixedPoint
 from tests.coordinator.training_federation import Events
 from tests.secure_aggregation.masked_federation import CASES, Node, Sites, model, run
-from tests.secure_aggregation.sites import identities, site_list
 
 STEPS = ("agree", "join", "fetch", "open")
 Ask = Callable[[Question], Answer]
@@ -361,21 +360,6 @@ def test_a_sum_that_is_noise_is_never_applied(tmp_path: Path, monkeypatch: pytes
     assert FoldFolder(disturbed.run_dir / "fold_0").models() == [0, 1]
 
 
-def test_a_stranger_in_the_coordinators_list_is_not_one_of_the_sites_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The coordinator puts a key of its own in the place of a hospital's."""
-    disturbed = _Disturbed(tmp_path, monkeypatch)
-    keys = {**disturbed.sites.keys, "C": identities(["C"])["C"]}
-    disturbed.sites.keys = keys
-    disturbed.nodes["C"] = disturbed.sites.node("C")
-    monkeypatch.setattr("fednnunet.coordinator.masked_sums.check_signature", lambda *words: None)
-    disturbed.sites.list = site_list(keys)
-    federation, events = disturbed.run("--give_up_after", "0.5")
-    assert not events.rounds
-    assert federation.error is not None
-
-
 def test_a_spoilt_update_is_told_of_by_its_site_and_no_part_of_any_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,15 +396,6 @@ def test_layers_of_fewer_than_three_sites_stay_local(tmp_path: Path, monkeypatch
     shared = {tuple(group.sites): [tensor.name for tensor in group.tensors] for group in description.shared}
     assert shared == {("A", "B", "C", "D", "E"): ["0.weight", "0.bias"], ("A", "B", "C"): ["1.weight", "1.bias"]}
     assert [event.round for event in events.rounds] == [1, 2, 3]
-
-
-def test_plain_and_masked_sites_do_not_train_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for secure, of_b, words in ((True, False, "plain updates"), (False, True, "masked sums only")):
-        sites = Sites(tmp_path / str(secure), monkeypatch)
-        nodes = [sites.node(site, secure=of_b if site == "B" else secure) for site in CASES]
-        federation, events = run(tmp_path / f"run {secure}", nodes, sites.list if secure else None)
-        assert words in str(federation.error)
-        assert not events.rounds
 
 
 def test_a_policy_that_wants_masked_sums_refuses_plain_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
