@@ -67,7 +67,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
         "certificates": ("create and show the coordinator's certificate", certificates_main),
         "keys": ("create a site's key pair", keys_main),
         "policy": ("write and check a site's policy, and approve waiting messages", policy_main),
-        "audit": ("show and verify a site's audit log", audit_main),
+        "audit": ("show and verify a site's audit log, measure what its models tell", audit_main),
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
         "demo": ("three synthetic hospitals, from raw images to predictions", demo_main),
     }
@@ -162,10 +162,11 @@ def policy_main(argv: Sequence[str] | None = None) -> int:
 
 
 def audit_main(argv: Sequence[str] | None = None) -> int:
-    """Show or verify an audit log and return the exit status."""
+    """Show or verify an audit log, or audit models, and return the exit status."""
     from fednnunet.cli import audit
 
-    return _run_small("audit", "Show and verify a site's audit log.", audit.add_arguments, audit.run_audit, argv)
+    description = "Show and verify a site's audit log, and measure what its models tell."
+    return _run_small("audit", description, audit.add_arguments, audit.run_audit, argv)
 
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
