@@ -11,11 +11,11 @@ from rich.table import Table
 from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.garbage import importing
+from fednnunet.membership.settings import AUDIT_FLAGS, PrivacyAuditSettings
 from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
 from fednnunet.privacy.audit import AuditEntry, Verification, read_entries, read_receipts, verify
 from fednnunet.report.formats import MISSING, printable
 from fednnunet.settings.flag import add_flags, filled
-from fednnunet.settings.nnunet_flags import EVALUATE_FLAGS
 from fednnunet.settings.values import positive_int
 
 _ARROWS = {"out": "→ out", "in": "← in"}
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_privacy_arguments(
         commands.add_parser(
             "privacy",
-            help="measure, at the site, whether its models tell which of its cases have trained them",
+            help="measure whether models tell which of the site's cases they were trained on; nothing leaves the site",
             allow_abbrev=False,
         )
     )
@@ -57,7 +57,7 @@ def _add_privacy_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of a fold of the split, from 0; 'all' = all folds with models, compared case by case; 'fold_all' "
         "= nnU-Net's fold 'all', where the held-out cases are the labelled test cases",
     )
-    add_flags(parser, (flag for flag in EVALUATE_FLAGS if flag.name in {"-tr", "-p", "-device"}))
+    add_flags(parser, AUDIT_FLAGS)
     parser.add_argument(
         "-chk",
         "--checkpoint",
@@ -105,8 +105,7 @@ def _audit_privacy(arguments: argparse.Namespace) -> int:
     check_fold(arguments.fold)
     with importing():  # torch and nnU-Net, which takes seconds
         from fednnunet.membership.auditing import audit_privacy
-        from fednnunet.membership.report import notes, sentences, table, write_report
-        from fednnunet.membership.settings import PrivacyAuditSettings
+        from fednnunet.membership.report import notes, sentence, table, write_report
         from fednnunet.node.dataset import find_dataset
 
     settings = filled(PrivacyAuditSettings, {**vars(arguments), "dataset": find_dataset(arguments.dataset).name})
@@ -117,10 +116,10 @@ def _audit_privacy(arguments: argparse.Namespace) -> int:
         return 0
     console = _console()
     console.print(table(audits))
-    for name, audit in audits.items():
-        console.print("", *sentences(name, audit), sep="\n", soft_wrap=True, highlight=False)
-    console.print("", *notes(settings, audits), sep="\n", soft_wrap=True, highlight=False)
-    console.print(f"\nReport: {folder}", soft_wrap=True, highlight=False)
+    told = [sentence(name, audit) for name, audit in audits.items()]
+    for line in (*told, *notes(settings, audits), f"Report: {folder}"):
+        console.print()
+        console.print(printable(line), soft_wrap=True)
     return 0
 
 

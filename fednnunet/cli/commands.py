@@ -22,11 +22,12 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.membership.settings import audit_command
 from fednnunet.report.formats import WARNING
 from fednnunet.schema import cleaned
 from fednnunet.settings.checks import check_rules
 from fednnunet.settings.coordinator import CoordinatorSettings
-from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings
+from fednnunet.settings.node import EvaluationSettings, NodeSettings, PlanningSettings, TrainingSettings
 from fednnunet.settings.simulation import SimulationSettings
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from fednnunet.security.identity import Identity
 
 Command = TypeVar("Command")
+
+logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -315,7 +318,14 @@ def _take_part(command: ClientCommand) -> int:
         raise FednnUNetError(client.failure)
     if client.farewell is not None and client.farewell.error is not None:
         raise FednnUNetError(f"The coordinator disconnected this node: {client.farewell.error}")
+    _tell_how_to_audit(command.node)
     return 0
+
+
+def _tell_how_to_audit(settings: NodeSettings) -> None:
+    command = audit_command(settings) if isinstance(settings, TrainingSettings) else None
+    if command is not None:
+        logger.info("To measure what the model tells about the cases of this site: %s", command)
 
 
 def _node(command: ClientCommand, identity: "Identity | None") -> "SiteClient":

@@ -1,7 +1,7 @@
-"""The threshold attack: takes the cases with the lowest loss for those that have trained a model.
+"""The threshold attack: takes cases with a low loss for those that a model was trained on.
 
 The attack is that of Yeom et al., *Privacy risk in machine learning* (CSF 2018), for every threshold at once: its area
-under the ROC curve (AUC) is the probability that a case that has trained has a lower loss than one that has not.
+under the ROC curve (AUC) is the probability that a case trained on has a lower loss than one held out.
 """
 
 import warnings
@@ -40,11 +40,11 @@ class Attack:
     Attributes
     ----------
     trained, held_out
-        Number of cases that have trained, and that have not; the number of pairs twice where the attack is paired.
+        Number of cases trained on, and held out; both are the number of pairs where the attack is paired.
     auc
         ``None`` if a group is empty.
     recognized
-        Number of the trained ones with a lower loss than every held-out case: true positives without a false one, the
+        Number of cases trained on with a lower loss than every held-out case: true positives without a false one, the
         lowest false-positive rate that so many held-out cases resolve. ``None`` where the attack is paired.
     """
 
@@ -74,7 +74,7 @@ def attack(trained: Sequence[float], held_out: Sequence[float]) -> Attack:
     Parameters
     ----------
     trained, held_out
-        Loss of each case that has trained, and of each that has not.
+        Loss of each case trained on, and of each held out.
     """
     groups = np.asarray(trained, np.float64), np.asarray(held_out, np.float64)
     sizes = len(trained), len(held_out)
@@ -85,15 +85,15 @@ def attack(trained: Sequence[float], held_out: Sequence[float]) -> Attack:
 
 
 def paired_attack(trained: Sequence[float], held_out: Sequence[float]) -> Attack:
-    """Attack models that have trained on a case by comparing them with one that has not, case by case.
+    """Attack models trained on a case by comparison with one that was not, case by case.
 
-    Its AUC is the share of cases with the lower loss where they have trained; a tie counts half. The interval is as in
+    The AUC is the share of cases with a lower loss where trained on; a tie counts half. The interval is as in
     `attack`.
 
     Parameters
     ----------
     trained, held_out
-        Loss of each case at models that it has trained, and at one that it has not; the same cases in the same order.
+        Loss of each case at models trained on it, and at one that was not; the same cases in the same order.
     """
     groups = np.asarray(trained, np.float64), np.asarray(held_out, np.float64)
     cases = len(groups[0])

@@ -27,8 +27,8 @@ class Audit:
     Attributes
     ----------
     trained, held_out
-        Scores of the cases that have trained, and of those that have not. Where it is paired, both are the same cases:
-        scores are means over the models that a case has trained, and over those that it has not.
+        Scores of the cases that the model was trained on, and of the others. Where it is paired, both are the same
+        cases, with means over the models trained on a case, and over those that were not.
     paired
         Whether models of several folds were compared by case.
     """

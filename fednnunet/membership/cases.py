@@ -1,4 +1,4 @@
-"""Finds the models of a site, and which of its cases have trained each of them."""
+"""Finds the models of a site, and the cases that each was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _PREPROCESS = "run plan_and_preprocess again"
 
 @dataclass(frozen=True)
 class Membership:
-    """Which cases a model of one fold has trained with.
+    """The cases that a model of one fold was trained on, and those held out.
 
     Attributes
     ----------
@@ -77,9 +77,9 @@ class AuditedSite:
         return self.content.labels
 
     def members(self, model: TrainedModel, fold: Fold) -> Membership:
-        """Return which cases have trained a fold of a model.
+        """Return which cases a fold of a model was trained on.
 
-        What the federation has written down counts more than the split, which may have changed since.
+        The record of the federation takes precedence over the split, which may have changed since.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class AuditedSite:
         trained, held_out = self._of_split(fold, cases, recorded)
         if recorded is not None:
             trained, held_out = recorded.intersection(cases), held_out - recorded
-        for group, what in ((trained, "has trained"), ({*held_out, *self.tests}, "is held out from")):
+        for group, what in ((trained, "was trained on in"), ({*held_out, *self.tests}, "is held out from")):
             if not group:
                 raise FednnUNetError(
                     f"No case of {self.dataset.name} {what} fold {fold} of {model.folder}: restore the preprocessed "

@@ -54,7 +54,7 @@ def _draw_groups(axes: Axes, trained: Sequence[float], held_out: Sequence[float]
             bins[:-1], 0.7 * share / max(share.max(), 1), np.diff(bins), height, align="edge", color=colour, alpha=0.3
         )
         axes.plot(group, np.full(len(group), height + 0.1), "|", color=colour, markersize=12)
-    axes.set_yticks([0.1, 1.1], [f"held out ({len(held_out)})", f"trained ({len(trained)})"])
+    axes.set_yticks([0.1, 1.1], [f"held out ({len(held_out)})", f"trained on ({len(trained)})"])
     axes.set_xlabel("mean cross entropy of a case")
 
 
@@ -68,10 +68,10 @@ def _draw_pairs(axes: Axes, trained: Sequence[float], held_out: Sequence[float])
     both = [*trained, *held_out]
     axes.plot([min(both), max(both)], [min(both), max(both)], ":", color=_GREY)
     axes.plot(trained, held_out, "o", color=_TRAINED, alpha=0.6)
-    axes.set(xlabel="mean cross entropy where it has trained", ylabel="where it has not")
+    axes.set(xlabel="mean cross entropy of a case where trained on", ylabel="where held out")
 
 
 def _draw_differences(axes: Axes, trained: Sequence[float], held_out: Sequence[float]) -> None:
     axes.hist(np.subtract(held_out, trained), _BINS, color=_TRAINED, alpha=0.6)
     axes.axvline(0, linestyle=":", color=_GREY)
-    axes.set(xlabel="held out minus trained", ylabel="cases")
+    axes.set(xlabel="held out minus trained on", ylabel="cases")

@@ -18,33 +18,35 @@ from fednnunet.membership.picture import draw
 from fednnunet.membership.settings import PrivacyAuditSettings
 from fednnunet.report.formats import MISSING
 from fednnunet.table_cells import Markdown, markdown_table
-from fednnunet.wording import counted
 
 FILE = "privacy_audit"
 """Of the report, ``.json``, ``.md`` and ``.png``."""
 
-_COLUMNS = ("model", "trained", "held out", "AUC by loss", "AUC by Dice", "recognized", "result")
+_COLUMNS = ("model", "trained on", "held out", "AUC by loss", "AUC by Dice", "recognized", "result")
+_MEANINGS = {
+    "tells": "it reveals which cases it was trained on, by more than chance",
+    "little": "hardly better than guessing",
+    "unclear": "too few cases to say whether that is better than guessing",
+}
 _NOTE = (
-    "AUC: in how many of 100 pairs of a case that has trained and one that has not the attack picks the right one, "
-    "divided by 100, with its 95 % interval; 0.5 is guessing, 1 is certainty. Recognized: cases that have trained and "
-    "have a lower loss than every held-out case, so that a stranger would find them without a false alarm."
+    "AUC: the share of pairs, of a case that the model was trained on and a held-out one, in which the first has the "
+    "lower loss (the higher Dice), with its 95 % bootstrap interval; 0.5 is guessing, 1 certainty. Recognized: cases "
+    "trained on with a lower loss than every held-out case."
 )
 _NOTE_PAIRED = (
-    "AUC: the share of cases that the models that they have trained fit better than the one that they have not, with "
-    "its 95 % interval; 0.5 is guessing, 1 is certainty. This attacker has models with and without the case, which a "
-    "stranger with one model has not: take it for an upper bound."
+    "AUC: the share of cases with a lower loss (a higher Dice) at the models trained on them than at the one that was "
+    "not, with its 95 % bootstrap interval; 0.5 is guessing, 1 certainty. This attacker has models with and without "
+    "the case, which a stranger with one model has not: it is an upper bound for the stranger's threshold."
 )
-_NOTE_OWN = "The personal model and the one trained alone never leave this site; they are there for comparison."
+_NOTE_OWN = "The site's own models never leave it; they are there for comparison."
 _NOTE_TESTS = (
-    "Test cases are among the held-out ones. If they differ from the training cases in more than having trained "
-    "nothing (another scanner, other years), the figures tell that difference, too."
+    "Test cases are among the held-out ones: if they differ from the training cases in other ways, such as scanner or "
+    "year, the figures include that difference."
 )
-_NOTE_BOUND = (
-    "Attacks that know more, or train models of their own, find more than this one: a low figure is no guarantee."
-)
+_NOTE_BOUND = "Attackers who know more may find more: a low figure is no guarantee."
 
 
-def sentences(name: ModelName, audit: Audit) -> list[str]:
+def sentence(name: ModelName, audit: Audit) -> str:
     """Return in plain words what a model has given away.
 
     Parameters
@@ -55,28 +57,22 @@ def sentences(name: ModelName, audit: Audit) -> list[str]:
         What was found.
     """
     found, title = audit.by_loss, TITLES[name].capitalize()
+    cases = f"{found.trained} pairs" if audit.paired else f"trained on {found.trained}, held out {found.held_out}"
     if found.verdict == "too few cases":
-        groups = counted(found.trained, "pair") if audit.paired else f"{found.trained} that have trained"
-        groups += "" if audit.paired else f" and {found.held_out} that have not"
-        return [f"{title}: too few cases to say ({groups}; {'it takes' if audit.paired else 'each takes'} {FEWEST})."]
+        return f"{title}: too few cases to say ({cases}; at least {FEWEST} {'' if audit.paired else 'each '}needed)."
     assert found.auc is not None
     assert found.auc.low is not None
     assert found.auc.high is not None
-    figure = f"{_hundred(found.auc.value)} of 100"
-    interval = f"95 % interval {_hundred(found.auc.low)} to {_hundred(found.auc.high)}; guessing gives 50"
-    meaning = {
-        "tells": "it tells more than chance",
-        "little": "that is hardly better than guessing",
-        "unclear": "there are too few cases to say whether that is better than guessing",
-    }[found.verdict]
+    right, low, high = (f"{100 * share:.0f}" for share in (found.auc.value, found.auc.low, found.auc.high))
+    interval = f"(95 % interval {low} to {high}; guessing: 50)"
     if audit.paired:
-        told = f"of your cases, {figure} fit better where they have trained than where they have not"
-        return [f"{title}: {told} ({interval}): {meaning}."]
+        told = f"{right} of 100 of your cases fit better to the models trained on them than to the one that was not"
+        return f"{title}: {told} {interval}: {_MEANINGS[found.verdict]}."
     told = (
-        "a stranger with the model who is handed two of your cases, one of which has trained it, picks that one in "
-        f"{figure} pairs"
+        "a stranger who has it and is handed two of your cases, one of them trained on, picks that one in "
+        f"{right} of 100 such pairs"
     )
-    return [f"{title}: {told} ({interval}): {meaning}.", _recognized(found)]
+    return f"{title}: {told} {interval}: {_MEANINGS[found.verdict]}. {_recognized(found)}"
 
 
 def table(audits: Mapping[ModelName, Audit]) -> Table:
@@ -134,10 +130,10 @@ def write_report(settings: PrivacyAuditSettings, audits: Mapping[ModelName, Audi
 
 
 def _markdown(settings: PrivacyAuditSettings, audits: Mapping[ModelName, Audit]) -> str:
-    told = [f"* {sentence}" for name, audit in audits.items() for sentence in sentences(name, audit)]
+    told = [f"* {sentence(name, audit)}" for name, audit in audits.items()]
     rows = [[Markdown(cell) for cell in _cells(name, audit)] for name, audit in audits.items()]
     lines = [
-        "# What the models tell about who has trained them",
+        "# What the models tell about the cases that they were trained on",
         "",
         *(markdown_table(["dataset", "model", "fold", "checkpoint"], [_which(settings)])),
         "",
@@ -173,22 +169,18 @@ def _estimate(found: Attack) -> str:
 
 
 def _recognized(found: Attack) -> str:
+    number = "None" if not found.recognized else str(found.recognized)
     return (
-        f"{found.recognized} of the {counted(found.trained, 'case')} that have trained have a lower loss than all "
-        f"{found.held_out} held-out ones: a stranger would recognize them without a false alarm among these (a "
-        f"false-positive rate below 1 in {found.held_out})."
+        f"{number} of the {found.trained} cases trained on would be recognized without a false alarm among the "
+        f"{found.held_out} held-out ones (false-positive rate below 1/{found.held_out})."
     )
-
-
-def _hundred(share: float) -> str:
-    return f"{100 * share:.0f}"
 
 
 def _audit_as_json(name: ModelName, audit: Audit) -> dict[str, Any]:
     return {
         "paired": audit.paired,
         "result": audit.by_loss.verdict,
-        "text": " ".join(sentences(name, audit)),
+        "text": sentence(name, audit),
         "by_loss": _attack_as_json(audit.by_loss),
         "by_dice": _attack_as_json(audit.by_dice),
         "cases": list(_cases(audit)),

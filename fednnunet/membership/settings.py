@@ -1,11 +1,16 @@
 """The settings of ``fednnunet audit privacy``."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
+from fednnunet.nnunet_defaults import FINAL_CHECKPOINT, stages_of
 from fednnunet.protocol.messages import Task
-from fednnunet.settings.node import ModelSettings
+from fednnunet.settings.nnunet_flags import EVALUATE_FLAGS
+from fednnunet.settings.node import ModelSettings, TrainingSettings
+
+AUDIT_FLAGS = tuple(flag for flag in EVALUATE_FLAGS if flag.name in {"-tr", "-p", "-device"})
+"""nnU-Net's own flags of the audit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +37,14 @@ class PrivacyAuditSettings(ModelSettings):
     mirror: bool = False
     output: Path | None = None
     as_json: bool = False
+
+
+def audit_command(settings: TrainingSettings) -> str | None:
+    """Return the command line that audits the model of a training, ``None`` if it leaves none that can be audited."""
+    has_stages = stages_of(settings.configuration) != (settings.configuration,)
+    if settings.disable_checkpointing or settings.fold == "fold_all" or has_stages:
+        return None
+    words = [settings.dataset, settings.configuration, settings.fold]
+    for flag in AUDIT_FLAGS:
+        words += flag.to_argv(settings)
+    return shlex.join(["fednnunet", "audit", "privacy", *words])
