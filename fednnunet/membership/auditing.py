@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -37,12 +38,12 @@ class Audit:
     held_out: Mapping[str, CaseScore]
     paired: bool
 
-    @property
+    @cached_property
     def by_loss(self) -> Attack:
         """The attack by cross entropy."""
         return self._by("loss")
 
-    @property
+    @cached_property
     def by_dice(self) -> Attack:
         """The attack by Dice."""
         return self._by("dice_loss")

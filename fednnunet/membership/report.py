@@ -36,7 +36,7 @@ _NOTE = (
 _NOTE_PAIRED = (
     "AUC: the share of cases with a lower loss (a higher Dice) at the models trained on them than at the one that was "
     "not, with its 95 % bootstrap interval; 0.5 is guessing, 1 certainty. This attacker has models with and without "
-    "the case, which a stranger with one model has not: it is an upper bound for the stranger's threshold."
+    "the case, which a stranger with one model has not, and usually finds more."
 )
 _NOTE_OWN = "The site's own models never leave it; they are there for comparison."
 _NOTE_TESTS = (
@@ -66,7 +66,10 @@ def sentence(name: ModelName, audit: Audit) -> str:
     right, low, high = (f"{100 * share:.0f}" for share in (found.auc.value, found.auc.low, found.auc.high))
     interval = f"(95 % interval {low} to {high}; guessing: 50)"
     if audit.paired:
-        told = f"{right} of 100 of your cases fit better to the models trained on them than to the one that was not"
+        told = (
+            f"{right} % of your {found.trained} cases are fitted better by the models trained on them than by the one "
+            "that was not"
+        )
         return f"{title}: {told} {interval}: {_MEANINGS[found.verdict]}."
     told = (
         "a stranger who has it and is handed two of your cases, one of them trained on, picks that one in "

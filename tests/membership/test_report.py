@@ -42,8 +42,8 @@ def test_too_few_cases_are_told_as_such() -> None:
 
 def test_pairs_have_words_of_their_own() -> None:
     paired = _audit([0.0] * 18 + [2.0] * 2, [1.0] * 20, paired=True)
-    assert "90 of 100 of your cases fit better to the models trained on them" in sentence("federated", paired)
-    assert any("upper bound" in note for note in notes(SETTINGS, {"federated": paired}))
+    assert "90 % of your 20 cases are fitted better by the models trained on them" in sentence("federated", paired)
+    assert any("usually finds more" in note for note in notes(SETTINGS, {"federated": paired}))
 
 
 def test_a_pair_without_one_of_its_scores_does_not_count() -> None:
