@@ -24,7 +24,8 @@ COMMAND = (
 def run_dir(federation: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The coordinator's folder of a training after which each site trains two models of its own."""
     folder = tmp_path_factory.mktemp("run")
-    federation.succeed("run", *COMMAND, "--personalize", 2, "--alone", "--run_dir", folder)
+    output = federation.succeed("run", *COMMAND, "--personalize", 2, "--alone", "--run_dir", folder)
+    assert "fednnunet audit privacy 902 2d 3 -device cpu" in output
     return folder
 
 
