@@ -9,13 +9,13 @@ import numpy as np
 
 from fednnunet.coordinator.asking import for_all
 from fednnunet.coordinator.exchange import Averaging, Exchange, SpoiltUpdates
-from fednnunet.coordinator.masked_sums import AgreedSum, agree_on_sum, join_sum, open_sum
+from fednnunet.coordinator.masked_sums import AgreedSum, ForgottenKey, agree_on_sum, join_sum, open_sum
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.protocol.conversation import Answer
 from fednnunet.protocol.messages import ModelPart
-from fednnunet.protocol.secure_aggregation import Purpose, SumRequest, Trained
+from fednnunet.protocol.secure_aggregation import Purpose, SignedKeys, SumRequest, Trained
 from fednnunet.secure_aggregation.attempts import FEWEST_SITES
 from fednnunet.secure_aggregation.contexts import TrainingFacts, update_context
 from fednnunet.secure_aggregation.opened import MaskedSum
@@ -220,12 +220,7 @@ class MaskedExchange(Exchange):
                 continue
             exponents = exponents_of_weights(weights) if self._is_exact else self._exponents[number]
             keys = kept.get(group.layout.digest)
-            agreed = None
-            if keys is not None:
-                same = [key.site for key in keys.keys] == [site.name for site in members]
-                agreed = join_sum(members, keys) if same else None
-                if agreed is None:
-                    raise VoidSumError
+            agreed = None if keys is None else _joined(members, keys)
             collected.append(
                 self._agree_on(
                     number,
@@ -307,3 +302,13 @@ class MaskedExchange(Exchange):
                 f"The sum of the updates of {names} in round {round_number} is noise ({error}): nothing of it was "
                 "used. Check that all sites run the same version, and continue with --c."
             ) from error
+
+
+def _joined(members: Sequence[Site], keys: SignedKeys) -> AgreedSum:
+    """Go on with a sum on which sites had agreed."""
+    if [key.site for key in keys.keys] != [site.name for site in members]:
+        raise VoidSumError
+    try:
+        return join_sum(members, keys)
+    except ForgottenKey as forgotten:
+        raise VoidSumError from forgotten
