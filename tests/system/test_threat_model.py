@@ -59,6 +59,7 @@ from fednnunet.protocol.messages import (
     Start,
     TrainingOptions,
 )
+from fednnunet.protocol.secure_aggregation import SignedKey, SignedKeys
 from fednnunet.report.formats import printable
 from fednnunet.security.certificates import create_certificates
 from fednnunet.security.identity import Challenge, read_key
@@ -613,6 +614,8 @@ def test_curious_site_learns_common_results_only() -> None:
     of_the_site_itself = {"made", "preprocessed", "data"}  # written by each for itself
     assert set(record.model_dump()) == {"method", "sites", "cases", "versions"} | of_common_results | of_the_site_itself
     assert set(Installed.model_fields) == {"plans_digest"}
+    assert set(SignedKeys.model_fields) == {"round", "group", "keys"}
+    assert set(SignedKey.model_fields) == {"site", "key", "context", "signature"}
 
 
 def test_malicious_site_cannot_take_another_sites_place(waiting: Consortium) -> None:
