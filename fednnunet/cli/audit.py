@@ -1,6 +1,7 @@
-"""``fednnunet audit``: shows and verifies a site's audit log."""
+"""``fednnunet audit``: shows and verifies a site's audit log, and measures what its models tell."""
 
 import argparse
+import json
 from collections import Counter, deque
 from pathlib import Path
 
@@ -8,8 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.folds import check_fold
+from fednnunet.garbage import importing
+from fednnunet.membership.settings import AUDIT_FLAGS, PrivacyAuditSettings
+from fednnunet.nnunet_defaults import FINAL_CHECKPOINT
 from fednnunet.privacy.audit import AuditEntry, Verification, read_entries, read_receipts, verify
 from fednnunet.report.formats import MISSING, printable
+from fednnunet.settings.flag import add_flags, filled
 from fednnunet.settings.values import positive_int
 
 _ARROWS = {"out": "→ out", "in": "← in"}
@@ -33,24 +39,87 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the coordinator's receipts; they reveal an end that was cut off or rewritten",
     )
+    _add_privacy_arguments(
+        commands.add_parser(
+            "privacy",
+            help="measure whether models tell which of the site's cases they were trained on; nothing leaves the site",
+            allow_abbrev=False,
+        )
+    )
+
+
+def _add_privacy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET_ID", help="the site's dataset: id or name")
+    parser.add_argument("configuration", metavar="CONFIGURATION", help="2d, 3d_fullres, 3d_lowres …")
+    parser.add_argument(
+        "fold",
+        metavar="FOLD",
+        help="number of a fold of the split, from 0; 'all' = all folds with models, compared case by case; 'fold_all' "
+        "= nnU-Net's fold 'all', where the held-out cases are the labelled test cases",
+    )
+    add_flags(parser, AUDIT_FLAGS)
+    parser.add_argument(
+        "-chk",
+        "--checkpoint",
+        metavar="CHECKPOINT",
+        default=FINAL_CHECKPOINT,
+        help="file in the folder of each fold (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test_cases", action="store_true", help="labelled test cases (imagesTs, labelsTs) are held-out cases, too"
+    )
+    parser.add_argument(
+        "--tta", dest="mirror", action="store_true", help="average over mirrored images as nnU-Net does: slower"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUTPUT", type=Path, help="folder for the report (default: one in the model's)"
+    )
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print the report as JSON")
 
 
 def run_audit(arguments: argparse.Namespace) -> int:
-    """Show or verify an audit log and return the exit status.
+    """Show or verify an audit log, or audit models, and return the exit status.
 
     Raises
     ------
     FednnUNetError
-        If a file cannot be read, or the log is not whole.
+        If a file cannot be read, the log is not whole, or there is nothing to audit.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_FILES)
+    if arguments.audit_command == "privacy":
+        return _audit_privacy(arguments)
+    console = _console()
     if arguments.audit_command == "show":
         _show(console, arguments.log, arguments.last, arguments.kind)
     else:
         sentence = _verified(arguments.log, arguments.receipts)
         console.print(printable(sentence), soft_wrap=True)
+    return 0
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
+
+
+def _audit_privacy(arguments: argparse.Namespace) -> int:
+    check_fold(arguments.fold)
+    with importing():  # torch and nnU-Net, which takes seconds
+        from fednnunet.membership.auditing import audit_privacy
+        from fednnunet.membership.report import notes, sentence, table, write_report
+        from fednnunet.node.dataset import find_dataset
+
+    settings = filled(PrivacyAuditSettings, {**vars(arguments), "dataset": find_dataset(arguments.dataset).name})
+    audits, folder = audit_privacy(settings)
+    content = write_report(settings, audits, folder)
+    if settings.as_json:
+        print(json.dumps(content, indent=1))  # noqa: T201 - a console would break its lines
+        return 0
+    console = _console()
+    console.print(table(audits))
+    told = [sentence(name, audit) for name, audit in audits.items()]
+    for line in (*told, *notes(settings, audits), f"Report: {folder}"):
+        console.print()
+        console.print(printable(line), soft_wrap=True)
     return 0
 
 

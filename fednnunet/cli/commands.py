@@ -22,11 +22,18 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import check_fold
 from fednnunet.garbage import importing, leave_garbage_at_exit
 from fednnunet.interruption import Terminated, interruptible
+from fednnunet.membership.settings import audit_command
 from fednnunet.report.formats import WARNING
 from fednnunet.schema import cleaned
 from fednnunet.settings.checks import check_rules, check_secure
 from fednnunet.settings.coordinator import CoordinatorSettings
-from fednnunet.settings.node import EvaluationSettings, PlanningSettings, TrainingSettings, fingerprint_mode
+from fednnunet.settings.node import (
+    EvaluationSettings,
+    NodeSettings,
+    PlanningSettings,
+    TrainingSettings,
+    fingerprint_mode,
+)
 from fednnunet.settings.simulation import SimulationSettings
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
     from fednnunet.security.identity import Identity
 
 Command = TypeVar("Command")
+
+logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
@@ -68,7 +77,7 @@ def commands() -> dict[str, tuple[str, Callable[[Sequence[str]], int]]]:
         "keys": ("create a site's key pair", keys_main),
         "sites": ("show the digest of a list of sites", sites_main),
         "policy": ("write and check a site's policy, and approve waiting messages", policy_main),
-        "audit": ("show and verify a site's audit log", audit_main),
+        "audit": ("show and verify a site's audit log, measure what its models tell", audit_main),
         "compare": ("local, federated and centralized training on one machine: the paper's table", compare_main),
         "demo": ("three synthetic hospitals, from raw images to predictions", demo_main),
     }
@@ -170,10 +179,11 @@ def policy_main(argv: Sequence[str] | None = None) -> int:
 
 
 def audit_main(argv: Sequence[str] | None = None) -> int:
-    """Show or verify an audit log and return the exit status."""
+    """Show or verify an audit log, or audit models, and return the exit status."""
     from fednnunet.cli import audit
 
-    return _run_small("audit", "Show and verify a site's audit log.", audit.add_arguments, audit.run_audit, argv)
+    description = "Show and verify a site's audit log, and measure what its models tell."
+    return _run_small("audit", description, audit.add_arguments, audit.run_audit, argv)
 
 
 def compare_main(argv: Sequence[str] | None = None) -> int:
@@ -323,7 +333,14 @@ def _take_part(command: ClientCommand) -> int:
         raise FednnUNetError(client.failure)
     if client.farewell is not None and client.farewell.error is not None:
         raise FednnUNetError(f"The coordinator disconnected this node: {client.farewell.error}")
+    _tell_how_to_audit(command.node)
     return 0
+
+
+def _tell_how_to_audit(settings: NodeSettings) -> None:
+    command = audit_command(settings) if isinstance(settings, TrainingSettings) else None
+    if command is not None:
+        logger.info("To measure what the model tells about the cases of this site: %s", command)
 
 
 def _node(command: ClientCommand, identity: "Identity | None") -> "SiteClient":

@@ -23,12 +23,12 @@ from fednnunet.security.identity import SiteList
 from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.fixed_point import (
     FixedPoint,
-    exponents_of_changes,
+    LargestChanges,
     exponents_of_first_changes,
     exponents_of_local,
     exponents_of_weights,
 )
-from fednnunet.weights.global_model import slices
+from fednnunet.weights.global_model import GlobalModel, slices
 from fednnunet.weights.layout import Layout
 from fednnunet.weights.norms import Norms
 from fednnunet.weights.sharing import Group
@@ -103,7 +103,7 @@ class MaskedExchange(Exchange):
         self._training = training
         self._is_exact = ENCODINGS[averaging.encoding].is_exact
         self._exponents = [exponents_of_first_changes(model.weights) for model in self._models]
-        self._before: dict[int, np.ndarray] = {}
+        self._changes: list[LargestChanges] = []
         self._told: dict[str, Trained] = {}
 
     @property
@@ -174,11 +174,11 @@ class MaskedExchange(Exchange):
 
     def broadcast(self, sites: Sequence[Site], round_number: int) -> tuple[list[Site], list[SiteFailure]]:
         """Make what was aggregated the global model, and send it to `sites`; see `Exchange.broadcast`."""
-        before = [] if self._is_exact else [model.weights.copy() for model in self._models]
+        self._changes = [LargestChanges(len(model.weights)) for model in self._models]
         there, failures = super().broadcast(sites, round_number)
-        for number, known in enumerate(before):
-            weights = self._models[number].weights
-            self._exponents[number] = exponents_of_changes(weights - known, weights)
+        if not self._is_exact:
+            pairs = zip(self._changes, self._models, strict=True)
+            self._exponents = [changes.exponents(model.weights) for changes, model in pairs]
         return there, failures
 
     def collect(self, sites: Sequence[Site], round_number: int, weights: Mapping[str, int]) -> np.ndarray:
@@ -198,6 +198,12 @@ class MaskedExchange(Exchange):
         for part in of_end.parts:
             result[part] = self._mean(of_end, part, keys, round_number)
         return result
+
+    def _advance(self, model: GlobalModel, part: slice, round_number: int) -> bytes:
+        before = model.weights[part].copy()
+        data = super()._advance(model, part, round_number)
+        self._changes[self._models.index(model)].add(part.start, model.weights[part] - before)
+        return data
 
     def _members(self, site: str) -> list[list[str]] | None:
         """Return the sites of each group of a site, and of what stays."""

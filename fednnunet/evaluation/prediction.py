@@ -4,11 +4,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from fednnunet.folds import Fold, check_fold
 from fednnunet.nnunet_defaults import use_device
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -104,6 +110,37 @@ class Predictor:
         with self._quietly():
             self._predictor.predict_from_files_sequential([list(images)], [str(output)])
         return output.with_name(output.name + str(self._predictor.dataset_json["file_ending"]))
+
+    def logits(self, image: npt.NDArray[np.float32]) -> "torch.Tensor":
+        """Return the network's outputs for a preprocessed image, before softmax or sigmoid.
+
+        Parameters
+        ----------
+        image
+            Shape ``(channels, z, y, x)``.
+
+        Returns
+        -------
+        Shape ``(outputs, z, y, x)``, float16, on the CPU.
+        """
+        import torch
+
+        with self._quietly():
+            logits: torch.Tensor = self._predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
+        return logits
+
+    def segmentation(self, logits: "torch.Tensor") -> npt.NDArray[np.integer]:
+        """Return the label image, shape ``(z, y, x)``, of what `logits` has returned."""
+        return np.asarray(self._predictor.label_manager.convert_logits_to_segmentation(logits))
+
+    def preprocess(self, images: Sequence[str], segmentation: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return image and labels of a case, both of shape ``(channels, z, y, x)``, as in nnU-Net's preprocessing."""
+        configuration = self._predictor.configuration_manager
+        with self._quietly():
+            data, truth, _ = configuration.preprocessor_class(verbose=False).run_case(
+                list(images), segmentation, self._predictor.plans_manager, configuration, self._predictor.dataset_json
+            )
+        return data, truth
 
     @property
     def reader(self) -> BaseReaderWriter:

@@ -104,11 +104,8 @@ class KeptStates:
 
         A case may go, if a patient withdraws it; but one that changes sides makes figures better than they are.
         """
-        kept: dict[str, Any] = {}
-        with contextlib.suppress(FednnUNetError):  # there is none yet, or it is damaged: nothing is known then
-            kept = read_json_object(self._trained, "remove it")
-        before = kept.get("cases") if kept.get("run") == run else None
-        trained = {case for case in before if isinstance(case, str)} if isinstance(before, list) else set()
+        before = self._trained_in(run)
+        trained = before or set()
         changed = sorted((trained - set(training)).intersection(validation))
         if changed:
             logger.warning(
@@ -118,6 +115,18 @@ class KeptStates:
             )
         if before is None or not trained.issuperset(training):
             write_json({"run": run, "cases": sorted(trained.union(training))}, self._trained)
+
+    def trained_cases(self) -> set[str] | None:
+        """Return the cases that have trained in the training that the fold's folder is of, ``None`` if not known."""
+        run = self._marker.read_text(encoding="utf-8") if self._marker.is_file() else None
+        return None if run is None else self._trained_in(run)
+
+    def _trained_in(self, run: str) -> set[str] | None:
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(FednnUNetError):  # there is none yet, or it is damaged: nothing is known then
+            kept = read_json_object(self._trained, "remove it")
+        cases = kept.get("cases") if kept.get("run") == run else None
+        return {case for case in cases if isinstance(case, str)} if isinstance(cases, list) else None
 
     def keep_arrays(self, round_number: int, trainer: nnUNetTrainer, rounding_error: np.ndarray | None) -> bool:
         """Write the large files: nnU-Net's checkpoint, and the rounding error, if any.

@@ -10,6 +10,7 @@ from fednnunet.protocol.secure_aggregation import (
     Joined,
     Opening,
     OpeningRequest,
+    Purpose,
     SignedKeys,
     Statement,
     SumRequest,
@@ -48,8 +49,8 @@ class HeldGroup:
         Has it.
     number
         Which group of `model` it is.
-    bits
-        Of the integers in which it is summed.
+    purpose, bits
+        Why it is summed, and the bits of the integers in which it is.
     digest
         Of its layout.
     members
@@ -58,6 +59,7 @@ class HeldGroup:
 
     model: SiteModel
     number: int
+    purpose: Purpose
     bits: int
     digest: str
     members: Sequence[str]
@@ -117,6 +119,7 @@ class MaskedUpdates:
         self._training_cases = training_cases
         self._openings = openings
         self._sums: dict[str, _Sum] = {}
+        self._is_closed = False
         self._used_keys: set[str] = set()
 
     @property
@@ -127,6 +130,12 @@ class MaskedUpdates:
     def renew(self) -> None:
         """Forget the sums of what was held before: something else is held now."""
         self._sums.clear()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Make no sum any more of the updates that are held: what became of them is the global model."""
+        self._sums.clear()
+        self._is_closed = True
 
     def agree(self, request: SumRequest, exponents: bytes) -> Statement:
         """Return a signed one-time key for a sum, which takes the place of the one before.
@@ -142,8 +151,10 @@ class MaskedUpdates:
             If there is no such group, or its sum was opened.
         """
         held, before = self._groups.get(request.group), self._sums.get(request.group)
-        if held is None:
+        if held is None or held.purpose != request.purpose:
             raise FednnUNetError("the coordinator asks for a sum of what this site does not share")
+        if self._is_closed and held.purpose == "update":
+            raise FednnUNetError("the coordinator asks for a sum of updates of which this site has the mean")
         if before is not None and before.is_opened:
             raise FednnUNetError("the coordinator asks for another sum of an update of which it could open the first")
         if self._weight(request) > request.total:

@@ -19,7 +19,7 @@ class _Opened(Message):
 
 
 class Openings:
-    """What was opened in a training.
+    """What was opened in the trainings of a fold: another training of the same round is another sum like any other.
 
     A round may have to be trained again although sites have told their opening keys, because another one has not. Its
     new updates may be summed over the same sites as often as it takes: that tells no more than the first sum would
@@ -31,6 +31,8 @@ class Openings:
         nnU-Net's folder of the fold.
     run
         Name of the training.
+    begins_anew
+        Whether the site wants other trainings of the fold to be replaced, and so what they have opened forgotten.
 
     Raises
     ------
@@ -38,10 +40,10 @@ class Openings:
         If the record cannot be read.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, *, begins_anew: bool = False) -> None:
         self._path = folder / OPENINGS
         self._run = run
-        self._opened = [opened for opened in self._read() if opened.run == run]
+        self._opened = [opened for opened in self._read() if opened.run == run or not begins_anew]
 
     def check(self, round_number: int, group: str, sites: Sequence[str], max_repeats: int) -> None:
         """Refuse one sum too many.
@@ -61,7 +63,7 @@ class Openings:
         """Write down, before the key leaves, that a sum is opened."""
         opened = _Opened(run=self._run, round=round_number, group=group, sites=list(sites))
         if opened in self._opened:
-            return
+            return  # once is enough
         with self._path.open("a", encoding="utf-8") as file:
             file.write(opened.to_json() + "\n")
             file.flush()
@@ -70,11 +72,14 @@ class Openings:
 
     @property
     def _repeats(self) -> int:
-        """Sums of a round over other sites than before; a group has as many as its round."""
-        of_groups: dict[str, list[int]] = {}
+        """How often updates of a round were opened among other sites than before."""
+        of_rounds: dict[tuple[int, str], set[tuple[str, ...]]] = {}
         for opened in self._opened:
-            of_groups.setdefault(opened.group, []).append(opened.round)
-        return max((len(rounds) - len(set(rounds)) for rounds in of_groups.values()), default=0)
+            of_rounds.setdefault((opened.round, opened.group), set()).add(tuple(opened.sites))
+        repeats: dict[str, int] = {}
+        for (_, group), sets in of_rounds.items():
+            repeats[group] = repeats.get(group, 0) + len(sets) - 1
+        return max(repeats.values(), default=0)
 
     def _is_other(self, round_number: int, group: str, sites: Sequence[str]) -> bool:
         before = [opened.sites for opened in self._opened if (opened.round, opened.group) == (round_number, group)]

@@ -36,7 +36,16 @@ from fednnunet.protocol.messages import (
     Start,
     ValidationReport,
 )
-from fednnunet.protocol.secure_aggregation import AGREE, JOIN, OPEN, OpeningRequest, SignedKeys, SumRequest, Trained
+from fednnunet.protocol.secure_aggregation import (
+    AGREE,
+    JOIN,
+    OPEN,
+    OpeningRequest,
+    Purpose,
+    SignedKeys,
+    SumRequest,
+    Trained,
+)
 from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.secure_aggregation.contexts import TrainingFacts
 from fednnunet.security.identity import Identity
@@ -178,7 +187,7 @@ class TrainingClient(SiteClient):
             return Answer.of(self._report)
         shared.accept()
         if self._masked is not None:
-            self._masked.renew()
+            self._masked.close()
         self._global_round = number
         self._rounds.load(shared.weights, shared.layout)
         report = self._rounds.validate(number, shared.rounding_error)
@@ -298,21 +307,21 @@ class TrainingClient(SiteClient):
         assert self._started is not None
         assert self._ready is not None
         bits = 32 if ENCODINGS[sharing.encoding].is_exact else 16
-        held = [(self._model, number, bits, layout) for number, layout in enumerate(self._model.groups)]
+        models: list[tuple[SiteModel, Purpose, int]] = [(self._model, "update", bits)]
         if self._at_end is not None:
-            held += [(self._at_end, number, _BITS_AT_END, layout) for number, layout in enumerate(self._at_end.groups)]
-        if len(held) != len(sharing.members):
-            raise FednnUNetError("the coordinator names the sites of other groups than it shares")
+            models.append((self._at_end, "local", _BITS_AT_END))
+        members = iter(sharing.members)
         groups = [
-            HeldGroup(model, number, bits, layout.digest, members)
-            for (model, number, bits, layout), members in zip(held, sharing.members, strict=True)
+            HeldGroup(model, number, purpose, bits, layout.digest, next(members, []))
+            for model, purpose, bits in models
+            for number, layout in enumerate(model.groups)
         ]
         return MaskedUpdates(
             Signer(self.hello.site, self._identity, self._rules),
             TrainingFacts(self._started.run, self._started.fold, self._rules.sites.digest),
             groups,
             self._ready.training_cases,
-            Openings(self._rounds.output_folder, self._started.run),
+            Openings(self._rounds.output_folder, self._started.run, begins_anew=self.arguments.overwrite),
         )
 
     @property

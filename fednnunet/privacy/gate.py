@@ -145,8 +145,8 @@ class Gate:
         self._iterations = 1
         """Batches of which the losses and the Dice of a round are made, training's or validation's."""
         self._sent = 0
-        self._sums: dict[object, list[str]] = {}
-        """The sites of the masked sum in which the node takes part, by number of the group."""
+        self._summed_over: list[str] = []
+        """The sites of the last sum that was joined."""
         self._is_masking = policy.masked.require or node.hello.sites_digest is not None
         self._is_closed = False
 
@@ -210,7 +210,7 @@ class Gate:
         if question.kind == "start" and answer.body is not None:
             self._iterations = _fewest_iterations(body)
         if question.kind == JOIN and _parsed(answer.body or NO_BODY).get("salt") is not None:
-            self._sums[body.get("group", 0)] = _sites(body)
+            self._summed_over = _sites(body)
         return self._release(question, body, answer)
 
     def _introduce(self, question: Question) -> Answer:
@@ -340,8 +340,7 @@ class Gate:
         number, run = _round(question, answer), self._log.run or ""
         about = matter = _matter(kind, number, is_masked=answer.is_masked)
         told = _parsed(answer.body or NO_BODY)
-        sites = self._sums.get(body.get("group", 0), [])
-        arrays = [masked(answer.data, sites)] if answer.is_masked else _shown(kind, answer, told)
+        arrays = [masked(answer.data, self._summed_over)] if answer.is_masked else _shown(kind, answer, told)
         lines = [*asked(question.kind, told if kind == "update" else body), *answered(told, arrays)]
         if self._few_changed(kind):
             lines = [_DIFFERENCE.format(self._node.changed_cases), *lines]

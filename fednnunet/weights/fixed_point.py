@@ -153,20 +153,38 @@ def exponents_of_first_changes(weights: np.ndarray) -> np.ndarray:
     return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 6) + 1, weights)
 
 
-def exponents_of_changes(change: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return ranges for changes to weights: 4 times the last change of a block, at least.
-
-    A block that has hardly changed can: its range becomes 4 times as large in each round in which it is too small.
+class LargestChanges:
+    """The largest change of each block in a round, part by part.
 
     Parameters
     ----------
-    change
-        What the last round has changed: shape ``(n,)``, float32.
-    weights
-        The weights now.
+    size
+        Elements of the group.
     """
-    least = _exponents(weights).max(initial=_SMALLEST) - 14
-    return _limited(np.maximum(_exponents(change) + 2, least), weights)
+
+    def __init__(self, size: int) -> None:
+        self._largest = np.zeros(blocks(size), np.float32)
+
+    def add(self, start: int, change: np.ndarray) -> None:
+        """Take note of what has changed in the part that begins with this element: shape ``(n,)``, float32."""
+        first = start // BLOCK
+        edges = np.maximum(np.arange(first, (start + len(change) - 1) // BLOCK + 1) * BLOCK - start, 0)
+        largest = np.maximum.reduceat(np.abs(change), edges)
+        blocks_of_part = self._largest[first : first + len(edges)]
+        np.maximum(blocks_of_part, largest, out=blocks_of_part)
+
+    def exponents(self, weights: np.ndarray) -> np.ndarray:
+        """Return ranges for the next changes to weights: 4 times the last one of a block, at least.
+
+        A block that has hardly changed can: its range becomes 4 times as large in each round in which it is too small.
+
+        Parameters
+        ----------
+        weights
+            As they are now: shape ``(n,)``, float32.
+        """
+        least = _exponents(weights).max(initial=_SMALLEST) - 14
+        return _limited(np.maximum(_exponents_above(self._largest) + 2, least), weights)
 
 
 def exponents_of_local(size: int) -> np.ndarray:
@@ -178,7 +196,10 @@ def _exponents(values: np.ndarray) -> np.ndarray:
     """Return for each block the exponent of the power of two that is just above its largest absolute number."""
     if not len(values):
         return np.zeros(0, np.int32)
-    largest = np.maximum.reduceat(np.abs(values), np.arange(0, len(values), BLOCK))
+    return _exponents_above(np.maximum.reduceat(np.abs(values), np.arange(0, len(values), BLOCK)))
+
+
+def _exponents_above(largest: np.ndarray) -> np.ndarray:
     exponents: np.ndarray = np.frexp(largest)[1]
     return np.where(largest > 0, exponents, _SMALLEST)
 

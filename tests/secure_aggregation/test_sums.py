@@ -1,14 +1,23 @@
 """Masked terms add up to the sum of the terms, and to nothing else."""
 
+import hashlib
+import struct
+
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.secure_aggregation.integers import added, from_bytes, to_bytes
 from fednnunet.secure_aggregation.opened import MaskedSum, MasksDoNotCancelError
 from fednnunet.secure_aggregation.streams import TRAILER, VALUES, stream
 from fednnunet.weights.fixed_point import DTYPES, FixedPoint
-from tests.secure_aggregation.sites import identities, joined
+from tests.secure_aggregation.sites import attempts, identities, joined, site_list
 
 CONTEXT = {"purpose": "update", "round": 1}
 
@@ -124,3 +133,43 @@ def test_answers_about_cases_add_up_whatever_their_widths() -> None:
     assert from_bytes(added(other, widths), widths)[0] > 1 << 40 or from_bytes(added(other, widths), widths)[0] < 0
     with pytest.raises(FednnUNetError, match="bytes instead of"):
         added([masked[0], masked[1][1:]], widths)
+
+
+def test_masks_are_those_of_the_protocol() -> None:
+    """A second implementation, from the description of the protocol."""
+    keys = identities()
+    of_sites = attempts(keys, CONTEXT)
+    secrets = {name: attempt._private for name, attempt in of_sites.items()}
+    signed = [of_sites[name].statement.signed for name in sorted(of_sites)]
+    salt = hashlib.sha256()
+    for key in signed:
+        salt.update(bytes([0, 0, 0, 1]) + key.site.encode() + bytes.fromhex(key.key + key.context + key.signature))
+    for attempt in of_sites.values():
+        attempt.join(signed, Rules(site_list(keys)))
+    assert of_sites["B"].salt == salt.hexdigest()
+    values = np.arange(100, dtype="<u4")
+    expected, trailer = values.copy(), np.array([1, 1, 7], "<u8")
+    for other, sign in (("A", -1), ("C", 1)):
+        shared = secrets["B"].exchange(secrets[other].public_key())  # type: ignore[union-attr]
+        names = "\0".join(sorted(["B", other])).encode()
+        info = b"FednnU-Net pairwise mask, version 1\0" + names
+        key_of_pair = HKDF(SHA256(), 32, salt.digest(), info).derive(shared)
+        expected += np.uint32(sign % 2**32) * _stream(key_of_pair, 0, 1000, 400).view("<u4")
+        trailer += np.uint64(sign % 2**64) * _stream(key_of_pair, 1, 1000, 24).view("<u8")
+    opening = of_sites["B"].opening(salt.hexdigest())
+    expected += _stream(opening, 0, 1000, 400).view("<u4")
+    trailer += _stream(opening, 1, 1000, 24).view("<u8")
+    assert of_sites["B"].mask_part(values, 1000, 7) == expected.tobytes() + trailer.tobytes()
+
+
+def _stream(key: bytes, domain: int, start: int, length: int) -> np.ndarray:
+    """AES-256 of counters, block by block."""
+    encryptor = Cipher(AES256(key), ECB()).encryptor()
+    counters = [struct.pack(">IQI", domain, start, block) for block in range(-(-length // 16))]
+    return np.frombuffer(b"".join(map(encryptor.update, counters))[:length], np.uint8)
+
+
+def test_a_part_of_another_length_is_no_term() -> None:
+    total = MaskedSum(50, "<u4")
+    with pytest.raises(FednnUNetError, match="has 223 bytes instead of 224"):
+        total.add(slice(0, 50), [bytes(224), bytes(223)])

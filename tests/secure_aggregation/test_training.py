@@ -13,6 +13,8 @@ import pytest
 
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
+from fednnunet.errors import FednnUNetError
+from fednnunet.node.openings import Openings
 from fednnunet.privacy.policy import Policy
 from fednnunet.protocol.conversation import Answer, Question
 from fednnunet.protocol.messages import ModelPart
@@ -270,6 +272,52 @@ def test_after_an_opening_a_sum_over_other_sites_is_one_of_those_that_the_policy
         else:
             assert [event.round for event in events.rounds] == [1]
             assert any("masked.max_repeats" in left.reason for left in events.left_out)
+
+
+@pytest.mark.parametrize("purpose", ["update", "local"])
+def test_no_sum_of_an_update_is_made_once_its_mean_has_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purpose: str
+) -> None:
+    """The sum with other sites, less the one that there was, would be a single site's."""
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    requests: dict[int | None, Question] = {}
+    refusals: list[str | None] = []
+
+    def instead(question: Question, ask: Ask) -> Answer:
+        if question.kind == "agree":
+            requests[_round_of(question)] = question
+        if question.kind == "finish" or (question.kind == "fit" and question.round == 3):
+            asked = requests[2 if question.kind == "fit" else 3]
+            body = SumRequest.from_json(asked.body).model_copy(update={"purpose": purpose})
+            refusals.append(ask(Question.of("agree", body, asked.data)).failure)
+        return ask(question)
+
+    disturbed.nodes["B"].instead = instead
+    disturbed.run()
+    assert len(refusals) == 2
+    assert all(refusal is not None and "the coordinator asks for" in refusal for refusal in refusals)
+
+
+def test_another_training_of_a_round_is_another_sum_of_it(tmp_path: Path) -> None:
+    first = Openings(tmp_path, "run 1")
+    first.add(1, "g" * 64, ["A", "B", "C"])
+    first.add(1, "g" * 64, ["A", "B", "C"])
+    for openings in (first, Openings(tmp_path, "run 1"), Openings(tmp_path, "run 2")):
+        openings.check(1, "g" * 64, ["A", "B", "C"], 0)
+        openings.check(2, "g" * 64, ["A", "B"], 0)
+        openings.check(1, "g" * 64, ["A", "B"], 1)
+        with pytest.raises(FednnUNetError, match=r"masked\.max_repeats"):
+            openings.check(1, "g" * 64, ["A", "B"], 0)
+    Openings(tmp_path, "run 2").add(1, "g" * 64, ["A", "B"])
+    with pytest.raises(FednnUNetError, match=r"masked\.max_repeats"):
+        Openings(tmp_path, "run 2").check(1, "g" * 64, ["B", "C"], 1)
+    Openings(tmp_path, "run 3", begins_anew=True).check(1, "g" * 64, ["B", "C"], 0)
+    with (tmp_path / "federated_openings.jsonl").open("a") as file:
+        file.write('{"run": "run 2", "rou')
+    assert Openings(tmp_path, "run 2")
+    (tmp_path / "federated_openings.jsonl").write_text("damaged\n")
+    with pytest.raises(FednnUNetError, match="not known which sums were opened"):
+        Openings(tmp_path, "run 2")
 
 
 Change = Callable[[Question], Question]

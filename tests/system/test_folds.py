@@ -45,6 +45,14 @@ def test_all_folds_are_trained_exported_evaluated_and_found_by_nnunet(federation
     best = json.loads((workspace.results / site / "inference_information.json").read_text())
     assert best["folds"] == list(range(FOLDS))
 
+    audit = ("audit", "privacy", "901", "2d", "all", "-tr", "RecordingTrainer", "-device", "cpu")
+    status, output = workspace.fednnunet(*audit)
+    assert status == 0, output
+    report = json.loads((model / "privacy_audit_all" / "privacy_audit.json").read_text())["models"]["federated"]
+    assert report["paired"]
+    assert [case["case"] for case in report["cases"]] == [*cases, *cases]  # each was trained on, and held out
+    assert report["text"] in output
+
     status, output = workspace.call("run", "train", "901", "2d", FOLDS, *short, *words)
     assert status == 1
     assert f"Invalid fold {FOLDS}: the split has the folds 0 to {FOLDS - 1}" in output

@@ -24,7 +24,8 @@ COMMAND = (
 def run_dir(federation: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The coordinator's folder of a training after which each site trains two models of its own."""
     folder = tmp_path_factory.mktemp("run")
-    federation.succeed("run", *COMMAND, "--personalize", 2, "--alone", "--run_dir", folder)
+    output = federation.succeed("run", *COMMAND, "--personalize", 2, "--alone", "--run_dir", folder)
+    assert "fednnunet audit privacy 902 2d 3 -device cpu" in output
     return folder
 
 
@@ -104,3 +105,24 @@ def test_stock_nnunet_predicts_with_the_personal_model(federation: Workspace, ru
     assert len(list(output.glob("*.nii.gz"))) == 1
     words = ("902", "2d", 3, "-p", "nnUNetPlans_personal", "-device", "cpu", "--disable_tta")
     assert "overall" in federation.succeed("run", "evaluate", *words, "--min_cases", 1)
+
+
+def test_a_site_measures_what_the_federations_model_and_its_own_tell(federation: Workspace, run_dir: Path) -> None:
+    output = federation.folder / "privacy audit"
+    words = ("audit", "privacy", "902", "2d", 3, "-device", "cpu", "--test_cases", "-o", output, "--json")
+    status, printed = federation.fednnunet(*words)
+    assert status == 0, printed
+    report = json.loads((output / "privacy_audit.json").read_text())
+    assert json.loads(printed) == report
+    split = federation.json(SITES[1], "splits_final.json")[3]
+    tests = [f"imagesTs/{path.name.split('.')[0]}" for path in (federation.raw / SITES[1] / "labelsTs").iterdir()]
+    assert list(report["models"]) == ["federated", "personal", "alone"]
+    for model in report["models"].values():
+        assert [case["case"] for case in model["cases"]] == [*sorted(split["train"]), *sorted(split["val"]), *tests]
+        assert [case["trained"] for case in model["cases"]].count(True) == len(split["train"])
+        assert all(0 < case["loss"] < 5 and 0 <= case["dice"] <= 1 for case in model["cases"])
+        assert 0 <= model["by_loss"]["auc"]["value"] <= 1
+        assert model["result"] == "too few cases"
+    losses = [[case["loss"] for case in model["cases"]] for model in report["models"].values()]
+    assert losses[0] != losses[1] != losses[2]
+    assert (output / "privacy_audit.png").is_file()

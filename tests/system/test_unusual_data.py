@@ -1,6 +1,7 @@
 """What real sites also bring: volumes, two channels, regions, a site with a single case."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,15 @@ def test_regions_two_channels_3d_and_a_site_of_one_case(tmp_path: Path) -> None:
     again = workspace.succeed("run", "train", "21 22", "3d_fullres", "fold_all", *words, "--val")
     assert again.split("Validation of fold all")[1].split("mean")[1] == table.split("mean")[1]
     assert "round 1" not in again
+
+    for part, name in (("images", "case0_0000"), ("images", "case0_0001"), ("labels", "case0")):
+        target = workspace.raw / sites[0] / f"{part}Ts" / f"{name}.nii.gz"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(workspace.raw / sites[0] / f"{part}Tr" / f"{name}.nii.gz", target)
+    status, output = workspace.fednnunet("audit", "privacy", 21, "3d_fullres", "fold_all", "-device", "cpu", "--json")
+    assert status == 0, output
+    cases = {case["case"]: case for case in json.loads(output)["models"]["federated"]["cases"]}
+    assert sorted(cases) == ["case0", "case1", "case2", "case3", "imagesTs/case0"]
+    # the same image, preprocessed now or before the training
+    assert cases["imagesTs/case0"]["loss"] == pytest.approx(cases["case0"]["loss"])
+    assert cases["imagesTs/case0"]["dice"] == pytest.approx(cases["case0"]["dice"])

@@ -1,5 +1,7 @@
 """Weighted means of integers of a fixed range."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,8 @@ from fednnunet.weights.encoding import rounding
 from fednnunet.weights.fixed_point import (
     BLOCK,
     FixedPoint,
+    LargestChanges,
     blocks,
-    exponents_of_changes,
     exponents_of_first_changes,
     exponents_of_local,
     exponents_of_weights,
@@ -78,16 +80,32 @@ def test_rounding_is_right_on_average() -> None:
     assert sent.mean() == pytest.approx(value, rel=0.02)
 
 
+def _changes(change: np.ndarray, *stops: int) -> LargestChanges:
+    """Changes that have come in parts which end there."""
+    changes = LargestChanges(len(change))
+    for start, stop in itertools.pairwise((0, *stops, len(change))):
+        changes.add(start, change[start:stop])
+    return changes
+
+
+@pytest.mark.parametrize("stops", [(256, 512), (1, 255, 257), (700,), (300, 301, 302)])
+def test_the_largest_change_of_a_block_does_not_depend_on_the_parts_in_which_it_comes(stops: tuple[int, ...]) -> None:
+    change = np.random.default_rng(3).normal(size=SIZE).astype(np.float32) * np.float32(2.0) ** (np.arange(SIZE) // 300)
+    weights = np.full(SIZE, 1e-3, np.float32)
+    expected = [np.frexp(np.abs(change[at : at + BLOCK]).max())[1] + 2 for at in range(0, SIZE, BLOCK)]
+    assert _changes(change, *stops).exponents(weights).tolist() == expected
+
+
 def test_ranges_let_blocks_of_zeros_change_and_grow_when_they_are_too_small() -> None:
     weights = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 1.5), np.full(BLOCK, 1e-3)]).astype(np.float32)
     assert exponents_of_weights(weights).tolist() == [-7, 5, -5]
     assert exponents_of_first_changes(weights).tolist() == [-4, 2, -4]
     change = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 0.3), np.full(BLOCK, 1e-3)]).astype(np.float32)
-    assert exponents_of_changes(change, weights).tolist() == [-13, 1, -7]
+    assert _changes(change).exponents(weights).tolist() == [-13, 1, -7]
     nothing = np.zeros(BLOCK, np.float32)
     for exponents in (exponents_of_weights, exponents_of_first_changes):
         assert exponents(nothing).tolist() == [0]
-    assert exponents_of_changes(nothing, nothing).tolist() == [0]
+    assert _changes(nothing).exponents(nothing).tolist() == [0]
     assert exponents_of_first_changes(np.zeros(0, np.float32)).shape == (0,)
 
 

@@ -72,6 +72,8 @@ def export_parts(run: RunState) -> list[Part]:
         '<dl class="facts wide"><div><dt>Archive</dt><dd>{}</dd></div><div><dt>Folder</dt><dd>{}</dd></div>'
         "<div><dt>Folds</dt><dd>{}</dd></div></dl><p>On any machine with nnU-Net:</p>"
         '<pre class="scroll" tabindex="0"><code>{}</code></pre>'
+        "<p>To measure what the model tells about the cases of a site, at that site:</p>"
+        '<pre class="scroll" tabindex="0"><code>fednnunet audit privacy DATASET_ID CONFIGURATION FOLD</code></pre>'
     ).format(event.archive, event.folder, ", ".join(event.folds), "\n".join(lines))
     if event.caution is not None:
         text += Markup('<p class="note">{}</p>').format(event.caution)

@@ -1,0 +1,1 @@
+"""Membership inference against a site's own models, which measures what they tell about its cases."""
