@@ -15,7 +15,9 @@ def test_a_new_process_refuses_a_sum_over_other_sites_than_the_one_that_was_open
         started_again.check(2, "weights", ["A", "B", "C"], 0)
     started_again.check(2, "weights", ["A", "B", "C", "D"], 0)
     started_again.check(3, "weights", ["A", "B", "C"], 0)
-    Openings(tmp_path, "another run").check(2, "weights", ["A", "B", "C"], 0)
+    with pytest.raises(FednnUNetError, match="another sum of round 2"):  # with the same seed, much the same update
+        Openings(tmp_path, "another run").check(2, "weights", ["A", "B", "C"], 0)
+    Openings(tmp_path, "another run", begins_anew=True).check(2, "weights", ["A", "B", "C"], 0)
 
 
 def test_sums_over_other_sites_are_counted_in_the_whole_training(tmp_path: Path) -> None:

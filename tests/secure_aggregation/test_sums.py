@@ -68,8 +68,8 @@ def test_a_sum_that_is_gathered_again_without_a_site_tells_nothing_of_it() -> No
     all_sites = joined(keys, CONTEXT)
     others = joined({name: keys[name] for name in "ABC"}, CONTEXT)
     sums = []
-    for attempts in (all_sites, others):
-        masked = [attempt.mask_part(of_site, 0, 1) for attempt, of_site in zip(attempts.values(), values, strict=False)]
+    for of_sites in (all_sites, others):
+        masked = [attempt.mask_part(of_site, 0, 1) for attempt, of_site in zip(of_sites.values(), values, strict=False)]
         sums.append(MaskedSum(1000, "<u2"))
         sums[-1].add(part, masked)
         sums.append(MaskedSum(1000, "<u2"))  # to be opened, as a copy
