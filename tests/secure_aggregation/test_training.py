@@ -424,6 +424,23 @@ def test_a_site_that_lies_about_its_weight_makes_no_change_larger(
     assert not events.rounds
 
 
+def test_a_site_that_comes_back_with_other_training_cases_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    kill = disturbed.kill("B")
+
+    def change(question: Question, ask: Ask) -> Answer:
+        disturbed.sites.cases = {**CASES, "B": 9}
+        return kill(question, ask)
+
+    disturbed.at("fetch", change)
+    federation, events = disturbed.run("--give_up_after", "1")
+    assert [event.round for event in events.rounds] == [1]
+    assert any("it has 9 training cases, and had 10" in left.reason for left in events.left_out)
+    assert federation.error is not None
+
+
 def test_after_a_round_a_site_gives_no_other_sum_of_its_update_and_nothing_as_an_untrained_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
