@@ -1,12 +1,16 @@
 """Kills, stops and disconnects the processes of a training at random, and checks that its result is unaffected.
 
-``python benchmarks/chaos.py [--minutes 15] [--rounds 40] [--seed 0] [--tcp 5000] [--tls 500] [--no_hostile]``
+``python benchmarks/chaos.py [--minutes 15] [--rounds 40] [--seed 0] [--tcp 5000] [--tls 500] [--no_hostile]
+[--secure]``
 
 One coordinator and three nodes on loopback, over TLS and with a list of sites, each node behind a proxy that can drop
 its connections. A fourth site, which is on the list, answers nonsense (``hostile_site.py``), and a crowd of strangers
 keeps connections open (``crowd.py``). Whatever ends with another status than 0 is started again with ``--c``, as an
 operator or a scheduler would do. Trainings follow each other until the time is over. The figures at the end: what was
 done to them, and whether any round was lost.
+
+With ``--secure``, updates are terms of masked sums. There is no hostile site then: one that masks wrongly ends the
+coordinator, which cannot tell who it is.
 """
 
 import argparse
@@ -142,6 +146,8 @@ class Chaos:
         Whether one more site takes part, which answers nonsense.
     pause
         Seconds between two deeds, at least and at most.
+    secure
+        Whether updates are terms of masked sums.
     """
 
     def __init__(
@@ -154,6 +160,7 @@ class Chaos:
         crowd: tuple[int, int] = (0, 0),
         has_hostile_site: bool = False,
         pause: tuple[float, float] = (1.0, 6.0),
+        secure: bool = False,
     ) -> None:
         self._folder = folder
         self._run_dir = folder / "run"
@@ -169,7 +176,7 @@ class Chaos:
         trust = _make_trust(folder / "trust", sites)
         common = {**environment, "nnUNet_extTrainer": str(TRAINERS), "nnUNet_results": str(folder / "nnUNet_results")}
         schedule = ["--rounds", rounds, "--iterations_per_epoch", 2, "--val_iterations_per_epoch", 1]
-        patience = ["--contact_timeout", 20]
+        patience = ["--contact_timeout", 20, *(["--secure"] if secure else [])]
         if has_hostile_site:
             # the honest sites go on without it, and their median does not follow it
             patience += ["--min_clients", len(datasets), "--round_timeout", 10, "--aggregation", "median"]
@@ -186,7 +193,8 @@ class Chaos:
             proxy = self._proxies.get(name)
             words = ["train", dataset, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--host", HOST,
                      "--port", self._port if proxy is None else proxy.port, "--contact_timeout", 20,
-                     "--ca-cert", trust / "ca.pem", "--key", trust / f"{name}.key"]  # fmt: skip
+                     "--ca-cert", trust / "ca.pem", "--key", trust / f"{name}.key",
+                     *(["--sites", trust / "sites.toml"] if secure else [])]  # fmt: skip
             disk = {"CHAOS_FULL_DISK": str(self._full_disks.get(name, folder / "never full"))}
             if name == HOSTILE:
                 script = Path(__file__).parent / "hostile_site.py"
@@ -331,6 +339,7 @@ def main() -> None:
     parser.add_argument("--tcp", type=int, default=5000, help="connections of strangers that say nothing")
     parser.add_argument("--tls", type=int, default=500, help="connections of strangers after a handshake")
     parser.add_argument("--no_hostile", action="store_true", help="without the site that answers nonsense")
+    parser.add_argument("--secure", action="store_true", help="mask updates; without the site that answers nonsense")
     arguments = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory(prefix="fednnunet-chaos-") as name:
@@ -345,7 +354,8 @@ def main() -> None:
                 arguments.rounds,
                 arguments.seed + trainings,
                 (arguments.tcp, arguments.tls),
-                not arguments.no_hostile,
+                not (arguments.no_hostile or arguments.secure),
+                secure=arguments.secure,
             )
             figures = chaos.run()
             equal = all(

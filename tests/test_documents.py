@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,13 +14,22 @@ from fednnunet.cli.commands import commands
 from fednnunet.protocol.messages import TASKS
 from tests.markdown import DOCS, REPOSITORY, blocks, prose
 
+_TESTS = REPOSITORY / "tests"
+
 
 def test_every_row_of_the_threat_model_has_a_test_and_every_such_test_a_row() -> None:
-    table = [line for line in (REPOSITORY / "SECURITY.md").read_text("utf-8").splitlines() if line.startswith("| ")]
-    rows = {match[1] for line in table if (match := re.search(r"\| `([a-z_]+)` \|$", line))}
-    tests = (REPOSITORY / "tests" / "system" / "test_threat_model.py").read_text("utf-8")
-    assert rows == set(re.findall(r"^def test_(\w+)\(", tests, re.MULTILINE))
-    assert len(rows) == len(table) - 1  # but for the title
+    _, *table = [line for line in (REPOSITORY / "SECURITY.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    verified = [re.findall(r"`((?:[a-z_/]+\.py::)?[a-z_]+)`", line.rstrip(" |").rpartition(" | ")[2]) for line in table]
+    assert all(verified)
+    rows, elsewhere = set(), set()
+    for name in itertools.chain.from_iterable(verified):
+        (elsewhere if "::" in name else rows).add(name)
+    assert rows == _tests_in(_TESTS / "system" / "test_threat_model.py")
+    assert [name for name in elsewhere if name.split("::")[1] not in _tests_in(_TESTS / name.split("::")[0])] == []
+
+
+def _tests_in(file: Path) -> set[str]:
+    return set(re.findall(r"^def test_(\w+)\(", file.read_text("utf-8"), re.MULTILINE))
 
 
 def test_every_path_that_the_threat_model_names_exists() -> None:

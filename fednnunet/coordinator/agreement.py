@@ -134,6 +134,12 @@ class FoldTraining:
         missing = [tensor.name for shared in mine for tensor in shared if tensor not in tensors]
         if missing:
             raise FednnUNetError(f"its network lacks the tensor {missing[0]}, which it had when the training started")
+        weighs_cases = self.context.listed is not None and self.context.settings.weighting == "cases"
+        if weighs_cases and ready.training_cases != description.sites[site.name]:
+            raise FednnUNetError(
+                f"it has {ready.training_cases} training cases, and had {description.sites[site.name]} when the "
+                "training started, which must stay so for masked sums: restore them"
+            )
         if not ready.has_model:
             self.exchange.send_model(site, self.completed)
         if self.completed and not ready.restored and self.schedule.optimizer_state == "local":

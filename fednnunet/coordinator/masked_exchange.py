@@ -295,6 +295,9 @@ class MaskedExchange(Exchange):
     def _mean(self, of_group: _Collected, part: slice, keys: Sequence[bytes], round_number: int) -> np.ndarray:
         try:
             total, weight = of_group.total.opened(part, keys)
+            known = sum(self._training.weights[site.name] for site in of_group.members)
+            if weight != known:  # a smaller one would make the changes of all larger
+                raise FednnUNetError(f"the sites' weights add up to {weight}, not to {known}")
             return of_group.fixed.mean(part.start, total, weight)
         except FednnUNetError as error:
             names = ", ".join(site.name for site in of_group.members)

@@ -16,7 +16,7 @@ from fednnunet.secure_aggregation.attempts import Rules
 from fednnunet.secure_aggregation.integers import added, from_bytes, to_bytes
 from fednnunet.secure_aggregation.opened import MaskedSum, MasksDoNotCancelError
 from fednnunet.secure_aggregation.streams import TRAILER, VALUES, stream
-from fednnunet.weights.fixed_point import DTYPES
+from fednnunet.weights.fixed_point import DTYPES, FixedPoint
 from tests.secure_aggregation.sites import attempts, identities, joined, site_list
 
 CONTEXT = {"purpose": "update", "round": 1}
@@ -59,6 +59,48 @@ def test_a_sum_without_one_site_or_one_opening_key_is_noise_and_is_told_to_be() 
     total.add(slice(0, 50), [*terms[:2], others["C"].mask_part(np.arange(50, dtype="<u4"), 0, 1)])
     with pytest.raises(MasksDoNotCancelError):
         total.opened(slice(0, 50), keys)
+
+
+def test_a_sum_that_is_gathered_again_without_a_site_tells_nothing_of_it() -> None:
+    """Without fresh masks, and an opening that is told once, the difference of both sums would be its update."""
+    keys, part = identities(["A", "B", "C", "D"]), slice(0, 1000)
+    values = np.random.default_rng(3).integers(0, 2**16, (4, 1000), dtype="<u2")
+    all_sites = joined(keys, CONTEXT)
+    others = joined({name: keys[name] for name in "ABC"}, CONTEXT)
+    sums = []
+    for of_sites in (all_sites, others):
+        masked = [attempt.mask_part(of_site, 0, 1) for attempt, of_site in zip(of_sites.values(), values, strict=False)]
+        sums.append(MaskedSum(1000, "<u2"))
+        sums[-1].add(part, masked)
+        sums.append(MaskedSum(1000, "<u2"))  # to be opened, as a copy
+        sums[-1].add(part, masked)
+    unopened, of_all, _, of_others = sums
+    without, _ = of_others.opened(part, [attempt.opening(str(attempt.salt)) for attempt in others.values()])
+    np.testing.assert_array_equal(without.view("<u2"), values[:3].sum(axis=0, dtype="<u2"))
+    told = unopened._values - without.view("<u2")
+    assert np.count_nonzero(told == values[3]) < 5
+    # with the opening keys of the first sum too, which an honest site tells once for an update
+    both, _ = of_all.opened(part, [attempt.opening(str(attempt.salt)) for attempt in all_sites.values()])
+    np.testing.assert_array_equal(both.view("<u2") - without.view("<u2"), values[3])
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_whatever_a_site_sends_no_number_of_the_mean_leaves_its_range(bits: int) -> None:
+    of_sites = joined(identities(), CONTEXT)
+    rng = np.random.default_rng(bits)
+    fixed, dtype = FixedPoint(bits, np.array([-3], np.int8), 3), DTYPES[bits]
+    honest, _ = fixed.encode(0, rng.normal(0, 0.01, 200).astype(np.float32), 1, None)
+    evil = rng.integers(0, 2**bits, 200, dtype=dtype)
+    total = MaskedSum(200, dtype)
+    terms = [honest, honest, evil]
+    total.add(
+        slice(0, 200),
+        [attempt.mask_part(values, 0, 1) for attempt, values in zip(of_sites.values(), terms, strict=True)],
+    )
+    opened, weight = total.opened(slice(0, 200), [attempt.opening(str(attempt.salt)) for attempt in of_sites.values()])
+    mean = fixed.mean(0, opened, weight)
+    assert np.abs(mean).max() <= 2.0**-3
+    assert np.abs(mean).max() > 10 * 0.01  # but within it, nobody sees who has moved the model
 
 
 def test_parts_of_one_attempt_never_share_a_mask_and_the_same_part_has_the_same_bytes() -> None:

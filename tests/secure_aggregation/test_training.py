@@ -21,7 +21,7 @@ from fednnunet.privacy.policy import Policy
 from fednnunet.protocol.conversation import Answer, Question
 from fednnunet.protocol.messages import ModelPart
 from fednnunet.protocol.secure_aggregation import Joined, SignedKeys, Statement, SumRequest
-from fednnunet.secure_aggregation.attempts import FigureRules, Rules
+from fednnunet.secure_aggregation.attempts import Attempt, FigureRules, Rules
 from fednnunet.weights.fixed_point import FixedPoint
 from tests.coordinator.training_federation import Events
 from tests.node.training_node import DICE, LOSS
@@ -411,6 +411,59 @@ def test_a_sum_that_is_noise_is_never_applied(tmp_path: Path, monkeypatch: pytes
     assert "is noise" in str(federation.error)
     assert [event.round for event in events.rounds] == [1]
     assert FoldFolder(disturbed.run_dir / "fold_0").models() == [0, 1]
+
+
+def test_a_site_that_lies_about_its_weight_makes_no_change_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask_part = Attempt.mask_part
+
+    def lying(self: Attempt, values: np.ndarray, start: int, weight: int) -> bytes:
+        return mask_part(self, values, start, (weight - 34) % 2**64 if weight == CASES["B"] else weight)
+
+    monkeypatch.setattr(Attempt, "mask_part", lying)
+    federation, events = _Disturbed(tmp_path, monkeypatch).run()
+    assert isinstance(federation.error, CanGoOnError)
+    assert "the sites' weights add up to 1, not to 35" in str(federation.error)
+    assert not events.rounds
+
+
+def test_a_site_that_comes_back_with_other_training_cases_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    kill = disturbed.kill("B")
+
+    def change(question: Question, ask: Ask) -> Answer:
+        disturbed.sites.cases = {**CASES, "B": 9}
+        return kill(question, ask)
+
+    disturbed.at("fetch", change)
+    federation, events = disturbed.run("--give_up_after", "1")
+    assert [event.round for event in events.rounds] == [1]
+    assert any("it has 9 training cases, and had 10" in left.reason for left in events.left_out)
+    assert federation.error is not None
+
+
+def test_after_a_round_a_site_gives_no_other_sum_of_its_update_and_nothing_as_an_untrained_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _Disturbed(tmp_path, monkeypatch)
+    refused: list[str | None] = []
+
+    def curious(question: Question, ask: Ask) -> Answer:
+        seen = [asked for asked, _ in disturbed.nodes["B"].seen]
+        (first, *_) = [asked for asked in seen if asked.kind == "agree" and _round_of(asked) == 2]
+        (part, *_) = [asked for asked in seen if asked.kind == "fetch" and asked.round == 2]
+        untrained = ModelPart.from_json(part.body).model_copy(update={"round": 0})
+        refused.append(ask(replace(first, id="again")).failure)
+        refused.append(ask(replace(part, body=untrained.to_json(), round=0, id="untrained")).failure)
+        return ask(question)
+
+    disturbed.at("hand", curious)
+    federation, _ = disturbed.run()
+    assert federation.error is None
+    assert ["another sum of an update" in str(refused[0]), "an untrained model" in str(refused[1])] == [True, True]
 
 
 def test_a_spoilt_update_is_told_of_by_its_site_and_no_part_of_any_sum(

@@ -3,7 +3,7 @@
 import subprocess
 
 from fednnunet.security.certificates import create_certificates
-from fednnunet.security.identity import Challenge, create_key, entry, read_key
+from fednnunet.security.identity import Challenge, create_key, entry, read_key, read_sites
 from fednnunet.transport.address import find_free_port
 from fednnunet.transport.tls import Certificate, Endpoint, authority, look_at
 from tests.system.conftest import SITES
@@ -34,10 +34,15 @@ class Consortium:
         (self.trust / "sites.toml").write_text("\n".join(entries))
         self.port = find_free_port("127.0.0.1")
         self.server: subprocess.Popen[str]
+        self._masked: dict[str, object] = {}
+
+    def server_flags(self) -> tuple[object, ...]:
+        """Return the coordinator's flags about trust."""
+        tls = ("--tls-cert", self.trust / "server.pem", "--tls-key", self.trust / "server.key")
+        return (*tls, "--sites", self.trust / "sites.toml")
 
     def start_server(self, *flags: object) -> None:
-        tls = ("--tls-cert", self.trust / "server.pem", "--tls-key", self.trust / "server.key")
-        words = (TASK[0], "--num_clients", 3, "--port", self.port, *tls, "--sites", self.trust / "sites.toml", *flags)
+        words = (TASK[0], "--num_clients", 3, "--port", self.port, *self.server_flags(), *flags)
         self.server = self.workspace.start("server", *words)
         assert self.server.stdout is not None
         assert "Waiting" in self.server.stdout.readline()
@@ -46,17 +51,26 @@ class Consortium:
 
     def words(self, number: int, **changes: object) -> list[object]:
         """Return the words of a site's node; ``None`` leaves a flag out."""
+        flags = self.node_flags(number, **{"port": self.port, "retry_for": 30, **changes})
+        return ["client", TASK[0], SITES[number], "2d", *TASK[1:], *flags]
+
+    def node_flags(self, number: int, **changes: object) -> list[object]:
+        """Return the flags of a site's node about trust, and further ones; ``None`` leaves a flag out."""
         flags = {
             "--host": "localhost",
-            "--port": self.port,
             "--ca-cert": self.trust / "ca.pem",
             "--key": self.trust / f"{CLINICS[number]}.key",
             "--audit_log": self.workspace.folder / f"{CLINICS[number]}.jsonl",
-            "--retry_for": 30,
+            **self._masked,
         }
         flags |= {f"--{name.replace('ca_cert', 'ca-cert')}": value for name, value in changes.items()}
-        given = [word for name, value in flags.items() if value is not None for word in (name, value)]
-        return ["client", TASK[0], SITES[number], "2d", *TASK[1:], *given]
+        return [word for name, value in flags.items() if value is not None for word in (name, value)]
+
+    def demand_masks(self) -> None:
+        """Let all sites accept masked sums only, over the sites of this list."""
+        sites, policy = self.trust / "sites.toml", self.trust / "masked.toml"
+        policy.write_text(f'[masked]\nrequire = true\nlist = "{read_sites(sites).digest}"\n')
+        self._masked = {"--sites": sites, "--policy": policy}
 
     def start(self, number: int, **changes: object) -> "subprocess.Popen[str]":
         return self.workspace.start(*map(str, self.words(number, **changes)))

@@ -4,8 +4,7 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,84 +12,20 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos import Chaos
-from fednnunet.coordinator.run_folder import FoldFolder, RoundRecord
-from fednnunet.transport.address import find_free_port
 from tests.system.conftest import SITES
+from tests.system.killed_training import ROUNDS, TRAINER, Training
 from tests.system.workspace import Workspace, equal_weights, finish
 
 pytestmark = pytest.mark.system
 
-TRAINER = "RepeatableTrainer"
-ROUNDS = 40  # of a tenth of a second each: a kill after the second one arrives long before the last
 # all that a round can depend on: rounding errors at both ends, and a server optimizer
 STATEFUL = ("--encoding", "int8", "--server_optimizer", "adam", "--server_lr", 0.001)
-
-
-class _Training:
-    """A coordinator and its nodes, each started, killed and started again by itself."""
-
-    def __init__(self, federation: Workspace, name: str, *flags: object) -> None:
-        self.workspace = replace(federation, results_name=f"results of {name}")
-        self.workspace.results.mkdir()
-        port = find_free_port("127.0.0.1")
-        self._words: dict[str, tuple[object, ...]] = {
-            "server": (
-                *("server", "train", "--num_clients", 3, "--port", port, "--rounds", ROUNDS),
-                *("--iterations_per_epoch", 2, "--val_iterations_per_epoch", 1, *flags),
-            )
-        }
-        for site in SITES:
-            self._words[site] = ("client", "train", site, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--port", port)
-        self._processes: dict[str, subprocess.Popen[str]] = {}
-
-    def __enter__(self) -> "_Training":
-        self.start(*self._words)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill(*self._processes)
-
-    def start(self, *names: str, further: Sequence[object] = ()) -> None:
-        for name in names:
-            self._processes[name] = self.workspace.start(*map(str, (*self._words[name], *further)))
-
-    def kill(self, *names: str) -> None:
-        for name in names:
-            process = self._processes[name]
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-
-    def follow(self, text: str) -> str:
-        """Read what the coordinator says until it says `text`, and return that line."""
-        output = self._processes["server"].stdout
-        assert output is not None
-        said = []
-        for line in output:
-            if text in line:
-                return line
-            said.append(line)
-        raise AssertionError(f"the coordinator ended without saying '{text}': {''.join(said)}")
-
-    def end(self, *names: str) -> None:
-        """Wait until processes have ended, with success."""
-        for name in names:
-            status, output = finish(self._processes[name])
-            assert status == 0, f"{name}: {output}"
-
-    def weights(self, *sites: str) -> list[dict[str, Any]]:
-        return [self.workspace.checkpoint(site, trainer=TRAINER)["network_weights"] for site in sites]
-
-    @property
-    def history(self) -> list[RoundRecord]:
-        (run_dir,) = (self.workspace.results / "fednnunet_runs").glob(f"{TRAINER}__nnUNetPlans__2d__3_sites_*")
-        return FoldFolder.of(run_dir, 0).history()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(federation: Workspace) -> Iterator[dict[str, Any]]:
     """Return the weights with which a training ends that nobody disturbs."""
-    with _Training(federation, "peace", *STATEFUL) as training:
+    with Training(federation, "peace", *STATEFUL) as training:
         training.end("server", *SITES)
         first, *others = training.weights(*SITES)
         assert all(equal_weights(first, other) for other in others)
@@ -100,7 +35,7 @@ def undisturbed(federation: Workspace) -> Iterator[dict[str, Any]]:
 def test_a_training_that_was_killed_again_and_again_ends_with_the_same_bits(
     federation: Workspace, undisturbed: dict[str, Any]
 ) -> None:
-    with _Training(federation, "war", *STATEFUL) as training:
+    with Training(federation, "war", *STATEFUL) as training:
         training.follow(f"round 2/{ROUNDS}")  # everything, at the end of a round
         training.kill("server", *SITES)
         training.start("server", *SITES, further=["--c"])
@@ -143,7 +78,7 @@ def test_a_training_in_one_process_that_was_stopped_ends_with_the_same_bits(
 
 
 def test_a_site_that_has_lost_all_but_its_data_is_awaited_and_ends_like_the_others(federation: Workspace) -> None:
-    with _Training(federation, "a site with a broken disk") as training:
+    with Training(federation, "a site with a broken disk") as training:
         training.follow(f"round 2/{ROUNDS}")
         training.kill(SITES[2])
         assert SITES[2] in training.follow("waiting for")
@@ -157,7 +92,7 @@ def test_a_site_that_has_lost_all_but_its_data_is_awaited_and_ends_like_the_othe
 
 
 def test_with_a_quorum_of_two_the_training_goes_on_without_a_site_that_is_gone(federation: Workspace) -> None:
-    with _Training(federation, "two of three", "--min_clients", 2) as training:
+    with Training(federation, "two of three", "--min_clients", 2) as training:
         training.follow(f"round 2/{ROUNDS}")
         training.kill(SITES[0])
         assert SITES[0] in training.follow("without site")

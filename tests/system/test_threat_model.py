@@ -52,12 +52,14 @@ from fednnunet.protocol.messages import (
     Hello,
     Installed,
     Measure,
+    ModelPart,
     Query,
     RoundReport,
     SharedCases,
     Start,
     TrainingOptions,
 )
+from fednnunet.protocol.secure_aggregation import SignedKey, SignedKeys
 from fednnunet.report.formats import printable
 from fednnunet.security.certificates import create_certificates
 from fednnunet.security.identity import Challenge, read_key
@@ -76,6 +78,10 @@ from tests.coordinator.training_federation import Trainer, pending, run_training
 from tests.fingerprint.example_plans import FINGERPRINT, PLANS
 from tests.node.training_node import SIZE, TrainingNode
 from tests.pooled import generate_federation, measure
+from tests.secure_aggregation.masked_federation import CASES as CASES_OF_SITES
+from tests.secure_aggregation.masked_federation import Sites
+from tests.secure_aggregation.masked_federation import model as _model
+from tests.secure_aggregation.masked_federation import run as run_masked
 from tests.system.consortium import CLINICS, Consortium, introduction_of, turn_away
 from tests.system.strangers import garbage
 from tests.system.wire import RecordingProxy
@@ -223,7 +229,7 @@ def test_outsider_cannot_reach_a_coordinator_without_certificate_and_list(waitin
 
 
 def test_curious_coordinator_sees_the_update_of_each_site() -> None:
-    """This is not prevented: until there is secure aggregation, whoever runs the coordinator can look."""
+    """Without masks this is not prevented: whoever runs the coordinator can look."""
     nodes = [Holder(site, _layout(a=10), value) for site, value in (("A", 1), ("B", 3))]
     exchange, _ = _begin(nodes, averaging=Averaging("float32", "mean", "none", None))
     seen: dict[str, np.ndarray] = {}
@@ -231,6 +237,41 @@ def test_curious_coordinator_sees_the_update_of_each_site() -> None:
         node.damage = lambda data, name=node.cid: seen.setdefault(name, np.frombuffer(data, np.float32)).tobytes()
     exchange.aggregate(_sites(nodes), 1, {"A": 1, "B": 1})
     assert {name: float(update[0]) for name, update in seen.items()} == {"A": 1.0, "B": 3.0}
+
+
+def test_curious_coordinator_with_masks_sees_no_update_of_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that two trainings send is recorded, a plain and a masked one, which are equal but for that."""
+    plain, masked = (_sent_weights(tmp_path, monkeypatch, secure=secure) for secure in (False, True))
+    (initial,) = [np.frombuffer(data, np.float32) for (_, number, group), data in plain.items() if number == group == 0]
+    updates = {site: np.frombuffer(plain[site, 1, 0], np.float32) - initial for site in "ABC"}
+    terms = {site: np.frombuffer(masked[site, 1, 0], np.int32, len(initial)) for site in "ABC"}
+    limit = 5 / np.sqrt(len(initial))
+    for update in updates.values():
+        correlations = [np.corrcoef(update, term)[0, 1] for term in terms.values()]
+        assert np.abs(correlations).max() < limit
+    # what the masks hide is there: the same sum is in both
+    weights = np.array([CASES_OF_SITES[site] for site in "ABC"]) / sum(CASES_OF_SITES.values())
+    mean = weights @ np.array(list(updates.values()))
+    np.testing.assert_allclose(_model(tmp_path / "True" / "run", 1)["0.weights"], initial + mean, atol=1e-5)
+
+
+def _sent_weights(folder: Path, monkeypatch: pytest.MonkeyPatch, *, secure: bool) -> dict[tuple[str, int, int], bytes]:
+    """Return what the sites of a training send: by site, round and group."""
+    sites = Sites(folder / str(secure) / "sites", monkeypatch)
+    nodes = [sites.node(site, secure=secure) for site in CASES_OF_SITES]
+    federation, _ = run_masked(
+        folder / str(secure) / "run", nodes, sites.list if secure else None, "--encoding", "float32"
+    )
+    assert federation.error is None
+    sent = {}
+    for site, node in zip(CASES_OF_SITES, nodes, strict=True):
+        for question, answer in node.seen:
+            if question.kind == "fetch":
+                part = question.read(ModelPart)
+                sent[site, part.round, part.group] = answer.data
+    return sent
 
 
 def test_curious_coordinator_gets_sums_and_counts_but_no_case(node: PlanningClient) -> None:
@@ -573,6 +614,8 @@ def test_curious_site_learns_common_results_only() -> None:
     of_the_site_itself = {"made", "preprocessed", "data"}  # written by each for itself
     assert set(record.model_dump()) == {"method", "sites", "cases", "versions"} | of_common_results | of_the_site_itself
     assert set(Installed.model_fields) == {"plans_digest"}
+    assert set(SignedKeys.model_fields) == {"round", "group", "keys"}
+    assert set(SignedKey.model_fields) == {"site", "key", "context", "signature"}
 
 
 def test_malicious_site_cannot_take_another_sites_place(waiting: Consortium) -> None:
