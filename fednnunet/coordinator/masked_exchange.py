@@ -24,6 +24,7 @@ from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.fixed_point import (
     FixedPoint,
     LargestChanges,
+    bits_of,
     exponents_of_first_changes,
     exponents_of_local,
     exponents_of_weights,
@@ -230,7 +231,8 @@ class MaskedExchange(Exchange):
             if len(members) < FEWEST_SITES:  # what these have in common stays as it was
                 continue
             exponents = exponents_of_weights(weights) if self._is_exact else self._exponents[number]
-            wanted = _Wanted("update", number, group, weights, exponents, 32 if self._is_exact else 16)
+            bits = bits_of(32 if self._is_exact else 16, weights)
+            wanted = _Wanted("update", number, group, weights, exponents, bits)
             collected.append(self._agree_on(wanted, members, round_number, kept.get(group.layout.digest)))
         return collected
 

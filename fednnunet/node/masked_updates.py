@@ -1,5 +1,6 @@
 """A site's part in the sums of updates of one training, of which nobody sees a single one."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,10 @@ from fednnunet.protocol.secure_aggregation import (
 from fednnunet.secure_aggregation.attempts import Attempt, Rules
 from fednnunet.secure_aggregation.contexts import TrainingFacts, update_context
 from fednnunet.security.identity import Identity
-from fednnunet.weights.fixed_point import FixedPoint
+from fednnunet.weights.fixed_point import FixedPoint, bits_of
 from fednnunet.weights.site_model import SiteModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class MaskedUpdates:
                 f"{self._training_cases}"
             )
         known = held.model.known(held.number)
-        fixed = FixedPoint.of_bytes(held.bits, exponents, len(known), request.total)
+        fixed = FixedPoint.of_bytes(bits_of(held.bits, known), exponents, len(known), request.total)
         context = update_context(self._facts, request, held.members, fixed, known)
         attempt = Attempt(self._signer.identity, self._signer.site, context)
         self._sums[request.group] = _Sum(held, request, attempt, fixed)
@@ -223,6 +226,10 @@ class MaskedUpdates:
         if not of_group.is_opened:
             self._openings.add(request.round, request.group, of_group.attempt.sites)
             of_group.is_opened = True
+            if cut_off := of_group.held.model.cut_off:
+                logger.warning(
+                    "%d numbers of the update of round %d were too large, and cut off.", cut_off, request.round
+                )
         return Opening(round=request.round, key=key.hex())
 
     def _weight(self, request: SumRequest) -> int:

@@ -12,6 +12,8 @@ BLOCK = 256
 _CHUNK = BLOCK * 256
 _SMALLEST, _LARGEST = -120, 120
 """Exponents, so that steps are normal float32 numbers."""
+_OF_ZEROS = 8
+"""Of changes to zeros: nnU-Net clips gradients to a norm of 12, and momentum of 0.9 makes ten times that, at most."""
 _LOCAL_EXPONENT = 23
 """Range of weights that are averaged once, without anything to compare them with: 64 bits have room for that."""
 
@@ -79,7 +81,7 @@ class FixedPoint:
         -------
         Unsigned integers, shape ``(n,)``, and the numbers for which they stand: float32, shape ``(n,)``.
         """
-        most = _rounded_down(weight * (2 ** (self.bits - 1) - 1) // self.total)
+        most = self._most(weight)
         digits, sent = np.empty(len(values), f"<i{self.bits // 8}"), np.empty(len(values), np.float32)
         for first in range(0, len(values), _CHUNK):  # chunks stay in the processor's cache
             part = values[first : first + _CHUNK]
@@ -90,6 +92,11 @@ class FixedPoint:
             digits[first : first + _CHUNK] = scaled
             sent[first : first + _CHUNK] = scaled * steps
         return digits.view(self.dtype), sent
+
+    def cut_off(self, values: np.ndarray, weight: int) -> int:
+        """Return how many of the integers of a site of this weight are at the end of its range."""
+        signed = values.view(values.dtype.str.replace("u", "i")).astype(np.float64)
+        return int(np.count_nonzero(np.abs(signed) >= self._most(weight)))
 
     def mean(self, start: int, total: np.ndarray, weight: int) -> np.ndarray:
         """Return the weighted mean of a part of the sites' numbers: float32, shape ``(n,)``.
@@ -116,6 +123,10 @@ class FixedPoint:
             mean[first : first + _CHUNK] = part * (self._steps(start + first, len(part)) * (self.total / weight))
         return mean
 
+    def _most(self, weight: int) -> float:
+        """Return the largest integer of a site of this weight."""
+        return _rounded_down(weight * (2 ** (self.bits - 1) - 1) // self.total)
+
     def _steps(self, start: int, number: int) -> np.ndarray:
         """Return the step of each of these elements: float64, shape ``(number,)``."""
         first, last = start // BLOCK, (start + number - 1) // BLOCK + 1
@@ -133,10 +144,17 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
-    """Return ranges for weights that are sent as they are: 16 times a block's largest one, at least.
+def bits_of(bits: int, weights: np.ndarray) -> int:
+    """Return in how many bits changes to these weights travel, if they usually do in `bits`.
 
-    A block of zeros gets a range by the largest weight of all.
+    What is nothing but zeros, as the momentum of an optimizer at first, says nothing of how large its changes are: 32
+    bits have room for all that can be.
+    """
+    return bits if weights.any() else max(bits, 32)
+
+
+def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
+    """Return ranges for weights that are sent in 32 bits: 16 times a block's largest one, or the largest of all.
 
     Parameters
     ----------
@@ -144,7 +162,7 @@ def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
         The last global model: shape ``(n,)``, float32.
     """
     exponents = _exponents(weights)
-    return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 12) + 4, weights)
+    return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 4) + 4, weights)
 
 
 def exponents_of_first_changes(weights: np.ndarray) -> np.ndarray:
@@ -205,7 +223,7 @@ def _exponents_above(largest: np.ndarray) -> np.ndarray:
 
 
 def _limited(exponents: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return exponents as they travel; those of a group of nothing but zeros are 0."""
+    """Return exponents as they travel; a group of nothing but zeros has a range for any gradient of nnU-Net's."""
     if not weights.any():
-        exponents = np.maximum(exponents, 0)
+        exponents = np.maximum(exponents, _OF_ZEROS)
     return exponents.clip(_SMALLEST, _LARGEST).astype(np.int8)

@@ -34,6 +34,8 @@ class SiteModel:
         """The last global model that has been accepted: shape ``(n,)``, float32."""
         self._update = self.weights
         self._arriving = self.weights.copy()
+        self.cut_off = 0
+        """Numbers of the update that were beyond the range of a sum, and for which nothing makes good."""
         self.groups = list(groups)
         """Layout of each group."""
         self._encodings = [encoding_of(group, encoding) for group in groups]
@@ -68,6 +70,7 @@ class SiteModel:
     def hold(self, update: np.ndarray) -> None:
         """Keep an update, float32 of the size of the layout, until all of it has been fetched."""
         self._update = update
+        self.cut_off = 0
 
     def send(self, group: int, start: int, stop: int, round_number: int) -> bytes:
         """Return a part of the update; round 0, before which nothing is known, sends it as it is.
@@ -114,7 +117,9 @@ class SiteModel:
         part, error, kept = self._part(group, start, stop), self._errors[group], self._senders[group].error
         wanted = self._update[part] - self.weights[part]
         if error is None or kept is None:
-            return fixed.encode(start, wanted, weight, None)[0]
+            values = fixed.encode(start, wanted, weight, None)[0]
+            self.cut_off += fixed.cut_off(values, weight)
+            return values
         wanted += kept[start:stop]
         values, sent = fixed.encode(start, wanted, weight, rounding(round_number, self._seed, group, start))
         np.subtract(wanted, sent, out=error[start:stop])

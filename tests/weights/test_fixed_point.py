@@ -11,6 +11,7 @@ from fednnunet.weights.fixed_point import (
     BLOCK,
     FixedPoint,
     LargestChanges,
+    bits_of,
     blocks,
     exponents_of_first_changes,
     exponents_of_local,
@@ -98,15 +99,31 @@ def test_the_largest_change_of_a_block_does_not_depend_on_the_parts_in_which_it_
 
 def test_ranges_let_blocks_of_zeros_change_and_grow_when_they_are_too_small() -> None:
     weights = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 1.5), np.full(BLOCK, 1e-3)]).astype(np.float32)
-    assert exponents_of_weights(weights).tolist() == [-7, 5, -5]
+    assert exponents_of_weights(weights).tolist() == [1, 5, 1]
     assert exponents_of_first_changes(weights).tolist() == [-4, 2, -4]
     change = np.concatenate([np.zeros(BLOCK), np.full(BLOCK, 0.3), np.full(BLOCK, 1e-3)]).astype(np.float32)
     assert _changes(change).exponents(weights).tolist() == [-13, 1, -7]
     nothing = np.zeros(BLOCK, np.float32)
     for exponents in (exponents_of_weights, exponents_of_first_changes):
-        assert exponents(nothing).tolist() == [0]
-    assert _changes(nothing).exponents(nothing).tolist() == [0]
+        assert exponents(nothing).tolist() == [8]
+    assert _changes(nothing).exponents(nothing).tolist() == [8]
     assert exponents_of_first_changes(np.zeros(0, np.float32)).shape == (0,)
+
+
+def test_changes_to_zeros_have_room_for_any_momentum_and_are_not_coarse() -> None:
+    nothing = np.zeros(BLOCK, np.float32)
+    assert [bits_of(bits, nothing) for bits in (16, 32, 64)] == [32, 32, 64]
+    assert [bits_of(bits, nothing + 1) for bits in (16, 32, 64)] == [16, 32, 64]
+    fixed = FixedPoint(bits_of(16, nothing), exponents_of_first_changes(nothing), 3)
+    momentum = np.geomspace(1e-4, 120, BLOCK).astype(np.float32)
+    _, sent = fixed.encode(0, momentum, 1, rounding(0))
+    np.testing.assert_allclose(sent, momentum, rtol=1e-6, atol=1e-6)
+
+
+def test_numbers_beyond_the_range_are_counted() -> None:
+    fixed = FixedPoint(32, np.zeros(1, np.int8), 5)
+    values, _ = fixed.encode(0, np.array([0.5, -0.999, 1.001, -7, 0], np.float32), 2, None)
+    assert fixed.cut_off(values, 2) == 2
 
 
 def test_ranges_of_another_model_and_impossible_weights_are_refused() -> None:
