@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from fednnunet.coordinator.agreement import FoldContext, FoldTraining, agree
+from fednnunet.coordinator.masked_figures import with_means
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.own_models import in_their_time
 from fednnunet.coordinator.site import Site, SiteLate
@@ -35,6 +36,7 @@ def validate(training: FoldTraining) -> None:
                 f"{context.settings.give_up_after:g} s after the first site: start the coordinator again with --c "
                 "when they can, or with --min_clients to do without; the trained model is complete."
             )
+    reports = with_means(training, training.schedule.rounds + 1, reports)
     context.folder.describe(training.description.model_copy(update={"finished": True}))
     _tell(context, {name: reports[name] for name in sorted(reports)})
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from fednnunet.coordinator.asking import for_all
 from fednnunet.coordinator.exchange import Averaging, Exchange, SpoiltUpdates
-from fednnunet.coordinator.masked_sums import AgreedSum, agree_on_sum, join_sum, open_sum
+from fednnunet.coordinator.masked_sums import AgreedSum, ForgottenKey, agree_on_sum, join_sum, open_sum
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
 from fednnunet.coordinator.site import Site
 from fednnunet.errors import FednnUNetError, SiteFailure
 from fednnunet.protocol.conversation import Answer
 from fednnunet.protocol.messages import ModelPart
-from fednnunet.protocol.secure_aggregation import Purpose, SumRequest, Trained
+from fednnunet.protocol.secure_aggregation import Purpose, SignedKeys, SumRequest, Trained
 from fednnunet.secure_aggregation.attempts import FEWEST_SITES
 from fednnunet.secure_aggregation.contexts import TrainingFacts, update_context
 from fednnunet.secure_aggregation.opened import MaskedSum
@@ -34,6 +34,7 @@ from fednnunet.weights.norms import Norms
 from fednnunet.weights.sharing import Group
 
 _BITS_AT_END = 64
+_NO_GROUP = -1
 
 
 class VoidSumError(FednnUNetError):
@@ -73,6 +74,18 @@ class MaskedTraining:
     weights: Mapping[str, int]
     by_cases: bool
     folder: FoldFolder
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What is summed over a group, which has `number`, and whose weights were `known` when the round began."""
+
+    purpose: Purpose
+    number: int
+    group: Group
+    known: np.ndarray
+    exponents: np.ndarray
+    bits: int
 
 
 @dataclass
@@ -188,11 +201,9 @@ class MaskedExchange(Exchange):
             return result
         if len(sites) < FEWEST_SITES:
             raise VoidSumError
-        group = Group(tuple(self._training.weights), self._at_end)
-        nothing = np.zeros(self._at_end.size, np.float32)
-        of_end = self._agree_on(
-            -1, group, list(sites), "local", round_number, nothing, exponents_of_local(len(nothing)), _BITS_AT_END
-        )
+        group, nothing = Group(tuple(self._training.weights), self._at_end), np.zeros(self._at_end.size, np.float32)
+        wanted = _Wanted("local", _NO_GROUP, group, nothing, exponents_of_local(len(nothing)), _BITS_AT_END)
+        of_end = self._agree_on(wanted, list(sites), round_number)
         self._collect(of_end, "collect", round_number)
         (keys,) = self._opened([of_end])
         for part in of_end.parts:
@@ -219,55 +230,26 @@ class MaskedExchange(Exchange):
             if len(members) < FEWEST_SITES:  # what these have in common stays as it was
                 continue
             exponents = exponents_of_weights(weights) if self._is_exact else self._exponents[number]
-            keys = kept.get(group.layout.digest)
-            agreed = None
-            if keys is not None:
-                same = [key.site for key in keys.keys] == [site.name for site in members]
-                agreed = join_sum(members, keys) if same else None
-                if agreed is None:
-                    raise VoidSumError
-            collected.append(
-                self._agree_on(
-                    number,
-                    group,
-                    members,
-                    "update",
-                    round_number,
-                    weights,
-                    exponents,
-                    32 if self._is_exact else 16,
-                    agreed,
-                )
-            )
+            wanted = _Wanted("update", number, group, weights, exponents, 32 if self._is_exact else 16)
+            collected.append(self._agree_on(wanted, members, round_number, kept.get(group.layout.digest)))
         return collected
 
     def _agree_on(
-        self,
-        number: int,
-        group: Group,
-        members: list[Site],
-        purpose: Purpose,
-        round_number: int,
-        known: np.ndarray,
-        exponents: np.ndarray,
-        bits: int,
-        agreed: AgreedSum | None = None,
+        self, wanted: _Wanted, members: list[Site], round_number: int, kept: SignedKeys | None = None
     ) -> _Collected:
-        training = self._training
+        """Let sites agree on a sum, or go on with the one on which they had agreed with these keys."""
+        training, group = self._training, wanted.group
         total = sum(training.weights[site] for site in group.sites)
-        request = SumRequest(
-            purpose=purpose,
-            round=round_number,
-            group=group.layout.digest,
-            total=total,
-            by_cases=training.by_cases,
-        )
-        fixed = FixedPoint(bits, exponents, total)
-        if agreed is None:
-            context = update_context(training.facts, request, group.sites, fixed, known)
-            agreed = agree_on_sum(members, training.listed, request, context, exponents.tobytes())
+        digest, by_cases = group.layout.digest, training.by_cases
+        request = SumRequest(purpose=wanted.purpose, round=round_number, group=digest, total=total, by_cases=by_cases)
+        fixed = FixedPoint(wanted.bits, wanted.exponents, total)
+        if kept is not None:
+            agreed = _joined(members, kept)
+        else:
+            context = update_context(training.facts, request, group.sites, fixed, wanted.known)
+            agreed = agree_on_sum(members, training.listed, request, context, wanted.exponents.tobytes())
         parts = list(slices(group.layout.size, len(group.sites)))
-        return _Collected(number, members, parts, fixed, agreed, MaskedSum(group.layout.size, fixed.dtype))
+        return _Collected(wanted.number, members, parts, fixed, agreed, MaskedSum(group.layout.size, fixed.dtype))
 
     def _collect(self, of_group: _Collected, kind: str, round_number: int) -> None:
         """Add up all parts of all sites."""
@@ -310,3 +292,13 @@ class MaskedExchange(Exchange):
                 f"The sum of the updates of {names} in round {round_number} is noise ({error}): nothing of it was "
                 "used. Check that all sites run the same version, and continue with --c."
             ) from error
+
+
+def _joined(members: Sequence[Site], keys: SignedKeys) -> AgreedSum:
+    """Go on with a sum on which sites had agreed."""
+    if [key.site for key in keys.keys] != [site.name for site in members]:
+        raise VoidSumError
+    try:
+        return join_sum(members, keys)
+    except ForgottenKey as forgotten:
+        raise VoidSumError from forgotten

@@ -24,6 +24,10 @@ from fednnunet.secure_aggregation.attempts import Context, check_signature, cont
 from fednnunet.security.identity import SiteList
 
 
+class ForgottenKey(SiteFailure):
+    """A site cannot join a sum with a one-time key that it has told: its node was started again."""
+
+
 @dataclass(frozen=True)
 class AgreedSum:
     """A sum that all of its sites have joined.
@@ -69,17 +73,16 @@ def agree_on_sum(
         with blamed_on(site):
             _check(site, statement, text, listed)
     keys = SignedKeys(round=request.round, group=request.group, keys=[statement.signed for statement in statements])
-    agreed = join_sum(sites, keys)
-    if agreed is None:
-        raise SiteFailure(sites[0].name, "it does not know the one-time key that it has just told")
-    return agreed
+    return join_sum(sites, keys)
 
 
-def join_sum(sites: Sequence[Site], keys: SignedKeys) -> AgreedSum | None:
-    """Tell all sites of a sum the one-time keys of all; ``None`` if a site does not know its own any more.
+def join_sum(sites: Sequence[Site], keys: SignedKeys) -> AgreedSum:
+    """Tell all sites of a sum the one-time keys of all.
 
     Raises
     ------
+    ForgottenKey
+        If a site does not know its own any more, or has told what is summed before, for other sites.
     SiteFailure
         If a site cannot be reached, or refuses the sum.
     """
@@ -87,7 +90,7 @@ def join_sum(sites: Sequence[Site], keys: SignedKeys) -> AgreedSum | None:
     joined = for_all(sites, lambda site: site.ask(JOIN, keys, Joined))
     for site, answer in zip(sites, joined, strict=True):
         if answer.salt is None:
-            return None
+            raise ForgottenKey(site.name, "it does not go on with the one-time key that it has told")
         if answer.salt != salt:
             raise SiteFailure(site.name, "it has joined another sum than the other sites")
     return AgreedSum(keys, salt)

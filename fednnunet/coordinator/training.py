@@ -14,6 +14,7 @@ from fednnunet.coordinator.exchange import SpoiltUpdates
 from fednnunet.coordinator.exporting import export, learn_model
 from fednnunet.coordinator.finishing import validate
 from fednnunet.coordinator.masked_exchange import VoidSumError
+from fednnunet.coordinator.masked_figures import with_means
 from fednnunet.coordinator.own_labels import of_own_labels
 from fednnunet.coordinator.own_models import OwnModels
 from fednnunet.coordinator.round_costs import RoundCosts
@@ -159,6 +160,7 @@ class FederatedAveraging(RoundStrategy):
                 self._context.participation.has_model(site, server_round)
             except SiteFailure as failure:
                 self._leave_out([failure], server_round)
+        reports = with_means(self._training, server_round, reports)
         self._complete(server_round, reports)
         return _mean_loss(reports, self._training.description.sites), {}
 

@@ -53,7 +53,7 @@ class Openings:
         FednnUNetError
             If updates of this round were opened among other sites, and that has happened too often.
         """
-        if self._is_other(round_number, group, sites) and self._repeats >= max_repeats:
+        if self.is_other(round_number, group, sites) and self._repeats >= max_repeats:
             raise FednnUNetError(
                 f"the coordinator wants another sum of round {round_number}, over other sites, but this site has told "
                 f"the key of the first: its policy allows {max_repeats} of these (masked.max_repeats)"
@@ -81,7 +81,8 @@ class Openings:
             repeats[group] = repeats.get(group, 0) + len(sets) - 1
         return max(repeats.values(), default=0)
 
-    def _is_other(self, round_number: int, group: str, sites: Sequence[str]) -> bool:
+    def is_other(self, round_number: int, group: str, sites: Sequence[str]) -> bool:
+        """Return whether this was opened before, but for other sites."""
         before = [opened.sites for opened in self._opened if (opened.round, opened.group) == (round_number, group)]
         return bool(before) and list(sites) not in before
 

@@ -94,7 +94,7 @@ class SiteClient(NumPyClient):
         """Names the run of the coordinator, as its last challenge says."""
         self.arguments = arguments
         self.dataset = dataset
-        self.hello = hello if rules is None else hello.model_copy(update={"sites_digest": rules.sites.digest})
+        self.hello = hello if rules is None else hello.model_copy(update=_told_by(rules))
         self.gate: Answers = self
         self.certificate = NO_CERTIFICATE
         self.farewell: Farewell | None = None
@@ -198,3 +198,8 @@ class SiteClient(NumPyClient):
             logger.exception("This site failed")
         reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
         return f"{type(error).__name__}: {error}", f"{type(error).__name__}{reason}, see the node's own output"
+
+
+def _told_by(rules: Rules) -> dict[str, object]:
+    """Return what a site says of its rules in its introduction."""
+    return {"sites_digest": rules.sites.digest, "hides_figures": rules.figures is not None}

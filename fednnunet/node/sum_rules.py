@@ -3,7 +3,7 @@
 from fednnunet.errors import FednnUNetError
 from fednnunet.privacy.policy import Policy, read_policy
 from fednnunet.protocol.messages import Hello
-from fednnunet.secure_aggregation.attempts import Rules
+from fednnunet.secure_aggregation.attempts import FigureRules, Rules
 from fednnunet.security.identity import Identity, read_sites
 from fednnunet.settings.node import GateSettings
 
@@ -33,6 +33,11 @@ def rules_of(settings: GateSettings, hello: Hello, identity: Identity | None) ->
             raise FednnUNetError(
                 "The policy demands masked sums (masked.require): give --sites with this hospital's own list of sites."
             )
+        if policy.metrics.masked and hello.is_aggregated:
+            raise FednnUNetError(
+                "The policy demands masked sums of losses and Dice (metrics.masked): give --sites with this hospital's "
+                "own list of sites."
+            )
         return None
     rule, sites = policy.masked, read_sites(settings.sites)
     if identity is None:
@@ -56,7 +61,9 @@ def rules_of(settings: GateSettings, hello: Hello, identity: Identity | None) ->
             f"The list of sites {settings.sites} has {len(sites.names)} sites, the policy demands {rule.min_sites} in "
             "a sum (masked.min_sites): add the others."
         )
-    return Rules(sites, rule.min_sites, rule.max_absent, rule.max_repeats)
+    metrics = policy.metrics
+    figures = FigureRules(metrics.min_cases, metrics.min_val_iterations) if metrics.masked else None
+    return Rules(sites, rule.min_sites, rule.max_absent, rule.max_repeats, figures)
 
 
 def _digits(digest: str) -> str:

@@ -12,6 +12,7 @@ from fednnunet.errors import FednnUNetError
 from fednnunet.folds import Fold
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.federation_gain import tell_gain
+from fednnunet.node.masked_figures import MaskedFigures
 from fednnunet.node.masked_updates import HeldGroup, MaskedUpdates, Signer
 from fednnunet.node.openings import Openings
 from fednnunet.node.own_models import train_own_model
@@ -19,7 +20,7 @@ from fednnunet.node.randomness import seed_all
 from fednnunet.node.rounds import FederatedRounds
 from fednnunet.node.site_client import SiteClient, Work
 from fednnunet.node.warm_trainers import WarmTrainers
-from fednnunet.protocol.conversation import TRAIN, VALIDATE, Answer, Question
+from fednnunet.protocol.conversation import NO_BODY, TRAIN, VALIDATE, Answer, Question
 from fednnunet.protocol.messages import (
     Accepted,
     FoldRequest,
@@ -38,8 +39,10 @@ from fednnunet.protocol.messages import (
 )
 from fednnunet.protocol.secure_aggregation import (
     AGREE,
+    FIGURES,
     JOIN,
     OPEN,
+    FiguresRequest,
     OpeningRequest,
     Purpose,
     SignedKeys,
@@ -96,6 +99,8 @@ class TrainingClient(SiteClient):
         self._holds_kept = False
         self._masked: MaskedUpdates | None = None
         """Sums of which what is held is a term, unless it leaves as it is."""
+        self._figures: MaskedFigures | None = None
+        """Sums of which losses and Dice are terms, unless they leave as they are."""
         self._trained: Trained | None = None
         """What it has said of the masked update that it holds."""
         self._ready: Ready | None = None
@@ -126,6 +131,7 @@ class TrainingClient(SiteClient):
             AGREE: self._agree,
             JOIN: self._join,
             OPEN: self._open,
+            FIGURES: self._tell_figures,
             "hand": self._take_part,
             "accept": self._accept,
             TRAIN: self._train,
@@ -239,7 +245,7 @@ class TrainingClient(SiteClient):
                 self._warm.forget(self._rounds_of_fold)
             self._rounds_of_fold.close()
         self._rounds_of_fold = self._shared = self._at_end = self._ready = self._started = None
-        self._global_round = self._held_round = self._masked = self._trained = None
+        self._global_round = self._held_round = self._masked = self._figures = self._trained = None
 
     def _own(self, fold: Fold) -> Fold:
         """Return a fold if it is one that this node was started for: training it replaces what is there."""
@@ -264,7 +270,7 @@ class TrainingClient(SiteClient):
             self._forget_fold()
             self._rounds_of_fold = FederatedRounds(self.arguments, self.dataset, start.fold)
         self._shared, self._global_round, self._held_round, self._is_spoiled = None, None, None, False
-        self._masked = self._trained = None
+        self._masked = self._figures = self._trained = None
         self._ready, self._restored_error = self._rounds.start(start)
         self._started = start
         return Answer.of(self._ready)
@@ -291,17 +297,17 @@ class TrainingClient(SiteClient):
             self._shared.hold(self._rounds.weights(self._shared.layout))
         self._holds_kept = False
         self._at_end = SiteModel(self.hello.site, at_end, ENCODINGS["float32"]) if at_end else None
-        self._masked = self._sums(sharing)
+        self._masked, self._figures = self._sums(sharing)
         return Answer.of(Shared(digests=[group.digest for group in (*groups, *at_end)]))
 
-    def _sums(self, sharing: Sharing) -> MaskedUpdates | None:
-        """Return the sums of what this site shares; none if it leaves as it is."""
+    def _sums(self, sharing: Sharing) -> tuple[MaskedUpdates | None, MaskedFigures | None]:
+        """Return the sums of what this site shares, and of its figures; none of what leaves as it is."""
         if self._rules is None or self._identity is None:
             if sharing.members is not None:
                 raise FednnUNetError(
                     "the coordinator wants masked sums (--secure), for which this node needs --sites and --key"
                 )
-            return None
+            return None, None
         if sharing.members is None:
             raise FednnUNetError("the coordinator wants plain updates, but this site takes part in masked sums only")
         assert self._started is not None
@@ -316,13 +322,13 @@ class TrainingClient(SiteClient):
             for model, purpose, bits in models
             for number, layout in enumerate(model.groups)
         ]
-        return MaskedUpdates(
-            Signer(self.hello.site, self._identity, self._rules),
-            TrainingFacts(self._started.run, self._started.fold, self._rules.sites.digest),
-            groups,
-            self._ready.training_cases,
-            Openings(self._rounds.output_folder, self._started.run, begins_anew=self.arguments.overwrite),
-        )
+        signer = Signer(self.hello.site, self._identity, self._rules)
+        facts = TrainingFacts(self._started.run, self._started.fold, self._rules.sites.digest)
+        openings = Openings(self._rounds.output_folder, self._started.run, begins_anew=self.arguments.overwrite)
+        updates = MaskedUpdates(signer, facts, groups, self._ready.training_cases, openings)
+        if self._rules.figures is None:
+            return updates, None
+        return updates, MaskedFigures(signer, self._rules.figures, facts, self._started.schedule, openings)
 
     @property
     def _masks(self) -> MaskedUpdates:
@@ -332,6 +338,9 @@ class TrainingClient(SiteClient):
 
     def _agree(self, work: Work) -> Answer:
         request = work.read(SumRequest)
+        if request.purpose == "figures":
+            self._report_of(request.round)
+            return Answer.of(self._hidden.agree(request))
         if request.purpose == "local":
             self._hold_kept(request.round)
         elif request.purpose != "update" or request.round != self._held_round:
@@ -339,7 +348,28 @@ class TrainingClient(SiteClient):
         return Answer.of(self._masks.agree(request, work.question.data))
 
     def _join(self, work: Work) -> Answer:
-        return Answer.of(self._masks.join(work.read(SignedKeys)))
+        keys = work.read(SignedKeys)
+        return Answer.of(self._masks.join(keys) if keys.group else self._hidden.join(keys))
+
+    def _tell_figures(self, work: Work) -> Answer:
+        """Tell the figures of a round, or of the full validation, for sums over sites."""
+        request = work.read(FiguresRequest)
+        terms = self._hidden.terms(request, work.question.body, self._report_of(request.round))
+        return Answer(NO_BODY, terms, round=request.round, is_masked=True)
+
+    @property
+    def _hidden(self) -> MaskedFigures:
+        if self._figures is None:
+            raise FednnUNetError("the coordinator asks for masked figures, but this site tells its own, or none")
+        return self._figures
+
+    def _report_of(self, round_number: int) -> RoundReport | ValidationReport:
+        report: RoundReport | ValidationReport | None = self._report if round_number == self._held_round else None
+        if self._started is not None and round_number == self._started.schedule.rounds + 1:
+            report = self._validations.get(self._started.fold)
+        if report is None:
+            raise FednnUNetError(f"the coordinator asks for figures of round {round_number}, of which there are none")
+        return report
 
     def _open(self, work: Work) -> Answer:
         return Answer.of(self._masks.open(work.read(OpeningRequest)))

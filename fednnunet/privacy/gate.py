@@ -31,7 +31,7 @@ from fednnunet.protocol.messages import (
     ValidationReport,
     WorkReport,
 )
-from fednnunet.protocol.secure_aggregation import AGREE, JOIN, OPEN, SignedKeys, Trained
+from fednnunet.protocol.secure_aggregation import AGREE, FIGURES, JOIN, OPEN, FiguresRequest, SignedKeys, Trained
 from fednnunet.schema import WireMessage, cleaned, is_readable
 from fednnunet.security.identity import Challenge
 
@@ -51,6 +51,7 @@ _KIND_OF_ANSWER: dict[str, Kind] = {
     "fetch": "update",
     "collect": "update",
     OPEN: "opening",
+    FIGURES: "metrics",
     "finish": "metrics",
     "gain": "metrics",
     "test": "metrics",
@@ -73,7 +74,7 @@ _KINDS_OF_TASK: dict[Task, tuple[Kind, ...]] = {
 }
 """Of which kinds the messages of a task are."""
 
-_SUMMED: tuple[Kind, ...] = ("fingerprint", "update")
+_SUMMED: tuple[Kind, ...] = ("fingerprint", "update", "metrics")
 """What can leave as a term of a masked sum."""
 _OF_CASES: tuple[Kind, ...] = ("fingerprint", "cases")
 """Of what two answers that differ by a patient tell that patient's numbers."""
@@ -95,6 +96,7 @@ _LONG_QUESTIONS: dict[str, type[WireMessage]] = {
     "plan_alone": PlanAlone,
     "share": Sharing,
     JOIN: SignedKeys,
+    FIGURES: FiguresRequest,
     TRAIN: Query,
 }
 """The questions that may be longer than others: no more than these is read of what somebody else has sent."""
@@ -298,6 +300,8 @@ class Gate:
             return "masked.allow"
         if self._is_masking and _can_be_masked(kind, question, answer) and not answer.is_masked:
             return "masked.require"
+        if kind == "metrics" and self._policy.metrics.masked and not answer.is_masked:
+            return "metrics.masked"
         if not rule.allow:
             return f"{kind}.allow"
         if isinstance(rule, StatisticsRule) and self._node.hello.cases < rule.min_cases:

@@ -62,6 +62,9 @@ class StatisticsRule(Rule):
 class MetricsRule(StatisticsRule):
     """Whether losses and metrics may leave."""
 
+    masked: bool = False
+    """Whether losses and Dice of a training leave as terms of masked sums only, and no other metrics."""
+
     min_val_iterations: int = Field(default=1, ge=1)
     """Batches below which a loss, or a pseudo Dice, says too much about each of them."""
 
@@ -187,6 +190,8 @@ max_repeats = 1    # rounds of a training that may be summed again, among other 
 # deviation, median and number of cases of each metric, over the test cases of this site.
 [metrics]
 allow = true
+masked = false     # true: losses and Dice of a training leave as terms of masked sums only (needs --sites), and no
+                   # other metrics
 min_cases = 5      # minimum number of validation or test cases behind each figure; labels with fewer are left out
 min_val_iterations = 10  # minimum number of batches behind each loss and Dice of a round; with fewer, set by
                          # --val_iterations_per_epoch and --iterations_per_epoch, they reveal too much about each

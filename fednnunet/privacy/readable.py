@@ -17,6 +17,7 @@ _ASKED = {
     "plan_alone": "the site to plan for itself",
     "agree": "for a one-time key for a masked sum",
     "join": "the site to mask what it tells for a sum over these sites",
+    "figures": "for losses and Dice of a round as terms of masked sums",
     "open": "for the key that opens the sum of all masked updates",
     "offer": "for the trainer's schedule",
     "start": "the site to prepare a training",

@@ -128,6 +128,7 @@ class Hello(WireMessage):
     sites_digest: Line | None = Field(
         default=None, description="digest of the site's own list of sites: it takes part in masked sums only"
     )
+    hides_figures: bool = Field(default=False, description="whether it tells losses and Dice for masked sums only")
     training: TrainingOptions | None = Field(default=None, description="only for train")
     evaluation: EvaluationOptions | None = Field(default=None, description="only for evaluate")
 

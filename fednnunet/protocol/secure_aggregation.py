@@ -4,14 +4,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fednnunet.protocol.messages import MOST_CASES, MOST_SITES
-from fednnunet.schema import Name, Number, Told, WireMessage
+from fednnunet.protocol.messages import MOST_CASES, MOST_LABELS, MOST_SITES
+from fednnunet.schema import Line, Name, Number, Told, WireMessage
 
-AGREE, JOIN, OPEN = "agree", "join", "open"
+AGREE, JOIN, OPEN, FIGURES = "agree", "join", "open", "figures"
 """The kinds of questions."""
 
-Purpose = Literal["fingerprint", "update", "local"]
-"""What is summed: answers about cases, updates, or what has stayed at the sites until the end of a training."""
+Purpose = Literal["fingerprint", "update", "local", "figures"]
+"""What is summed: answers about cases, updates, what stays at the sites until the end of a training, or figures."""
 
 _Bytes32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Bytes64 = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -81,6 +81,15 @@ class Opening(WireMessage):
 
     round: _Round
     key: _Bytes32
+
+
+class FiguresRequest(WireMessage):
+    """Asks for losses and Dice of a round as terms of masked sums; the full validation is the round after the last."""
+
+    longest_text: ClassVar[int] = 1 << 19
+
+    round: _Round
+    labels: Annotated[list[Line], Field(max_length=MOST_LABELS)] = Field(description="labels and regions, in order")
 
 
 class Trained(WireMessage):

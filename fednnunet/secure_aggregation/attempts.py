@@ -32,6 +32,22 @@ TRAILER_LENGTH = 3
 
 
 @dataclass(frozen=True)
+class FigureRules:
+    """Which losses and Dice a site tells, for sums only.
+
+    Attributes
+    ----------
+    min_cases
+        Cases behind a figure, at least.
+    min_val_iterations
+        Batches behind a figure of a round, at least.
+    """
+
+    min_cases: int = 1
+    min_val_iterations: int = 1
+
+
+@dataclass(frozen=True)
 class Rules:
     """What a site wants of the sums in which it takes part.
 
@@ -45,12 +61,15 @@ class Rules:
         Sites of the list that may be missing from a sum; ``None`` for any number.
     max_repeats
         How often, in a training, an update may be summed among other sites when one of its round was opened before.
+    figures
+        Which figures are summed; ``None`` if they leave as they are.
     """
 
     sites: SiteList
     min_sites: int = FEWEST_SITES
     max_absent: int | None = None
     max_repeats: int = 1
+    figures: FigureRules | None = None
 
 
 def context_text(context: Context) -> str:

@@ -26,7 +26,7 @@ LABELS = {"background": 0, "organ": 1, "lesion": 2}
 LOSS, DICE = 0.25, {"organ": 0.875, "lesion": 0.5}
 
 
-class _Log:
+class TrainingLog:
     """nnU-Net's log, as far as a node reads it."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Trainer:
         self.network = torch.nn.Linear(SIZE, 1, bias=False)
         torch.nn.init.constant_(self.network.weight, UNTRAINED)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
-        self.logger = _Log()
+        self.logger = TrainingLog()
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.current_epoch, self.batch_size = 0, 2
         self.disable_checkpointing = False

@@ -31,7 +31,7 @@ from fednnunet.settings.node import TrainingSettings
 from fednnunet.transport.connection import NO_PARAMETERS
 from tests.coordinator.fake_node import OK
 from tests.coordinator.training_federation import Events
-from tests.node.training_node import LABELS, Trainer
+from tests.node.training_node import DICE, LABELS, Trainer, TrainingLog
 from tests.secure_aggregation.sites import identities, site_list
 
 CASES = {"A": 20, "B": 10, "C": 5}
@@ -91,6 +91,18 @@ class NoisyTrainer(Trainer):
         self.current_epoch += 1
 
 
+class _Log(TrainingLog):
+    """The log of a site whose Dice is another one than elsewhere."""
+
+    def __init__(self, dice: float) -> None:
+        super().__init__()
+        self._dice = dice
+
+    def get_value(self, name: str, step: int) -> object:
+        dice = {"mean_fg_dice": self._dice, "dice_per_class_or_region": [self._dice] * len(DICE)}
+        return dice[name] if name in dice else super().get_value(name, step)
+
+
 class Node(InProcessNode):
     """A node, and what its coordinator, or somebody between them, does with its questions.
 
@@ -107,6 +119,10 @@ class Node(InProcessNode):
         self.cid = f"{site} {id(self)}"  # of a connection, not of a site
         self.seen: list[tuple[Question, Answer]] = []
         self.instead: Callable[[Question, Callable[[Question], Answer]], Answer] = lambda asked, ask: ask(asked)
+
+    def ask(self, question: Question) -> Answer:
+        """Ask the node itself."""
+        return Answer.from_config(super().get_properties(GetPropertiesIns(question.to_config()), None, None).properties)
 
     def get_properties(self, ins: GetPropertiesIns, timeout: float | None, group_id: int | None) -> GetPropertiesRes:
         def ask(question: Question) -> Answer:
@@ -146,6 +162,7 @@ class Sites:
         self.rules = {site: Rules(self.list) for site in cases}
         self.outputs = outputs or {}
         self.policies = policies or {}
+        self.dice: dict[str, float] = {}
         self.logs: dict[str, AuditLog] = {}
         self.trainers: dict[str, list[NoisyTrainer]] = {site: [] for site in cases}
         monkeypatch.setattr(rounds, "get_trainer_from_args", self._trainer)
@@ -156,6 +173,8 @@ class Sites:
         site = dataset.rpartition("_")[2]
         outputs = self.outputs.get(site, 3)
         self.trainers[site].append(NoisyTrainer(self.folder / site, site, outputs, self.cases[site]))
+        if site in self.dice:
+            self.trainers[site][-1].logger = _Log(self.dice[site])
         return self.trainers[site][-1]
 
     def node(self, site: str, *, secure: bool = True, seed: int | None = 1) -> Node:

@@ -1,5 +1,6 @@
 """Trainings of which the coordinator sees sums of updates only."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,16 +15,19 @@ import pytest
 from fednnunet.coordinator.federation import Federation
 from fednnunet.coordinator.run_folder import CanGoOnError, FoldFolder
 from fednnunet.errors import FednnUNetError
+from fednnunet.events.events import FoldValidated
 from fednnunet.node.openings import Openings
 from fednnunet.privacy.policy import Policy
 from fednnunet.protocol.conversation import Answer, Question
 from fednnunet.protocol.messages import ModelPart
-from fednnunet.protocol.secure_aggregation import SignedKeys, SumRequest
-from fednnunet.secure_aggregation.attempts import Attempt, Rules
+from fednnunet.protocol.secure_aggregation import Joined, SignedKeys, Statement, SumRequest
+from fednnunet.secure_aggregation.attempts import Attempt, FigureRules, Rules
 from fednnunet.weights.fixed_point import FixedPoint
 from tests.coordinator.training_federation import Events
+from tests.node.training_node import DICE, LOSS
 from tests.secure_aggregation.masked_federation import CASES, Node, Sites, model, run
 
+MEAN_DICE = sum(DICE.values()) / len(DICE)
 STEPS = ("agree", "join", "fetch", "open")
 Ask = Callable[[Question], Answer]
 
@@ -508,3 +512,73 @@ def test_a_policy_that_wants_masked_sums_refuses_plain_updates(tmp_path: Path, m
     assert not events.rounds
     assert "masked.require" in events.left_out[0].reason
     assert federation.error is not None
+
+
+def _hiding(folder: Path, monkeypatch: pytest.MonkeyPatch, sites: str) -> _Disturbed:
+    """Four sites, of which some hide their figures."""
+    cases = {**CASES, "D": 7}
+    disturbed = _Disturbed(folder, monkeypatch)
+    policies = dict.fromkeys(sites, Policy.model_validate({"metrics": {"masked": True}}))
+    disturbed.sites = Sites(folder / "four", monkeypatch, cases, policies=policies)
+    for site in sites:
+        disturbed.sites.rules[site] = replace(disturbed.sites.rules[site], figures=FigureRules())
+    disturbed.nodes = {site: disturbed.sites.node(site) for site in cases}
+    return disturbed
+
+
+def test_losses_and_dice_leave_for_sums_only_where_a_policy_hides_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _hiding(tmp_path, monkeypatch, "ABC")
+    disturbed.sites.dice = {"A": 0.75, "B": 0.25, "C": 0.125, "D": 0.0625}
+    federation, events = disturbed.run()
+    assert federation.error is None
+    assert len(events.rounds) == 3
+    mean = pytest.approx((0.75 + 0.25 + 0.125) / 3, abs=1e-6)
+    for event in events.rounds:
+        assert [event.sites[site].mean_dice for site in "ABC"] == [mean] * 3
+        assert event.sites["D"].mean_dice == 0.0625
+        assert event.sites["A"].dice == {"organ": mean, "lesion": mean}
+        assert event.sites["A"].train_loss == event.sites["D"].train_loss == LOSS
+    (validated,) = [event for event in events.seen if isinstance(event, FoldValidated)]
+    assert validated.sites["A"].mean_dice == pytest.approx(MEAN_DICE, abs=1e-6)
+    for site in "ABC":
+        told = " ".join(answer.body or "" for _, answer in disturbed.nodes[site].seen)
+        assert not any(figure in told for figure in ("0.75", "0.25", "0.125", "0.875"))
+        assert '"norm":null' in told
+        entries = map(json.loads, disturbed.sites.log(site).splitlines())
+        decisions = {entry["decision"] for entry in entries if entry["kind"] == "metrics"}
+        assert decisions == {"withheld: metrics.masked"}
+    assert '"norm":null' not in " ".join(answer.body or "" for _, answer in disturbed.nodes["D"].seen)
+
+
+def test_figures_of_a_round_are_told_for_one_set_of_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over four sites, less the one over three, would be one site's loss."""
+    disturbed = _hiding(tmp_path, monkeypatch, "ABCD")
+    joined: list[str | None] = []
+
+    def again(question: Question, ask: Ask) -> Answer:
+        answer = ask(question)
+        body = SumRequest(purpose="figures", round=2, total=3)
+        asked = {site: node for site, node in disturbed.nodes.items() if site != "D"}
+        statements = [node.ask(Question.of("agree", body)).read(Statement) for node in asked.values()]
+        keys = SignedKeys(keys=[statement.signed for statement in statements])
+        joined.append(asked["A"].ask(Question.of("join", keys)).read(Joined).salt)
+        return answer
+
+    disturbed.at("figures", again, "A")
+    federation, events = disturbed.run()
+    assert federation.error is None
+    assert len(events.rounds) == 3
+    assert joined == [None]
+
+
+def test_without_a_site_a_round_has_no_figures_and_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed = _hiding(tmp_path, monkeypatch, "ABCD")
+    disturbed.at("figures", disturbed.kill("B", answered=True))
+    federation, events = disturbed.run()
+    assert federation.error is None
+    dice = [[report.mean_dice for report in event.sites.values()] for event in events.rounds]
+    assert dice == [[pytest.approx(MEAN_DICE, abs=1e-6)] * 4, [None] * 4, [pytest.approx(MEAN_DICE, abs=1e-6)] * 4]
