@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fednnunet.protocol.messages import RoundReport, ValidationReport
 from fednnunet.protocol.secure_aggregation import SumRequest
-from fednnunet.secure_aggregation.attempts import Context
+from fednnunet.secure_aggregation.attempts import FEWEST_SITES, Context
 from fednnunet.secure_aggregation.contexts import TrainingFacts
 
 _UNIT = 2.0**-20
@@ -52,9 +52,10 @@ def to_terms(report: Report | None, labels: Sequence[str], *, is_round: bool) ->
 
 
 def from_sums(sums: Sequence[int], labels: Sequence[str], *, is_round: bool) -> Report:
-    """Return the means over those sites that have a figure."""
+    """Return the means over those sites that have a figure, if these are as many as a sum needs."""
     means = [
-        value * _UNIT / number if number > 0 else None for value, number in zip(sums[::2], sums[1::2], strict=True)
+        value * _UNIT / number if number >= FEWEST_SITES else None
+        for value, number in zip(sums[::2], sums[1::2], strict=True)
     ]
     dice = dict(zip(labels, map(_fraction, means[len(means) - len(labels) :]), strict=True))
     mean_dice = _fraction(means[2 if is_round else 0])
