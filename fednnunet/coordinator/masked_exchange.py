@@ -4,6 +4,7 @@ import concurrent.futures
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,8 +25,7 @@ from fednnunet.weights.encoding import ENCODINGS
 from fednnunet.weights.fixed_point import (
     FixedPoint,
     LargestChanges,
-    bits_of,
-    exponents_of_first_changes,
+    blocks,
     exponents_of_local,
     exponents_of_weights,
 )
@@ -34,7 +34,7 @@ from fednnunet.weights.layout import Layout
 from fednnunet.weights.norms import Norms
 from fednnunet.weights.sharing import Group
 
-_BITS_AT_END = 64
+_BITS_AT_END: Literal[64] = 64
 _NO_GROUP = -1
 
 
@@ -86,7 +86,7 @@ class _Wanted:
     group: Group
     known: np.ndarray
     exponents: np.ndarray
-    bits: int
+    bits: Literal[16, 32, 64]
 
 
 @dataclass
@@ -116,7 +116,8 @@ class MaskedExchange(Exchange):
         super().__init__(groups, averaging, at_end)
         self._training = training
         self._is_exact = ENCODINGS[averaging.encoding].is_exact
-        self._exponents = [exponents_of_first_changes(model.weights) for model in self._models]
+        self._exponents: list[np.ndarray | None] = [None] * len(groups)
+        """Ranges of changes, unless updates are exact, or nothing has changed yet."""
         self._changes: list[LargestChanges] = []
         self._told: dict[str, Trained] = {}
 
@@ -124,7 +125,8 @@ class MaskedExchange(Exchange):
     def state(self) -> dict[str, np.ndarray]:
         """All that the next round depends on; the arrays themselves, and the ranges of changes as float32."""
         ranges = {
-            f"{number}.exponents": exponents.astype(np.float32) for number, exponents in enumerate(self._exponents)
+            f"{number}.exponents": _kept_form(exponents, len(model.weights))
+            for number, (exponents, model) in enumerate(zip(self._exponents, self._models, strict=True))
         }
         return super().state | ({} if self._is_exact else ranges)
 
@@ -132,12 +134,8 @@ class MaskedExchange(Exchange):
         """Go on from a `state` that was kept; see `Exchange.restore`."""
         super().restore(state)
         if not self._is_exact:
-            self._exponents = [state[f"{number}.exponents"].astype(np.int8) for number in range(len(self._groups))]
-
-    def initialize(self, sites: Mapping[str, Site], preferred: Sequence[str]) -> None:
-        """Make the first global model of each group that of its first site, which has not been trained."""
-        super().initialize(sites, preferred)
-        self._exponents = [exponents_of_first_changes(model.weights) for model in self._models]
+            kept = [state[f"{number}.exponents"] for number in range(len(self._groups))]
+            self._exponents = [None if np.isnan(exponents).any() else exponents.astype(np.int8) for exponents in kept]
 
     def note(self, site: Site, answer: Answer) -> None:
         """Take what a site says of its update, which cannot be seen."""
@@ -230,9 +228,11 @@ class MaskedExchange(Exchange):
             group, weights = self._groups[number], self._models[number].weights
             if len(members) < FEWEST_SITES:  # what these have in common stays as it was
                 continue
-            exponents = exponents_of_weights(weights) if self._is_exact else self._exponents[number]
-            bits = bits_of(32 if self._is_exact else 16, weights)
-            wanted = _Wanted("update", number, group, weights, exponents, bits)
+            exponents = self._exponents[number]
+            if exponents is None:
+                wanted = _Wanted("update", number, group, weights, exponents_of_weights(weights), 32)
+            else:
+                wanted = _Wanted("update", number, group, weights, exponents, 16)
             collected.append(self._agree_on(wanted, members, round_number, kept.get(group.layout.digest)))
         return collected
 
@@ -243,7 +243,14 @@ class MaskedExchange(Exchange):
         training, group = self._training, wanted.group
         total = sum(training.weights[site] for site in group.sites)
         digest, by_cases = group.layout.digest, training.by_cases
-        request = SumRequest(purpose=wanted.purpose, round=round_number, group=digest, total=total, by_cases=by_cases)
+        request = SumRequest(
+            purpose=wanted.purpose,
+            round=round_number,
+            group=digest,
+            total=total,
+            bits=wanted.bits,
+            by_cases=by_cases,
+        )
         fixed = FixedPoint(wanted.bits, wanted.exponents, total)
         if kept is not None:
             agreed = _joined(members, kept)
@@ -294,6 +301,12 @@ class MaskedExchange(Exchange):
                 f"The sum of the updates of {names} in round {round_number} is noise ({error}): nothing of it was "
                 "used. Check that all sites run the same version, and continue with --c."
             ) from error
+
+
+def _kept_form(exponents: np.ndarray | None, size: int) -> np.ndarray:
+    """Return ranges as they are kept: float32, NaN if there are none."""
+    kept: np.ndarray = np.full(blocks(size), np.nan, np.float32) if exponents is None else exponents.astype(np.float32)
+    return kept
 
 
 def _joined(members: Sequence[Site], keys: SignedKeys) -> AgreedSum:

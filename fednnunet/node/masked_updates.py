@@ -19,7 +19,7 @@ from fednnunet.protocol.secure_aggregation import (
 from fednnunet.secure_aggregation.attempts import Attempt, Rules
 from fednnunet.secure_aggregation.contexts import TrainingFacts, update_context
 from fednnunet.security.identity import Identity
-from fednnunet.weights.fixed_point import FixedPoint, bits_of
+from fednnunet.weights.fixed_point import FixedPoint
 from fednnunet.weights.site_model import SiteModel
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class HeldGroup:
         Has it.
     number
         Which group of `model` it is.
-    purpose, bits
-        Why it is summed, and the bits of the integers in which it is.
+    purpose
+        Why it is summed.
     digest
         Of its layout.
     members
@@ -63,7 +63,6 @@ class HeldGroup:
     model: SiteModel
     number: int
     purpose: Purpose
-    bits: int
     digest: str
     members: Sequence[str]
 
@@ -166,7 +165,7 @@ class MaskedUpdates:
                 f"{self._training_cases}"
             )
         known = held.model.known(held.number)
-        fixed = FixedPoint.of_bytes(bits_of(held.bits, known), exponents, len(known), request.total)
+        fixed = FixedPoint.of_bytes(request.bits, exponents, len(known), request.total)
         context = update_context(self._facts, request, held.members, fixed, known)
         attempt = Attempt(self._signer.identity, self._signer.site, context)
         self._sums[request.group] = _Sum(held, request, attempt, fixed)

@@ -59,8 +59,6 @@ from fednnunet.weights.site_model import SiteModel
 
 logger = logging.getLogger(__name__)
 
-_BITS_AT_END = 64
-
 
 class TrainingClient(SiteClient):
     """Trains with the trainer that the user named, fold after fold, as the coordinator asks.
@@ -312,14 +310,13 @@ class TrainingClient(SiteClient):
             raise FednnUNetError("the coordinator wants plain updates, but this site takes part in masked sums only")
         assert self._started is not None
         assert self._ready is not None
-        bits = 32 if ENCODINGS[sharing.encoding].is_exact else 16
-        models: list[tuple[SiteModel, Purpose, int]] = [(self._model, "update", bits)]
+        models: list[tuple[SiteModel, Purpose]] = [(self._model, "update")]
         if self._at_end is not None:
-            models.append((self._at_end, "local", _BITS_AT_END))
+            models.append((self._at_end, "local"))
         members = iter(sharing.members)
         groups = [
-            HeldGroup(model, number, purpose, bits, layout.digest, next(members, []))
-            for model, purpose, bits in models
+            HeldGroup(model, number, purpose, layout.digest, next(members, []))
+            for model, purpose in models
             for number, layout in enumerate(model.groups)
         ]
         signer = Signer(self.hello.site, self._identity, self._rules)

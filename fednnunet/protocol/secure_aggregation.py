@@ -31,6 +31,7 @@ class SumRequest(WireMessage):
     total: Annotated[int, Field(ge=1, le=MOST_CASES * MOST_SITES)] = Field(
         description="sum of the weights of all sites of the group; for a fingerprint, all cases"
     )
+    bits: Literal[16, 32, 64] = Field(default=32, description="of the integers in which an update is written")
     by_cases: bool = Field(default=True, description="whether a site's weight is its number of training cases, or 1")
 
 

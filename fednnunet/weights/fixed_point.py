@@ -31,7 +31,7 @@ class FixedPoint:
     Attributes
     ----------
     bits
-        16, 32 or 64.
+        16, 32 or 64: 16 once it is known how large changes are, or at first, and where rounding is not wanted, 32.
     exponents
         Shape ``(blocks,)``, int8: a block of `BLOCK` numbers has the range from ``-2**exponent`` to ``2**exponent``.
     total
@@ -144,17 +144,8 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def bits_of(bits: int, weights: np.ndarray) -> int:
-    """Return in how many bits changes to these weights travel, if they usually do in `bits`.
-
-    What is nothing but zeros, as the momentum of an optimizer at first, says nothing of how large its changes are: 32
-    bits have room for all that can be.
-    """
-    return bits if weights.any() else max(bits, 32)
-
-
 def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
-    """Return ranges for weights that are sent in 32 bits: 16 times a block's largest one, or the largest of all.
+    """Return ranges for changes in 32 bits: 16 times a block's largest weight, or the largest weight of all.
 
     Parameters
     ----------
@@ -163,12 +154,6 @@ def exponents_of_weights(weights: np.ndarray) -> np.ndarray:
     """
     exponents = _exponents(weights)
     return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 4) + 4, weights)
-
-
-def exponents_of_first_changes(weights: np.ndarray) -> np.ndarray:
-    """Return ranges for the first changes to weights: as large as these, and no block much smaller than others."""
-    exponents = _exponents(weights)
-    return _limited(np.maximum(exponents, exponents.max(initial=_SMALLEST) - 6) + 1, weights)
 
 
 class LargestChanges:
@@ -192,9 +177,10 @@ class LargestChanges:
         np.maximum(blocks_of_part, largest, out=blocks_of_part)
 
     def exponents(self, weights: np.ndarray) -> np.ndarray:
-        """Return ranges for the next changes to weights: 4 times the last one of a block, at least.
+        """Return ranges for the next changes in 16 bits: 16 times the last one of a block, at least.
 
-        A block that has hardly changed can: its range becomes 4 times as large in each round in which it is too small.
+        The last one is a mean, and that of a site with a small share of the weights can be much larger, if the sites
+        differ. A block that has hardly changed can: its range grows in each round in which it is too small.
 
         Parameters
         ----------
@@ -202,7 +188,7 @@ class LargestChanges:
             As they are now: shape ``(n,)``, float32.
         """
         least = _exponents(weights).max(initial=_SMALLEST) - 14
-        return _limited(np.maximum(_exponents_above(self._largest) + 2, least), weights)
+        return _limited(np.maximum(_exponents_above(self._largest) + 4, least), weights)
 
 
 def exponents_of_local(size: int) -> np.ndarray:
