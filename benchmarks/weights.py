@@ -175,11 +175,16 @@ class _Measuring:
         groups, averaging = [Group(names, _layout(size))], Averaging(encoding, "mean", "none", None)
         exchange = self._masked(groups, averaging) if self._arguments.secure else Exchange(groups, averaging)
         exchange.initialize({site.name: site for site in sites}, [])
+        weights, first = dict.fromkeys(names, 1), 1
+        if self._arguments.secure:  # the first changes travel in 32 bits, whatever comes later
+            exchange.aggregate(sites, first, weights)
+            exchange.broadcast(sites, first)
+            first += 1
         seconds, processor = [], time.process_time()
         print(_READY, flush=True)
-        for number in range(1, ROUNDS + 1):
+        for number in range(first, first + ROUNDS):
             began = time.monotonic()
-            exchange.aggregate(sites, number, dict.fromkeys(names, 1))
+            exchange.aggregate(sites, number, weights)
             exchange.broadcast(sites, number)
             seconds.append(time.monotonic() - began)
         processor = (time.process_time() - processor) / ROUNDS
@@ -290,7 +295,6 @@ class _MaskedNode(_Node):
     def __init__(self, encoding: str, size: int, number: int, nodes: int) -> None:
         super().__init__(encoding, size)
         self.hello = _hello(_name(number))
-        self._bits = _bits(encoding)
         self._names = [_name(other) for other in range(nodes)]
         self._rules = Rules(SiteList([listed_site(name, _identity(name)) for name in self._names]))
         self._error = np.zeros(_SLICE, np.float32)
@@ -316,7 +320,7 @@ class _MaskedNode(_Node):
         size = self._layout.size
         for start in range(0, size, _SLICE):
             hashlib.sha256(self._known[: min(_SLICE, size - start)].data)
-        self._fixed = FixedPoint.of_bytes(self._bits, exponents, size, request.total)
+        self._fixed = FixedPoint.of_bytes(request.bits, exponents, size, request.total)
         context = _context(_FACTS, request, self._names, self._fixed, self._known)
         self._attempt = Attempt(_identity(self.hello.site), self.hello.site, context)
         return Answer.of(self._attempt.statement)
