@@ -3,13 +3,18 @@
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+Found = TypeVar("Found")
+
+_CHANGED = "changed size during iteration"
+_SEARCHES = 50
+"""More than enough: a module is imported in a moment, and there are few."""
 _PREPROCESSING_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}
 _PREPROCESSING_PROCESSES_OTHERWISE = 4
 
@@ -32,6 +37,21 @@ def stages_of(configuration: str) -> tuple[str, ...]:
 def model_folder_name(trainer: str, plans: str, configuration: str) -> str:
     """Return what nnU-Net calls the results folder of a model (``get_output_folder``)."""
     return f"{trainer}__{plans}__{configuration}"
+
+
+def looked_up(look: Callable[[], Found]) -> Found:
+    """Return what a search of nnU-Net's for a class finds.
+
+    It goes through all modules that are imported (``recursive_find_python_class``), before it does anything else, and
+    fails if another thread imports one meanwhile: then it is done again.
+    """
+    for _ in range(_SEARCHES):
+        try:
+            return look()
+        except RuntimeError as error:
+            if _CHANGED not in str(error):
+                raise
+    return look()
 
 
 def planning_class(name: str) -> Any | None:

@@ -25,7 +25,7 @@ from fednnunet.errors import FednnUNetError, disk_problem
 from fednnunet.files import read_json_object
 from fednnunet.folds import Fold
 from fednnunet.labels import Labels, read_labels
-from fednnunet.nnunet_defaults import use_device
+from fednnunet.nnunet_defaults import looked_up, use_device
 from fednnunet.node.dataset import SiteDataset
 from fednnunet.node.description import describe
 from fednnunet.node.kept_states import KeptStates
@@ -77,14 +77,16 @@ class FederatedRounds:
         if own is not None:
             self._trainer = own.build(self._device)
         else:
-            self._trainer = get_trainer_from_args(
-                dataset.name,
-                settings.configuration,
-                fold,
-                settings.trainer,
-                settings.plans,
-                settings.resume,
-                self._device,
+            self._trainer = looked_up(
+                lambda: get_trainer_from_args(
+                    dataset.name,
+                    settings.configuration,
+                    fold,
+                    settings.trainer,
+                    settings.plans,
+                    settings.resume,
+                    self._device,
+                )
             )
         if not settings.validation_only:
             check_hooks(type(self._trainer), vars(self._trainer))

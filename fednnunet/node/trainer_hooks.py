@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from fednnunet.errors import FednnUNetError
+from fednnunet.nnunet_defaults import looked_up
 from fednnunet.protocol.messages import Schedule
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def find_trainer(name: str) -> "type[nnUNetTrainer]":
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # takes seconds to import
 
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks
-        found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
+        found: type[nnUNetTrainer] = looked_up(lambda: recursive_find_trainer_class_by_name(name))
     return found
 
 
